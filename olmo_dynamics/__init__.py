@@ -1,0 +1,59 @@
+"""Watch a language model being trained.
+
+    >>> import olmo_dynamics as od
+    >>> od.Run  # doctest: +ELLIPSIS
+    <class 'olmo_dynamics.frames.run.Run'>
+
+The door is lazy: nothing heavy (torch, zarr, altair) is imported until a name below is used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from olmo_dynamics import plots as plots
+    from olmo_dynamics.collection import collect as collect
+    from olmo_dynamics.collection import plan as plan
+    from olmo_dynamics.errors import OlmoDynamicsError as OlmoDynamicsError
+    from olmo_dynamics.frames import open_store as open_store
+    from olmo_dynamics.frames.run import Run as Run
+    from olmo_dynamics.loading import load_model as load_model
+    from olmo_dynamics.reporting import write_report as write_report
+
+_HOMES = {
+    "Run": "olmo_dynamics.frames.run",
+    "collect": "olmo_dynamics.collection",
+    "load_model": "olmo_dynamics.loading",
+    "open_store": "olmo_dynamics.frames",
+    "plan": "olmo_dynamics.collection",
+    "write_report": "olmo_dynamics.reporting",
+    "OlmoDynamicsError": "olmo_dynamics.errors",
+}
+
+__all__ = [
+    "OlmoDynamicsError",
+    "Run",
+    "__version__",
+    "collect",
+    "load_model",
+    "open_store",
+    "plan",
+    "plots",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("olmo-dynamics")
+    if name == "plots":
+        return import_module("olmo_dynamics.plots")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,118 @@
+"""How far a long job has come: revision, bytes, rate, time left, on stderr.
+
+A conductor calls the four methods of `Progress`; who listens is the caller's choice. `Bar` draws with rich on a terminal
+and in notebooks, and prints a line a revision where stderr is a file; `Silent` says nothing.
+
+    >>> with Silent() as progress:
+    ...     progress.expect(revisions=2, nbytes=100)
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.progress import TransferSpeedColumn
+
+
+class Silent:
+    """A listener that says nothing; the base of those that do."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+    def expect(self, *, revisions: int, nbytes: int) -> None:
+        """Say how many revisions, and about how many bytes in all, are to come."""
+
+    def begin(self, name: str) -> None:
+        """A revision (or a step of a job) called `name` begins."""
+
+    def advance(self, nbytes: int) -> None:
+        """Another `nbytes` have been measured."""
+
+    def finish(self, name: str) -> None:
+        """The revision called `name` is wholly recorded."""
+
+    def note(self, text: str) -> None:
+        """Something the user should know, that stops nothing."""
+
+
+class Bar(Silent):
+    """A progress bar on stderr."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._live = self._console.is_terminal or self._console.is_jupyter
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[done]}/{task.fields[revisions]} revisions"),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._task = self._bar.add_task("collecting", total=None, done=0, revisions="?")
+        self._done, self._revisions, self._bytes, self._expected = 0, 0, 0, 0
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def expect(self, *, revisions: int, nbytes: int) -> None:
+        """Set the totals."""
+        self._revisions, self._expected = revisions, nbytes
+        self._started = time.monotonic()
+        self._bar.update(self._task, total=nbytes, revisions=revisions)
+
+    def begin(self, name: str) -> None:
+        """Show the revision's name."""
+        self._bar.update(self._task, description=name)
+
+    def advance(self, nbytes: int) -> None:
+        """Move the bar."""
+        self._bytes += nbytes
+        self._bar.update(self._task, advance=nbytes)
+
+    def finish(self, name: str) -> None:
+        """Count a revision; where there is no terminal, print a line."""
+        self._done += 1
+        self._bar.update(self._task, done=self._done)
+        if not self._live:
+            seconds = time.monotonic() - self._started
+            rate = self._bytes / seconds if seconds > 0 else 0.0
+            left = max(self._expected - self._bytes, 0) / rate if rate else 0.0
+            self._console.print(
+                f"{name}  {self._done}/{self._revisions}  {decimal(self._bytes)}  {decimal(int(rate))}/s  {left:.0f} s left",
+                highlight=False, soft_wrap=True,
+            )  # fmt: skip
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class Steps(Bar):
+    """A progress bar that counts steps instead of bytes, for training."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        super().__init__(console)
+        self._bar.columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+        )

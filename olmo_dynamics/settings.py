@@ -1,0 +1,21 @@
+"""The only reader of environment variables.
+
+    >>> from olmo_dynamics.settings import cache_dir
+    >>> cache_dir().name
+    'olmo_dynamics'
+
+`OLMO_DYNAMICS_CACHE` moves the cache (catalogues of revisions, compiled kernels). Everything in it may be deleted.
+What concerns the Hugging Face hub (`HF_TOKEN`, `HF_ENDPOINT`, `HF_HOME`, proxies) is read by huggingface_hub itself.
+"""
+
+import os
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """The folder for things that can be rebuilt: `OLMO_DYNAMICS_CACHE`, else `$XDG_CACHE_HOME/olmo_dynamics`."""
+    chosen = os.environ.get("OLMO_DYNAMICS_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "olmo_dynamics"

@@ -54,9 +54,7 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.(.+)$")
 
 _READS_RESIDUAL = frozenset({"embed_tokens", "lm_head", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "router"})
 _WRITES_RESIDUAL = frozenset({"o_proj", "down_proj"})
-_ON_RESIDUAL = frozenset(
-    {"post_attention_layernorm", "post_feedforward_layernorm", "input_layernorm", "norm"}
-)
+_ON_RESIDUAL = frozenset({"post_attention_layernorm", "post_feedforward_layernorm", "input_layernorm", "norm"})
 
 
 @dataclass(frozen=True, slots=True)

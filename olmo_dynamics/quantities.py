@@ -52,7 +52,18 @@ def _parameters() -> list[Quantity]:
                symbol: str = "", valid: tuple[float, float] = (-math.inf, math.inf), note: str = "",
                axes: tuple[str, ...] = (), dtype: str = "float64") -> Quantity:  # fmt: skip
         return Quantity(
-            name, "parameters", long_name, ("tensor", *axes), formula, source, unit, symbol, Cost.PARAMETERS, valid, dtype, note
+            name,
+            "parameters",
+            long_name,
+            ("tensor", *axes),
+            formula,
+            source,
+            unit,
+            symbol,
+            Cost.PARAMETERS,
+            valid,
+            dtype,
+            note,
         )
 
     return [
@@ -82,7 +93,7 @@ def _parameters() -> list[Quantity]:
         tensor("zero_count", "zeros", "count(x == 0)", unit="elements", valid=_POSITIVE, dtype="int64"),
         tensor("nan_count", "NaNs", "count(isnan(x))", unit="elements", valid=_POSITIVE, dtype="int64"),
         tensor("inf_count", "infinities", "count(isinf(x))", unit="elements", valid=_POSITIVE, dtype="int64"),
-        tensor("quantile", "quantile", "quantile(x, q)", axes=("quantile",), symbol="W_q",
+        tensor("element_quantile", "quantile", "quantile(x, q)", axes=("quantile",), symbol="W_q",
                note="Exact, with linear interpolation between order statistics."),
         tensor("residual_feature_l2", "L2 norm by residual feature", "sqrt(sum over the other axis of x**2)",
                axes=("feature",), valid=_POSITIVE, dtype="float32", symbol="‖W·ⱼ‖₂",
@@ -172,7 +183,9 @@ def _without_first(quantity: Quantity) -> Quantity:
 def _outliers() -> list[Quantity]:
     def forward(name: str, long_name: str, axes: tuple[str, ...], formula: str, source: str, *, unit: str = "1",
                 dtype: str = "float64", note: str = "", symbol: str = "") -> Quantity:  # fmt: skip
-        return Quantity(name, "outliers", long_name, axes, formula, source, unit, symbol, Cost.FORWARD, _POSITIVE, dtype, note)
+        return Quantity(
+            name, "outliers", long_name, axes, formula, source, unit, symbol, Cost.FORWARD, _POSITIVE, dtype, note
+        )
 
     feature = ("input", "layer")
     massive = ("layer", "rank")

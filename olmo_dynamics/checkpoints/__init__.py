@@ -1,0 +1,43 @@
+"""Where weights come from: hubs, folders, memory.
+
+A `Source` lists a run's revisions, a `Checkpoint` hands out one revision's tensors as bytes. This room knows nothing of
+what the weights mean; it imports no torch, and huggingface_hub only when a hub is asked.
+
+    >>> open_source("allenai/OLMo-2-0425-1B").kind
+    'hub'
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from olmo_dynamics.checkpoints.folder import FolderSource
+from olmo_dynamics.checkpoints.memory import MemorySource
+from olmo_dynamics.checkpoints.revision_names import parse_revision
+from olmo_dynamics.checkpoints.runs import KnownRun, known_run, known_runs
+from olmo_dynamics.checkpoints.selection import select
+from olmo_dynamics.checkpoints.source import REQUEST_BYTES, Checkpoint, Source, open_source
+
+if TYPE_CHECKING:
+    from olmo_dynamics.checkpoints.hub import HubSource
+
+__all__ = [
+    "REQUEST_BYTES",
+    "Checkpoint",
+    "FolderSource",
+    "HubSource",
+    "KnownRun",
+    "MemorySource",
+    "Source",
+    "known_run",
+    "known_runs",
+    "open_source",
+    "parse_revision",
+    "select",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "HubSource":  # huggingface_hub takes a third of a second to import
+        from olmo_dynamics.checkpoints.hub import HubSource
+
+        return HubSource
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,111 @@
+"""Checkpoints in a folder: one sub-folder a revision, or the folder itself one checkpoint.
+
+Files are memory-mapped, so a tensor's bytes are a view of the page cache: nothing is copied, and nothing is read before
+somebody looks at it. This is also how the folders that we write ourselves (`step{N}-tokens{T}/`) are read back.
+
+    >>> source = FolderSource("cache/forks/a")                                                  # doctest: +SKIP
+    >>> [revision.step for revision in source.revisions()]                                      # doctest: +SKIP
+    [0, 100, 200]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from olmo_dynamics.checkpoints.revision_names import sort_key
+from olmo_dynamics.checkpoints.source import CONFIG_FILE, Checkpoint, Source, named_revision
+from olmo_dynamics.checkpoints.tensors import Span
+from olmo_dynamics.errors import CheckpointError, UnknownSourceError
+from olmo_dynamics.names import Revision
+
+
+class FolderSource(Source):
+    """A folder whose sub-folders with a `config.json` or safetensors are revisions, or that is itself one checkpoint."""
+
+    kind = "folder"
+
+    def __init__(self, folder: str | Path) -> None:
+        self.name = str(folder)
+        self._folder = Path(folder).expanduser()
+
+    def revisions(self, *, refresh: bool = False) -> list[Revision]:
+        """What lies there now, in training order; other sub-folders are passed over.
+
+        Raises:
+            UnknownSourceError: the folder is gone, or holds no checkpoint.
+        """
+        return sorted(map(named_revision, self._homes()), key=sort_key)
+
+    def open(self, revision: Revision) -> Checkpoint:
+        """The checkpoint of that name."""
+        found = self.find(revision.name)
+        return FolderCheckpoint(self.name, found, self._homes()[found.name])
+
+    def _homes(self) -> dict[str, Path]:
+        folder = self._folder
+        if not folder.is_dir():
+            raise UnknownSourceError(f"wanted a folder of checkpoints, {self.name} is none; check the path")
+        if (folder / CONFIG_FILE).is_file() and _has_weights(folder):
+            return {folder.resolve().name: folder}
+        homes = {child.name: child for child in folder.iterdir() if child.is_dir() and _is_checkpoint(child)}
+        if not homes:
+            raise UnknownSourceError(
+                f"{self.name} holds no checkpoint: wanted {CONFIG_FILE} and *.safetensors in it, or in sub-folders such as "
+                "step1000-tokens2097152"
+            )
+        return homes
+
+
+class FolderCheckpoint(Checkpoint):
+    """Files in one folder; arrays handed out are views of mapped files."""
+
+    def __init__(self, source: str, revision: Revision, folder: Path) -> None:
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        super().__init__(source, revision, {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths})
+        self._folder = folder
+        self._maps: dict[str, np.ndarray] = {}
+
+    def close(self) -> None:
+        """Forget the mapped files; each is unmapped when the last array that views it goes."""
+        self._maps.clear()
+
+    def file_sha256(self, name: str) -> str:
+        """Hash of one file, read in small blocks."""
+        with (self._folder / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def _fetch(self, spans: Sequence[Span]) -> list[np.ndarray]:
+        self._moved += sum(span.stop - span.start for span in spans)
+        return [self._mapped(span.file)[span.start : span.stop] for span in spans]
+
+    def _mapped(self, name: str) -> np.ndarray:
+        if name not in self._maps:
+            mapped = map_file(self._folder / name)
+            if len(mapped) != self.files[name]:
+                raise CheckpointError(
+                    f"{self.label}: {name} had {self.files[name]} bytes when it was opened, it has {len(mapped)} now; "
+                    "wait until it is written, and open it again"
+                )
+            self._maps[name] = mapped
+        return self._maps[name]
+
+
+def map_file(path: str | Path) -> np.ndarray:
+    """A file's bytes as a read-only uint8 array that views the page cache."""
+    with Path(path).open("rb") as file:
+        if file.seek(0, 2) == 0:  # an empty file cannot be mapped
+            return np.frombuffer(b"", np.uint8)
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return (folder / CONFIG_FILE).is_file() or _has_weights(folder)
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors"))

@@ -1,0 +1,210 @@
+"""Checkpoints on the Hugging Face hub: every branch and tag of a repo is a revision, streamed span by span.
+
+Branches move, so a revision is pinned to a commit before a byte of it is read, and everything is asked by that commit. One
+listing gives names, sizes and hashes of all its files. Files that the Hugging Face cache already has are mapped from there.
+
+    >>> source = HubSource("allenai/OLMo-2-0425-1B")                                            # doctest: +SKIP
+    >>> with source.open(source.find("stage1-step10000-tokens21B")) as checkpoint:              # doctest: +SKIP
+    ...     checkpoint.weights_sha256()                                                         # moves no weights
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from huggingface_hub import constants, try_to_load_from_cache
+
+from olmo_dynamics.checkpoints.catalogue import Catalogue, load_catalogue, save_catalogue
+from olmo_dynamics.checkpoints.folder import map_file
+from olmo_dynamics.checkpoints.hub_api import Repo, ask, ask_pages
+from olmo_dynamics.checkpoints.patience import Patience
+from olmo_dynamics.checkpoints.revision_names import sort_key
+from olmo_dynamics.checkpoints.runs import known_run
+from olmo_dynamics.checkpoints.source import Checkpoint, Source, named_revision
+from olmo_dynamics.checkpoints.tensors import Span
+from olmo_dynamics.checkpoints.wire import Wire
+from olmo_dynamics.errors import NetworkError, UnknownRevisionError
+from olmo_dynamics.names import Revision
+
+CATALOGUE_SECONDS = 3600.0
+"""How long a list of revisions is believed before it is fetched anew."""
+
+LISTING_TRIES = 3
+"""Tries for the list of revisions: who has no network should hear of it within seconds."""
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class RemoteFile(NamedTuple):
+    """A file as the hub lists it; `sha256` is known of large files only."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class HubSource(Source):
+    """A model repo's branches and tags; listing them costs one request an hour, opening one costs at most two.
+
+    `cache` is the folder for lists of revisions. `endpoint` and `token` are as huggingface_hub finds them unless given.
+    """
+
+    kind = "hub"
+
+    def __init__(
+        self,
+        repo_id: str,
+        *,
+        endpoint: str | None = None,
+        cache: Path | None = None,
+        token: str | bool | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        self.name = repo_id
+        self._repo = Repo(repo_id, (endpoint or constants.ENDPOINT).rstrip("/"), token)
+        self._cache = cache
+        self._patience = patience or Patience()
+        self._catalogue: Catalogue | None = None
+        self._live = False  # whether the catalogue was fetched by us, rather than found on disk
+
+    def revisions(self, *, refresh: bool = False) -> list[Revision]:
+        """All branches and tags, in training order, at the commits they had when last listed.
+
+        Without a network an old list is better than none: `catalogue_age` says how old it is.
+
+        Raises:
+            UnknownSourceError: no such repo, or a private one.
+            NetworkError: no answer, and no list was kept.
+        """
+        run = known_run(self.name)
+        found = []
+        for name, commit in self._listed(refresh).commits.items():
+            revision = replace(named_revision(name), commit=commit)
+            found.append(replace(revision, tokens=run.tokens_at(revision)) if run else revision)
+        return sorted(found, key=sort_key)
+
+    def find(self, name: str) -> Revision:
+        """The revision of that exact name, or of that commit hash (all 40 digits).
+
+        Raises:
+            UnknownRevisionError: there is none; names near it are shown.
+        """
+        if _COMMIT.fullmatch(name):
+            return Revision(name, commit=name)
+        try:
+            return super().find(name)
+        except UnknownRevisionError:
+            if self._live:
+                raise
+        self.revisions(refresh=True)  # the branch may be younger than the list
+        return super().find(name)
+
+    def catalogue_age(self) -> float | None:
+        """Seconds since the list of revisions was fetched; None before there is one."""
+        kept = self._catalogue or load_catalogue(self.name, self._repo.endpoint, self._cache)
+        return kept.age() if kept else None
+
+    def open(self, revision: Revision) -> Checkpoint:
+        """Pin the revision to its commit, and list its files.
+
+        Raises:
+            UnknownRevisionError: no such branch, tag or commit.
+            NetworkError: no answer.
+        """
+        try:
+            pinned = self._pin(revision)
+            address = self._repo.api_address("tree", pinned.commit) + "?recursive=true&expand=false"
+            listed = ask_pages(self._repo, address, _parse_file, self._patience)
+        except UnknownRevisionError:
+            self.revisions(refresh=True)
+            raise self.unknown_revision(revision.name) from None
+        files = {file.name: file for file in listed if file}
+        return HubCheckpoint(self._repo, pinned, files, self._patience)
+
+    def _listed(self, refresh: bool) -> Catalogue:
+        kept = self._catalogue or load_catalogue(self.name, self._repo.endpoint, self._cache)
+        self._catalogue = kept
+        if kept and not refresh and kept.age() < CATALOGUE_SECONDS:
+            return kept
+        try:
+            commits = ask(self._repo, self._repo.api_address("refs"), _parse_refs, self._listing_patience)
+        except NetworkError:
+            if kept is None:
+                raise
+            return kept
+        self._catalogue = Catalogue(self.name, self._repo.endpoint, time.time(), commits)
+        self._live = True
+        save_catalogue(self._catalogue, self._cache)
+        return self._catalogue
+
+    @property
+    def _listing_patience(self) -> Patience:
+        return replace(self._patience, tries=min(LISTING_TRIES, self._patience.tries))
+
+    def _pin(self, revision: Revision) -> Revision:
+        listed = self._catalogue.commits.get(revision.name) if self._catalogue and not self._live else None
+        if revision.commit and revision.commit != listed:
+            return revision  # chosen by the caller, or listed just now
+        address = self._repo.api_address("revision", revision.name)
+        return replace(revision, commit=ask(self._repo, address, lambda answer: str(answer["sha"]), self._patience))
+
+
+class HubCheckpoint(Checkpoint):
+    """Files of one commit; weights come over the wire, or from the Hugging Face cache where they are there."""
+
+    def __init__(self, repo: Repo, revision: Revision, files: Mapping[str, RemoteFile], patience: Patience) -> None:
+        super().__init__(repo.name, revision, {name: file.size for name, file in files.items()})
+        self._listed = files
+        self._wire = Wire(repo, revision.commit, self.files, patience)
+        self._maps: dict[str, np.ndarray | None] = {}
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes received over the network so far."""
+        return self._wire.bytes_moved
+
+    def close(self) -> None:
+        """End the connections' threads, and forget mapped files."""
+        self._wire.close()
+        self._maps.clear()
+
+    def file_sha256(self, name: str) -> str:
+        """The hub's own hash of a large file, which moves no bytes; a small file is read and hashed."""
+        return self._listed[name].sha256 or super().file_sha256(name)
+
+    def _fetch(self, spans: Sequence[Span]) -> list[np.ndarray]:
+        found, wanted = [], []
+        for span in spans:
+            mapped = self._cached(span.file)
+            raw = np.empty(span.stop - span.start, np.uint8) if mapped is None else mapped[span.start : span.stop]
+            if mapped is None:
+                wanted.append((span, raw))
+            found.append(raw)
+        self._wire.fetch(wanted)
+        for raw in found:
+            raw.flags.writeable = False
+        return found
+
+    def _cached(self, name: str) -> np.ndarray | None:
+        if name not in self._maps:
+            path = try_to_load_from_cache(self.source, name, revision=self.revision.commit)
+            mapped = map_file(path) if isinstance(path, str) else None
+            self._maps[name] = mapped if mapped is not None and len(mapped) == self.files[name] else None
+        return self._maps[name]
+
+
+def _parse_refs(answer: Any) -> dict[str, str]:
+    refs = [*answer["tags"], *answer["branches"]]  # of a tag and a branch of one name, the hub resolves the branch
+    return {str(ref["name"]): str(ref["targetCommit"]) for ref in refs}
+
+
+def _parse_file(item: Any) -> RemoteFile | None:
+    if item["type"] != "file":
+        return None
+    return RemoteFile(str(item["path"]), int(item["size"]), str((item.get("lfs") or {}).get("oid", "")))

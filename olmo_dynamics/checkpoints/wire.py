@@ -1,0 +1,211 @@
+"""Byte spans of a repo's files over HTTP, in parallel, straight into the caller's buffers.
+
+Spans are cut into ranged requests of at most 32 MiB over four connections. Where a body breaks off, the next try asks only
+for the rest. Nothing is written to disk. A large file's address on the hub redirects to a signed one on its storage; that
+one is kept for the file's later spans (redirects count against a quota) until it expires.
+
+    >>> wire = Wire(repo, commit, {"model.safetensors": 2_969_833_472})                         # doctest: +SKIP
+    >>> buffer = np.empty(8, np.uint8)                                                          # doctest: +SKIP
+    >>> wire.fetch([(Span("model.safetensors", 0, 8), buffer)])                                 # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+
+import httpx2
+import numpy as np
+from huggingface_hub.utils import get_session
+
+from olmo_dynamics.checkpoints.hub_api import Repo, require_success, steady
+from olmo_dynamics.checkpoints.patience import Patience, UnsteadyError
+from olmo_dynamics.checkpoints.source import REQUEST_BYTES
+from olmo_dynamics.checkpoints.tensors import Span
+from olmo_dynamics.errors import CheckpointError, NetworkError
+
+CONNECTIONS = 4
+SMALL_REQUEST_BYTES = 4 << 20  # 4 MiB; below it a request's latency costs more than a shared connection saves
+SKIP_LIMIT = 256 << 20  # 256 MiB; a host that ignores ranges sends everything before a span anew for each request
+
+_EXPIRED = (400, 401, 403, 404, 410)  # how storages answer to a signed address past its time
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+
+
+@dataclass(slots=True)
+class Request:
+    """Bytes `at` to `stop` of a file, still to come, and the buffers that they go to, in order."""
+
+    file: str
+    at: int
+    stop: int
+    parts: deque[memoryview] = field(default_factory=deque)
+
+    def write(self, chunk: memoryview) -> None:
+        """Take what has come; bytes beyond `stop` are left."""
+        while self.parts and chunk:
+            part = self.parts[0]
+            count = min(len(part), len(chunk))
+            part[:count] = chunk[:count]
+            chunk = chunk[count:]
+            self.at += count
+            if count == len(part):
+                self.parts.popleft()
+            else:
+                self.parts[0] = part[count:]
+
+
+def plan_requests(wanted: Sequence[tuple[Span, np.ndarray]], limit: int = REQUEST_BYTES) -> list[Request]:
+    """Requests of at most `limit` bytes that fill every buffer: neighbouring spans are joined, long ones split."""
+    requests: list[Request] = []
+    for span, buffer in sorted(wanted, key=lambda pair: pair[0]):
+        view = buffer.data
+        at = span.start
+        while view:
+            last = requests[-1] if requests else None
+            room = limit - sum(map(len, last.parts)) if last and (last.file, last.stop) == (span.file, at) else 0
+            if last is None or room == 0:
+                last, room = Request(span.file, at, at), limit
+                requests.append(last)
+            last.parts.append(view[:room])
+            at += len(view[:room])
+            last.stop = at
+            view = view[room:]
+    return requests
+
+
+class Wire:
+    """Ranged reads of one commit of a repo; `sizes` are the files' sizes as the repo lists them."""
+
+    def __init__(self, repo: Repo, commit: str, sizes: Mapping[str, int], patience: Patience | None = None) -> None:
+        self.bytes_moved = 0
+        self._repo, self._commit, self._sizes = repo, commit, sizes
+        self._patience = patience or Patience()
+        self._headers = {**repo.headers(), "accept-encoding": "identity"}
+        self._signed: dict[str, str] = {}
+        self._counting = threading.Lock()
+        self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="olmo-dynamics-wire")
+
+    def close(self) -> None:
+        """End the threads; nothing can be fetched after."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def fetch(self, wanted: Sequence[tuple[Span, np.ndarray]]) -> None:
+        """Fill each buffer (uint8, one axis, contiguous) with its span.
+
+        Raises:
+            NetworkError: a request failed as often as patience allows.
+            CheckpointError: the hub's file is not the one that was listed.
+            AccessError: the repo is gated, or became private.
+        """
+        total = sum(span.stop - span.start for span, _ in wanted)
+        limit = min(REQUEST_BYTES, max(SMALL_REQUEST_BYTES, -(-total // CONNECTIONS)))
+        stop = threading.Event()
+        receipts = [self._pool.submit(self._receive, request, stop) for request in plan_requests(wanted, limit)]
+        try:
+            for receipt in as_completed(receipts):
+                receipt.result()
+        except BaseException:
+            stop.set()
+            for receipt in receipts:
+                receipt.cancel()
+            raise
+
+    def _receive(self, request: Request, stop: threading.Event) -> None:
+        doing = (
+            f"reading bytes {request.at} to {request.stop} of {self._repo.name}/{request.file} from {self._repo.host}"
+        )
+        self._patience.persist(lambda: self._exchange(request, stop), doing, stop)
+
+    def _exchange(self, request: Request, stop: threading.Event) -> None:
+        signed = self._signed.get(request.file)
+        try:
+            if signed is not None and self._transfer(signed, request, stop, signed=True):
+                return
+            self._transfer(self._repo.file_address(request.file, self._commit), request, stop, signed=False)
+        except UnsteadyError:
+            self._signed.pop(request.file, None)  # the hub may send the next try to a host that works
+            raise
+
+    def _transfer(self, address: str, request: Request, stop: threading.Event, *, signed: bool) -> bool:
+        """One exchange; False where a signed address has expired."""
+        headers = {**self._headers, "range": f"bytes={request.at}-{request.stop - 1}"}
+        if signed:
+            headers.pop("authorization", None)  # the token is for the hub alone
+        timeout = self._patience.timeout
+        with steady(self._repo), get_session().stream("GET", address, headers=headers, timeout=timeout) as response:
+            if signed and response.status_code in _EXPIRED:
+                return False
+            skip = self._check_answer(response, request)
+            if self._is_elsewhere(response):
+                self._signed[request.file] = str(response.url)
+            self._take(response, request, skip, stop)
+        return True
+
+    def _is_elsewhere(self, response: httpx2.Response) -> bool:
+        return response.url.netloc.decode() != self._repo.host
+
+    def _check_commit(self, response: httpx2.Response) -> None:
+        for answer in (*response.history, response):
+            commit = answer.headers.get("X-Repo-Commit", self._commit)
+            if commit != self._commit:
+                raise CheckpointError(
+                    f"{self._repo.name}: the branch moved: wanted commit {self._commit}, got {commit}; open the revision again"
+                )
+
+    def _check_answer(self, response: httpx2.Response, request: Request) -> int:
+        """How many bytes of the body come before those asked for."""
+        where, size = f"{self._repo.name}/{request.file}", self._sizes[request.file]
+        if response.status_code == 416:
+            raise CheckpointError(
+                f"{where}: bytes {request.at} to {request.stop} lie outside the file, which was listed with {size} bytes; "
+                "open the revision again"
+            )
+        if response.status_code in _EXPIRED and self._is_elsewhere(response):
+            raise UnsteadyError(f"{response.url.netloc.decode()} refuses the address that the hub signed")
+        require_success(response, self._repo)
+        self._check_commit(response)
+        start, total = _answered_range(response)
+        if total is not None and total != size:
+            raise CheckpointError(f"{where} was listed with {size} bytes, {total} are offered; open the revision again")
+        if start == 0 and request.at > SKIP_LIMIT:
+            raise NetworkError(
+                f"{response.url.netloc.decode()} ignores ranges, so {where} cannot be streamed; "
+                f"run `hf download {self._repo.name} --revision {self._commit} --local-dir DIR` and give that folder"
+            )
+        if start not in (0, request.at):
+            raise CheckpointError(f"{where}: wanted bytes from {request.at}, got bytes from {start}; run it again")
+        return request.at - start
+
+    def _take(self, response: httpx2.Response, request: Request, skip: int, stop: threading.Event) -> None:
+        for chunk in response.iter_bytes():
+            with self._counting:
+                self.bytes_moved += len(chunk)
+            request.write(memoryview(chunk)[skip:])
+            skip = max(0, skip - len(chunk))
+            if not request.parts and response.num_bytes_downloaded < _length(response):
+                return  # leaving a body unread costs the connection, so only where much of it would follow
+            if stop.is_set():
+                raise UnsteadyError("another request failed")
+        if request.parts:
+            raise UnsteadyError(f"the answer broke off {request.stop - request.at} bytes early")
+
+
+def _answered_range(response: httpx2.Response) -> tuple[int, int | None]:
+    """Where the body begins in the file, and how long the file is, as far as the answer tells."""
+    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if response.status_code == 206 and found:
+        return int(found[1]), None if found[2] == "*" else int(found[2])
+    if response.status_code == 206:
+        raise UnsteadyError(f"{response.url.netloc.decode()} sent a part without saying which")
+    length = response.headers.get("Content-Length", "")
+    encoded = response.headers.get("Content-Encoding", "identity") != "identity"
+    return 0, int(length) if length.isdecimal() and not encoded else None
+
+
+def _length(response: httpx2.Response) -> float:
+    return float(response.headers.get("Content-Length", "inf"))

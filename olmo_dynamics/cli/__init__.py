@@ -1,0 +1,66 @@
+"""The command line, `olmo-dyn`: one file a noun, each command one library call.
+
+    $ olmo-dyn revisions allenai/OLMo-2-0425-1B --select stage1:log24
+    $ olmo-dyn collect allenai/OLMo-2-0425-1B --revisions stage1:log24 --out olmo2-1b.zarr
+    $ olmo-dyn report olmo2-1b.zarr
+
+Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 2 the user can fix it (one line), 1 our bug (a
+traceback), 130 interrupted with everything finished kept.
+"""
+
+import sys
+
+import click
+
+from olmo_dynamics.cli.collect import collect
+from olmo_dynamics.cli.demo import demo
+from olmo_dynamics.cli.export import export
+from olmo_dynamics.cli.lab import lab
+from olmo_dynamics.cli.report import report
+from olmo_dynamics.cli.revisions import revisions
+from olmo_dynamics.cli.show import show
+from olmo_dynamics.errors import OlmoDynamicsError
+
+INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="olmo-dynamics", prog_name="olmo-dyn")
+def cli() -> None:
+    """Watch a language model being trained.
+
+    SOURCE is a Hugging Face repo id (allenai/OLMo-2-0425-1B) or a folder whose sub-folders are revisions.
+
+    \b
+    Examples:
+      olmo-dyn demo                                        a whole small study, offline, in minutes
+      olmo-dyn revisions allenai/OLMo-2-0425-1B            what exists
+      olmo-dyn collect allenai/OLMo-2-0425-1B \\
+          --revisions stage1:log24 --out olmo2-1b.zarr     measure 24 of them
+      olmo-dyn report olmo2-1b.zarr                        a page of linked plots
+    """
+
+
+for command in (revisions, collect, show, report, export, demo, lab):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; the only place that turns exceptions into exit codes."""
+    try:
+        cli.main(prog_name="olmo-dyn", standalone_mode=False)
+    except OlmoDynamicsError as error:
+        _stop(str(error), 2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _stop("interrupted; what was finished is kept, the same command continues", INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _stop(message: str, code: int) -> None:
+    click.echo(f"olmo-dyn: {message}", err=True)
+    sys.exit(code)

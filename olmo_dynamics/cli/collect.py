@@ -1,0 +1,98 @@
+"""`olmo-dyn collect`: measure revisions into a store."""
+
+from typing import Any
+
+import click
+
+from olmo_dynamics.cli.printing import (
+    format_option,
+    human_bytes,
+    human_seconds,
+    print_facts,
+    progress_listener,
+    quiet_option,
+)
+
+_MEGABYTE = 1e6
+
+
+@click.command()
+@click.argument("source")
+@click.option(
+    "--revisions", default="all", show_default=True, metavar="EXPR", help="Which revisions; see 'revisions --help'."
+)
+@click.option(
+    "--out", required=True, type=click.Path(), metavar="STORE", help="The Zarr store; continued if it exists."
+)
+@click.option("--record", default="", metavar="NAMES", help="Groups, comma-separated: parameters, embeddings, activations, "
+              "outliers, logits, loss, tokens. All unless given.")  # fmt: skip
+@click.option(
+    "--tensors", default="", metavar="GLOBS", help="Tensors for the parameter groups: comma-separated globs or roles."
+)
+@click.option("--text", multiple=True, type=click.Path(), metavar="FILE", help="Probe text, one domain a file (.txt, .jsonl, "
+              ".jsonl.gz); may be repeated.")  # fmt: skip
+@click.option("--tokens", type=click.Path(), metavar="FILE.npy", help="Probe token ids instead of text.")
+@click.option(
+    "--batch", metavar="BxT", help="At most B windows of T tokens. Default: all of the probe, windows of 512."
+)
+@click.option("--device", default="cpu", show_default=True, help="Where the forward pass runs.")
+@click.option(
+    "--dtype", default="auto", show_default=True, help="What it is computed in: auto, float32, bfloat16, float64."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be read, and how long it would take; measure nothing.")
+@click.option("--rate", default=100.0, show_default=True, metavar="MB/S", help="The rate that --dry-run reckons with.")
+@format_option("table", "json")
+@quiet_option
+def collect(
+    source: str, revisions: str, out: str, *, dry_run: bool, rate: float, style: str, quiet: bool, **given: Any
+) -> None:
+    """Measure the selected revisions of SOURCE into one Zarr store. Run again, it continues.
+
+    \b
+    Examples:
+      olmo-dyn collect allenai/OLMo-2-0425-1B --revisions stage1:log24 --out olmo2-1b.zarr
+      olmo-dyn collect cache/demo/run --out demo.zarr --record parameters --tensors 'q_norm,k_norm'
+      olmo-dyn collect allenai/OLMo-2-1124-7B --revisions stage1:log8 --out 7b.zarr --dry-run --rate 50
+    """
+    from olmo_dynamics.frames.run import Run
+
+    options = _options(given)
+    if dry_run:
+        _print_plan(Run(source), revisions, out=out, rate=rate * _MEGABYTE, style=style, options=options)
+        return
+    from olmo_dynamics.collection import collect as collect_into
+
+    store = collect_into(source, revisions=revisions, out=out, progress=progress_listener(quiet), **options)
+    print_facts({"store": str(store.path), "revisions": len(store.done), "missing": len(store.missing)}, style)
+
+
+def _options(given: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **given,
+        "record": _words(given["record"]),
+        "tensors": _words(given["tensors"]),
+    }
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _print_plan(run: Any, revisions: str, *, out: str, rate: float, style: str, options: dict[str, Any]) -> None:
+    from olmo_dynamics.collection import plan
+
+    found = plan(run, revisions=revisions, out=out, rate=rate, **options)
+    if style == "json":
+        facts: dict[str, Any] = {
+            "source": found.source, "revisions": list(found.to_do), "done": list(found.done), "bytes": found.nbytes,
+            "requests": found.requests, "seconds": found.seconds, "rate": found.rate,
+        }  # fmt: skip
+    else:
+        facts = {
+            "source": found.source,
+            "revisions": f"{len(found.to_do)} to measure, {len(found.done)} already in the store",
+            "bytes": f"{human_bytes(found.nbytes)} ({human_bytes(found.revision_bytes)} a revision)",
+            "requests": found.requests,
+            "time": f"{human_seconds(found.seconds)} at {human_bytes(found.rate)}/s, or the forward pass where that is slower",
+        }
+    print_facts(facts, style)

@@ -1,0 +1,25 @@
+"""`olmo-dyn demo`: a whole small study, offline."""
+
+import click
+
+from olmo_dynamics.cli.printing import format_option, print_facts, quiet_option
+
+
+@click.command()
+@click.option("--out", default="olmo-demo", show_default=True, type=click.Path(), metavar="DIR", help="Where it goes.")
+@format_option("table", "json")
+@quiet_option
+def demo(out: str, style: str, quiet: bool) -> None:
+    """Pretrain a tiny OLMo 2 on this machine's own Python sources, collect its revisions, write the report.
+
+    Offline, minutes on two cores. What is finished is reused: run again, it continues.
+
+    \b
+    Examples:
+      olmo-dyn demo
+      olmo-dyn demo --out cache/demo
+    """
+    from olmo_dynamics.experiments.demo import run_demo
+
+    made = run_demo(out, quiet=quiet)
+    print_facts({"run": str(made.run), "store": str(made.store), "report": str(made.report)}, style)

@@ -1,0 +1,101 @@
+"""How results reach stdout: a table to read, CSV or JSON lines for a program.
+
+>>> print_rows(({"step": 1}, {"step": 2}), "json")
+{"step": 1}
+{"step": 2}
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def format_option(*formats: str) -> Callable[[_Command], _Command]:
+    """`--format` with the given choices, the first being the default."""
+    return click.option(
+        "--format",
+        "style",
+        type=click.Choice(formats),
+        default=formats[0],
+        show_default=True,
+        help="How results are printed.",
+    )
+
+
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and no remarks on stderr.")
+
+
+def print_rows(rows: Iterable[Mapping[str, Any]], style: str) -> None:
+    """Rows with the same keys, as `table`, `csv` or `json` (one object a line)."""
+    rows = list(rows)
+    if style == "json":
+        for row in rows:
+            click.echo(json.dumps(row, ensure_ascii=False))
+    elif style == "csv":
+        writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        _print_table(rows)
+
+
+def print_facts(facts: Mapping[str, Any], style: str) -> None:
+    """One thing's facts, a line each, or one JSON object."""
+    if style == "json":
+        click.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    width = max(len(key) for key in facts)
+    for key, value in facts.items():
+        click.echo(f"{key:<{width}}  {value}")
+
+
+def _print_table(rows: list[Mapping[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in rows[0] if rows else ():
+        numeric = all(isinstance(row[name], int | float | None) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    console = Console(highlight=False, markup=False)
+    # A pipe has no width: let lines be as long as they need to be.
+    width = None if console.is_terminal else 10_000
+    console.print(table, width=width, soft_wrap=not console.is_terminal)
+
+
+def progress_listener(quiet: bool) -> Any:
+    """A bar on stderr, or silence."""
+    from olmo_dynamics.progress import Bar, Silent
+
+    return Silent() if quiet else Bar()
+
+
+def remark(text: str, quiet: bool) -> None:
+    """A message on stderr, unless quiet."""
+    if not quiet:
+        click.echo(text, err=True)
+
+
+def human_bytes(nbytes: float) -> str:
+    """`5.9 GB`, decimal units."""
+    from rich.filesize import decimal
+
+    return decimal(int(nbytes))
+
+
+def human_seconds(seconds: float) -> str:
+    """`3 h 20 min`, `4 min 10 s`, `12 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"

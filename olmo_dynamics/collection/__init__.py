@@ -1,0 +1,11 @@
+"""The conductor: for each revision stream, record, write.
+
+>>> from olmo_dynamics.collection import collect
+>>> store = collect("cache/demo/run", out="cache/demo/store.zarr")  # doctest: +SKIP
+"""
+
+from olmo_dynamics.collection.conductor import collect
+from olmo_dynamics.collection.measurement import Measurement, Options
+from olmo_dynamics.collection.planner import Plan, plan
+
+__all__ = ["Measurement", "Options", "Plan", "collect", "plan"]

@@ -1,0 +1,99 @@
+"""What the user asked to be measured.
+
+>>> Measurement(record=("parameters",)).wants_forward
+False
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+
+from olmo_dynamics import quantities
+from olmo_dynamics.errors import OptionError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+"""What the forward pass may be computed in."""
+
+PARAMETER_GROUPS = ("parameters", "embeddings")
+"""The groups that need no forward pass."""
+
+
+class Options(TypedDict, total=False):
+    """Keyword options of `collect` and `plan`; see `Measurement`."""
+
+    record: Collection[str]
+    tensors: Sequence[str]
+    text: Sequence[str | Path]
+    tokens: str | Path | None
+    batch: str | tuple[int, int] | None
+    device: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What to measure, and how.
+
+    Attributes:
+        record: names of groups (`parameters`, `activations`, …); empty means all that the model allows.
+        tensors: globs of tensor names, or roles such as `q_norm`; empty means every tensor. Parameter groups only.
+        text: probe files, one domain each; empty means the text that ships with the package.
+        tokens: a .npy file of token ids instead of text.
+        batch: `BxT` or a pair: at most B windows of T tokens. None: all of the probe in windows of 512.
+        device: where the forward pass runs, `cpu` or `cuda`.
+        dtype: what it is computed in: `float32`, `bfloat16`, `float64`, or `auto`: bfloat16 for weights stored so,
+            else float32.
+    """
+
+    record: Collection[str] = ()
+    tensors: Sequence[str] = ()
+    text: Sequence[str | Path] = ()
+    tokens: str | Path | None = None
+    batch: str | tuple[int, int] | None = None
+    device: str = "cpu"
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.record if name not in quantities.GROUPS]
+        if unknown:
+            raise OptionError(f"no group {unknown[0]!r} to record; there are {', '.join(quantities.GROUPS)}")
+        if self.dtype not in ("auto", *DTYPES):
+            raise OptionError(f"dtype must be auto, {', '.join(DTYPES)}; got {self.dtype!r}")
+        if self.text and self.tokens is not None:
+            raise OptionError("give the probe as text files or as a token file, not both")
+        _check_device(self.device)
+        parse_batch(self.batch)
+
+    @property
+    def wants_forward(self) -> bool:
+        """Whether anything asked for needs a forward pass."""
+        return not self.record or any(name not in PARAMETER_GROUPS for name in self.record)
+
+
+def parse_batch(batch: str | tuple[int, int] | None) -> tuple[int, int] | None:
+    """`8x512` as (8, 512)."""
+    if batch is None:
+        return None
+    parts = batch.lower().split("x") if isinstance(batch, str) else [str(part) for part in batch]
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise OptionError(f"batch must be BxT such as 8x512 (windows x tokens, T at least 2); got {batch!r}")
+    windows, length = int(parts[0]), int(parts[1])
+    if length < 2:
+        raise OptionError(
+            f"batch must be BxT with T at least 2, since a window's first token is not scored; got {batch!r}"
+        )
+    return windows, length
+
+
+def _check_device(device: str) -> None:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise OptionError(f"device must be cpu, cuda or cuda:N; got {device!r}") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise OptionError(f"device {device!r} was asked for, but torch sees no CUDA GPU here; use --device cpu")

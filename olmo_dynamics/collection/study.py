@@ -1,0 +1,211 @@
+"""What a store is made for: settled from a first checkpoint, the same for every revision in it.
+
+>>> study = prepare(checkpoint, Measurement(record=("parameters",)), source="a folder")  # doctest: +SKIP
+>>> study.layout.axes["tensor"].labels  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from olmo_dynamics import quantities
+from olmo_dynamics.checkpoints import Checkpoint
+from olmo_dynamics.collection.measurement import DTYPES, PARAMETER_GROUPS, Measurement, parse_batch
+from olmo_dynamics.errors import OptionError, ProbeError, UnknownModelError
+from olmo_dynamics.model import ModelConfig, check_shapes, parse_config
+from olmo_dynamics.names import FLOAT_DTYPES, NO_LAYER, Site, TensorInfo
+from olmo_dynamics.probes import Probe, load_probe
+from olmo_dynamics.store import Axis, Layout
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a store is made for: the same for every revision in it."""
+
+    measurement: Measurement
+    groups: tuple[str, ...]
+    tensor_names: tuple[str, ...]
+    config: ModelConfig | None
+    probe: Probe | None
+    layout: Layout
+    attributes: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def forward(self) -> bool:
+        """Whether a forward pass is run."""
+        return any(name not in PARAMETER_GROUPS for name in self.groups)
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """What the forward pass is computed in."""
+        return DTYPES[self.attributes["compute_dtype"]]
+
+
+def prepare(checkpoint: Checkpoint, measurement: Measurement, *, source: str) -> Study:
+    """Settle, from a first checkpoint, everything that will hold for all of them.
+
+    Raises:
+        UnknownModelError: activations of a model type we do not know were asked for.
+        ProbeError: the probe cannot be read, or there is no tokenizer to read it with.
+        ShapeError: the tensors contradict the config.
+    """
+    config, groups, notes = _known_parts(checkpoint, measurement)
+    chosen = choose_tensors(checkpoint.tensors, measurement.tensors)
+    probe = read_probe(checkpoint, measurement, config) if _needs_probe(groups) else None
+    if config is not None:
+        check_shapes(config, checkpoint.tensors)
+    if "embeddings" in groups and not _embedding_names(chosen):
+        groups = tuple(name for name in groups if name != "embeddings")
+    dtype = measurement.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if checkpoint.dtype == "BF16" else "float32"
+    attributes = {
+        "source": source,
+        "model_type": checkpoint.config.get("model_type", "unknown"),
+        "model_config": checkpoint.config,
+        "compute_dtype": dtype,
+        "probe": describe_probe(probe),
+    }
+    layout = _layout(checkpoint, chosen, groups=groups, config=config, probe=probe)
+    return Study(measurement, groups, tuple(info.name for info in chosen), config, probe, layout, attributes, notes)
+
+
+def _known_parts(
+    checkpoint: Checkpoint, measurement: Measurement
+) -> tuple[ModelConfig | None, tuple[str, ...], tuple[str, ...]]:
+    groups = tuple(name for name in quantities.GROUPS if not measurement.record or name in measurement.record)
+    try:
+        return parse_config(checkpoint.config), groups, ()
+    except UnknownModelError as error:
+        if measurement.record and measurement.wants_forward:
+            raise
+        if measurement.record:
+            return None, groups, ()
+        return None, ("parameters",), (str(error),)
+
+
+def _needs_probe(groups: Collection[str]) -> bool:
+    return any(name != "parameters" for name in groups)
+
+
+def choose_tensors(tensors: dict[str, TensorInfo], patterns: Sequence[str]) -> list[TensorInfo]:
+    """The measurable tensors that some pattern (a glob of the name, or a role) names; all of them where there is none."""
+    measurable = [info for info in tensors.values() if info.dtype in FLOAT_DTYPES and info.size]
+    if not patterns:
+        return measurable
+    chosen = [
+        info
+        for info in measurable
+        if any(fnmatch.fnmatchcase(info.name, pattern) or info.role == pattern for pattern in patterns)
+    ]
+    if not chosen:
+        roles = ", ".join(sorted({info.role for info in measurable}))
+        raise OptionError(f"no tensor is called {' or '.join(patterns)}; give a glob of names or a role: {roles}")
+    return chosen
+
+
+def read_probe(checkpoint: Checkpoint, measurement: Measurement, config: ModelConfig | None) -> Probe:
+    """The probe, through this revision's own tokenizer."""
+    has_tokenizer = "tokenizer.json" in checkpoint.files
+    if not has_tokenizer and measurement.tokens is None:
+        raise ProbeError(
+            f"{checkpoint.revision.name} has no tokenizer.json to read the probe text with; "
+            "give token ids with --tokens FILE.npy, or --record parameters"
+        )
+    vocab_size = config.vocab_size if config else int(checkpoint.config.get("vocab_size", np.iinfo(np.int64).max))
+    return load_probe(
+        checkpoint.read_file("tokenizer.json") if has_tokenizer else None,
+        text=tuple(Path(each) for each in measurement.text),
+        tokens=Path(measurement.tokens) if measurement.tokens is not None else None,
+        batch=parse_batch(measurement.batch),
+        vocab_size=vocab_size,
+    )
+
+
+def describe_probe(probe: Probe | None) -> dict[str, Any]:
+    """What the store's attributes say of the probe."""
+    if probe is None:
+        return {}
+    domains = {
+        name: {"sequences": int((probe.domain == index).sum()), "tokens": int(probe.mask[probe.domain == index].sum())}
+        for index, name in enumerate(probe.domains)
+    }
+    return {
+        "sha256": probe.sha256,
+        "shape": list(probe.shape),
+        "tokens": int(probe.token_count),
+        "tokenizer_sha256": probe.tokenizer_sha256,
+        "tokenizer_size": int(probe.tokenizer_size),
+        "domains": domains,
+    }
+
+
+def _embedding_names(tensors: Sequence[TensorInfo]) -> list[str]:
+    return [info.name for info in tensors if info.role in ("embed_tokens", "lm_head") and len(info.shape) == 2]
+
+
+def _layout(
+    checkpoint: Checkpoint,
+    chosen: Sequence[TensorInfo],
+    *,
+    groups: tuple[str, ...],
+    config: ModelConfig | None,
+    probe: Probe | None,
+) -> Layout:
+    axes = [
+        Axis(
+            "tensor",
+            np.array([info.name for info in chosen]),
+            {
+                "layer": np.array([info.layer for info in chosen], dtype=np.int64),
+                "role": np.array([info.role for info in chosen]),
+                "element_count": np.array([info.size for info in chosen], dtype=np.int64),
+            },
+        ),
+        Axis("feature", np.arange(_hidden_size(checkpoint, chosen))),
+        Axis("quantile", np.array(quantities.QUANTILES)),
+    ]
+    embeddings = _embedding_names(chosen)
+    if embeddings:
+        rows = max(checkpoint.tensors[name].shape[0] for name in embeddings)
+        axes += [
+            Axis("embedding", np.array(embeddings)),
+            Axis("token", np.arange(rows)),
+            Axis("decile", np.arange(1, 11)),
+        ]
+    if config is not None and probe is not None:
+        axes += _forward_axes(config, probe)
+    return Layout({axis.name: axis for axis in axes}, groups)
+
+
+def _forward_axes(config: ModelConfig, probe: Probe) -> list[Axis]:
+    sequences, positions = probe.shape
+    domain_of_sequence = np.array([probe.domains[index] for index in probe.domain])
+    return [
+        Axis("site", np.array([site.value for site in Site if site is not Site.LOGITS])),
+        Axis("layer", np.arange(NO_LAYER, config.layers)),
+        Axis("token_quantile", np.array(quantities.TOKEN_QUANTILES)),
+        Axis("input", np.array(["attention_input", "mlp_input"])),
+        Axis("threshold", np.array(quantities.THRESHOLDS)),
+        Axis("rms_threshold", np.array(quantities.RMS_THRESHOLDS)),
+        Axis("rank", np.arange(1, quantities.MASSIVE_RANKS + 1)),
+        Axis("top", np.arange(1, 4)),
+        Axis("domain", np.array(probe.domains)),
+        Axis("sequence", np.arange(sequences), {"domain_of_sequence": domain_of_sequence}),
+        Axis("position", np.arange(positions)),
+    ]
+
+
+def _hidden_size(checkpoint: Checkpoint, chosen: Sequence[TensorInfo]) -> int:
+    declared = checkpoint.config.get("hidden_size")
+    if isinstance(declared, int) and declared > 0:
+        return declared
+    return max((info.shape[info.residual_axis] for info in chosen if info.residual_axis is not None), default=1)

@@ -1,0 +1,52 @@
+"""Models made from a config: empty, on the meta device, or with fresh random weights.
+
+>>> from olmo_dynamics.model import ModelConfig, expected_shapes
+>>> config = ModelConfig(hidden_size=64, layers=2, heads=4, kv_heads=2, head_dim=16, intermediate_size=128,
+...                      vocab_size=100, max_positions=32, norm_eps=1e-6, rope_theta=5e5)
+>>> expected_shapes(config)["model.layers.1.self_attn.k_proj.weight"]
+(32, 64)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from olmo_dynamics.model.config import ModelConfig
+from olmo_dynamics.model.olmo2 import Olmo2
+
+INIT_STD = 0.02
+INIT_CUT = 3.0  # in standard deviations
+
+
+def build_model(
+    config: ModelConfig, *, device: torch.device | str = "meta", dtype: torch.dtype = torch.float32
+) -> Olmo2:
+    """A model of this shape, without weights: the meta device holds no numbers, any other device holds arbitrary ones.
+
+    Follow it with `load_model_weights` or `init_weights`.
+    """
+    with torch.device("meta"):
+        model = Olmo2(config).to(dtype)
+    return model if torch.device(device).type == "meta" else model.to_empty(device=device)
+
+
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The name and shape of every tensor that a checkpoint of this config holds, in the model's order."""
+    return {name: tuple(tensor.shape) for name, tensor in build_model(config).state_dict().items()}
+
+
+@torch.no_grad()
+def init_weights(model: nn.Module, seed: int) -> None:
+    """Fresh weights as OLMo 2 begins: norms 1, all else normal with standard deviation 0.02, cut off at ±0.06.
+
+    Drawn in float32 on the CPU in the order of the parameters' names, so a seed means the same on every device.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            parameter.fill_(1.0)
+            continue
+        drawn = torch.empty(parameter.shape)
+        nn.init.trunc_normal_(drawn, std=INIT_STD, a=-INIT_CUT * INIT_STD, b=INIT_CUT * INIT_STD, generator=generator)
+        parameter.copy_(drawn)

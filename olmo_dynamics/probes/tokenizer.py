@@ -1,0 +1,82 @@
+"""A tokenizer.json as a probe needs it: text to ids, and how many bytes of text each id stands for.
+
+>>> tokenizer = ProbeTokenizer(Path("tokenizer.json").read_bytes())
+>>> tokenizer.encode("a probe"), tokenizer.size
+([64, 21743], 100278)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from olmo_dynamics.errors import ProbeError
+from olmo_dynamics.probes.probe import UNKNOWN_BYTES
+
+END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
+"""Spellings of the token that ends a document; a tokenizer.json does not say which of its tokens it is."""
+
+
+class ProbeTokenizer:
+    """A tokenizer without truncation, padding or added beginnings; `sha256` is of the bytes it was read from."""
+
+    def __init__(self, tokenizer_json: bytes) -> None:
+        try:
+            text = tokenizer_json.decode()
+            self._tokenizer = Tokenizer.from_str(text)
+            self._fields: dict[str, Any] = json.loads(text)
+        except Exception as error:  # the library raises bare Exception
+            reason = " ".join(str(error).split())
+            raise ProbeError(f"wanted a tokenizer.json that the tokenizers library reads; it says: {reason}") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.sha256 = hashlib.sha256(tokenizer_json).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, nothing added."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    @cached_property
+    def size(self) -> int:
+        """Ids it knows: the largest plus one."""
+        return max(self._tokenizer.get_vocab().values(), default=-1) + 1
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The id that separates documents, or None if the tokenizer has none of the known spellings."""
+        added = {token["content"]: int(token["id"]) for token in self._fields.get("added_tokens") or ()}
+        return next((added[spelling] for spelling in END_OF_TEXT if spelling in added), None)
+
+    @cached_property
+    def token_bytes(self) -> NDArray[np.int64]:
+        """UTF-8 bytes of the text each id stands for [size]; -1 for ids it does not know, or if it is not byte-level.
+
+        A byte-level vocabulary spells each byte as one character, so a token's characters are its bytes. Added tokens
+        are plain text. The end of text counts 0: it separates documents and belongs to none. Where the tokenizer
+        normalises text (OLMo 1's to NFC), the bytes are those of the normalised text.
+        """
+        counts = np.full(self.size, UNKNOWN_BYTES, dtype=np.int64)
+        if not self._byte_level:
+            return counts
+        for spelling, token_id in self._tokenizer.get_vocab(with_added_tokens=False).items():
+            counts[token_id] = len(spelling)
+        for token in self._fields.get("added_tokens") or ():
+            counts[token["id"]] = len(token["content"].encode())
+        if self.end_of_text is not None:
+            counts[self.end_of_text] = 0
+        return counts
+
+    @property
+    def _byte_level(self) -> bool:
+        steps = [self._fields.get("pre_tokenizer"), self._fields.get("decoder")]
+        flat = [
+            step for outer in steps if outer for step in (outer, *outer.get("pretokenizers", outer.get("decoders", ())))
+        ]
+        return any(step["type"] == "ByteLevel" for step in flat)

@@ -1,0 +1,37 @@
+"""Fixtures shared by every room's tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+REVISIONS = ("stage1-step0-tokens0B", "stage1-step10-tokens1B", "stage1-step100-tokens1B", "main")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four fp32 OLMo 2 revisions written by transformers; read it, never change it."""
+    from tests.runs import write_run
+
+    return write_run(tmp_path_factory.mktemp("runs") / "tiny", REVISIONS)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real inputs beside the checkout; the test is skipped where it is absent."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("the folder of real inputs is not beside this checkout")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's cache, nor another test's; only compiled kernels are shared."""
+    cache = tmp_path_factory.mktemp("cache")
+    compiled = ROOT / "cache" / "olmo_dynamics" / "numba"
+    compiled.mkdir(parents=True, exist_ok=True)
+    (cache / "numba").symlink_to(compiled)
+    monkeypatch.setenv("OLMO_DYNAMICS_CACHE", str(cache))

@@ -1,0 +1,197 @@
+"""Reading and writing config.json."""
+
+import json
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from olmo_dynamics.errors import CheckpointError, UnknownModelError
+from olmo_dynamics.model import ModelConfig, parse_config, to_config_json
+from tests.model.drawing import configs, distance, random_model, random_tokens, tiny_config
+
+LEAST = {
+    "model_type": "olmo2",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "vocab_size": 100,
+}
+
+
+def test_absent_keys_default_as_in_transformers():
+    config = parse_config(LEAST)
+    theirs = transformers.Olmo2Config(**LEAST)
+    assert config == ModelConfig(
+        hidden_size=64,
+        layers=2,
+        heads=4,
+        kv_heads=theirs.num_key_value_heads,
+        head_dim=16,
+        intermediate_size=128,
+        vocab_size=100,
+        max_positions=theirs.max_position_embeddings,
+        norm_eps=theirs.rms_norm_eps,
+        rope_theta=theirs.rope_parameters["rope_theta"],
+        tied_embeddings=theirs.tie_word_embeddings,
+        pad_token_id=theirs.pad_token_id,
+        bos_token_id=theirs.bos_token_id,
+        eos_token_id=theirs.eos_token_id,
+    )
+
+
+def test_the_config_of_a_published_model_is_read():
+    config = parse_config(
+        {
+            "architectures": ["Olmo2ForCausalLM"],
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "eos_token_id": 100257,
+            "hidden_act": "silu",
+            "hidden_size": 5120,
+            "initializer_range": 0.02,
+            "intermediate_size": 27648,
+            "max_position_embeddings": 4096,
+            "model_type": "olmo2",
+            "num_attention_heads": 40,
+            "num_hidden_layers": 64,
+            "num_key_value_heads": 8,
+            "pad_token_id": 100277,
+            "rms_norm_eps": 1e-06,
+            "rope_scaling": None,
+            "rope_theta": 500000,
+            "tie_word_embeddings": False,
+            "torch_dtype": "float32",
+            "use_cache": False,
+            "vocab_size": 100352,
+        }
+    )
+    assert (config.query_width, config.kv_width, config.rope_theta) == (5120, 1024, 500000)
+    assert (config.pad_token_id, config.eos_token_id) == (100277, 100257)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_theta": 5e5},
+        {"rope_theta": 5e5, "rope_scaling": None},
+        {"rope_theta": 5e5, "rope_scaling": {"type": "default"}},
+        {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}},
+        {"rope_parameters": {"rope_theta": 5e5}},
+        {"rope_parameters": {"rope_theta": 5e5}, "rope_theta": 500000},
+        {"rope_parameters": {"rope_type": "default"}, "rope_theta": 500000},
+    ],
+)
+def test_rope_is_read_in_every_spelling(rope):
+    assert parse_config(LEAST | rope).rope_theta == 5e5
+
+
+@settings(max_examples=20)
+@given(config=configs(), pad=st.sampled_from([None, 0, 3]), eos=st.sampled_from([None, 5, (5, 6)]))
+def test_written_configs_are_read_back(config, pad, eos):
+    written = to_config_json(config) | {
+        "pad_token_id": pad,
+        "eos_token_id": list(eos) if isinstance(eos, tuple) else eos,
+    }
+    read = parse_config(json.loads(json.dumps(written)))
+    assert to_config_json(read) == written
+    assert (read.head_dim, read.kv_heads, read.tied_embeddings) == (
+        config.head_dim,
+        config.kv_heads,
+        config.tied_embeddings,
+    )
+    assert hash(read) == hash(parse_config(written))
+
+
+@pytest.mark.parametrize("changes", [{}, {"tied_embeddings": True}, {"hidden_size": 40, "eos_token_id": (3, 4)}])
+def test_transformers_loads_what_we_write(tmp_path, changes):
+    model = random_model(tiny_config(**changes))
+    (tmp_path / "config.json").write_text(json.dumps(to_config_json(model.config, dtype="float32")))
+    save_file(model.state_dict(), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert theirs.dtype == torch.float32
+    assert parse_config(json.loads(theirs.config.to_json_string())) == model.config
+    token_ids = random_tokens(model.config, 2, 7)
+    with torch.no_grad():
+        assert distance(model(token_ids), theirs(token_ids).logits) <= 1e-5
+
+
+@pytest.mark.parametrize("model_type", ["llama", None])
+def test_unknown_model_types_can_still_be_recorded(model_type):
+    message = (
+        rf"^model_type must be one of olmo2 to run a forward pass; got {model_type!r}: "
+        r"record parameters only, which needs no forward pass$"
+    )
+    with pytest.raises(UnknownModelError, match=message):
+        parse_config(LEAST | {"model_type": model_type})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_act": "gelu"}, "hidden_act must be 'silu' for the forward pass implemented here; got 'gelu'"),
+        ({"attention_bias": True}, "attention_bias must be False for the forward pass implemented here; got True"),
+        ({"clip_qkv": 8.0}, "clip_qkv must be absent for the forward pass implemented here; got 8.0"),
+        ({"sliding_window": 4096}, "sliding_window must be absent for the forward pass implemented here; got 4096"),
+        (
+            {"layer_types": ["full_attention", "sliding_attention"]},
+            "layer_types must be 'full_attention' only for the forward pass implemented here; got ['sliding_attention']",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 8.0}},
+            "rope_scaling must be of rope_type 'default' for the forward pass implemented here; "
+            "got {'rope_type': 'yarn', 'factor': 8.0}",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
+            "rope_parameters must be of rope_type 'default' for the forward pass implemented here; "
+            "got {'rope_type': 'linear', 'rope_theta': 10000.0, 'factor': 2.0}",
+        ),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+            "rope_parameters must be of rope_type 'default' for the forward pass implemented here; "
+            "got {'full_attention': {'rope_type': 'default'}}",
+        ),
+    ],
+)
+def test_other_computations_are_refused(changes, message):
+    with pytest.raises(CheckpointError) as caught:
+        parse_config(LEAST | changes)
+    assert str(caught.value) == f"{message}: record parameters only"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"hidden_size": None, "vocab_size": None},
+            "config.json must give hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, vocab_size; "
+            "missing: hidden_size, vocab_size: add them",
+        ),
+        ({"vocab_size": 0}, "vocab_size must be a whole number of at least 1; got 0: correct the config"),
+        ({"hidden_size": "64"}, "hidden_size must be a whole number of at least 1; got '64': correct the config"),
+        ({"num_attention_heads": 0}, "heads must be a whole number of at least 1; got 0: correct the config"),
+        ({"head_dim": 16.0}, "head_dim must be a whole number of at least 1; got 16.0: correct the config"),
+        ({"num_hidden_layers": True}, "layers must be a whole number of at least 1; got True: correct the config"),
+        (
+            {"hidden_size": 66},
+            "hidden_size must be a multiple of num_attention_heads where head_dim is absent; got 66 and 4: correct the config",
+        ),
+        ({"num_key_value_heads": 3}, "heads must be a multiple of kv_heads; got 4 and 3: correct the config"),
+        ({"head_dim": 5}, "head_dim must be even, because RoPE turns pairs; got 5: correct the config"),
+        ({"rms_norm_eps": 0}, "norm_eps must be a number above 0; got 0: correct the config"),
+        ({"rope_theta": "5e5"}, "rope_theta must be a number above 0; got '5e5': correct the config"),
+        (
+            {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}},
+            "rope_theta must be one number; got 500000.0 in rope_parameters and 10000.0 beside it: remove one",
+        ),
+    ],
+)
+def test_contradictions_are_refused(changes, message):
+    with pytest.raises(CheckpointError) as caught:
+        parse_config(LEAST | changes)
+    assert str(caught.value) == message

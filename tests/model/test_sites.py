@@ -1,0 +1,68 @@
+"""Taps: where activations are read and edited."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from olmo_dynamics.errors import OptionError
+from olmo_dynamics.model import Tap, build_model, find_tap
+from olmo_dynamics.names import NO_LAYER, Site
+from tests.model.drawing import tiny_config
+
+
+def test_a_tap_returns_what_it_is_given():
+    x = torch.zeros(1, 2, 3)
+    assert Tap(Site.QUERY, 1)(x) is x
+
+
+def test_taps_add_nothing_to_a_state_dict():
+    names = build_model(tiny_config()).state_dict()
+    assert len(names) == 3 * 11 + 3
+    assert all(name.endswith(".weight") for name in names)
+
+
+def test_taps_are_found_by_site_and_layer_and_by_plain_attributes():
+    model = build_model(tiny_config())
+    block = model.model.layers[2]
+    assert find_tap(model, Site.RESIDUAL_MIDDLE, 2) is block.residual_middle
+    assert find_tap(model, Site.KEY, 2) is block.self_attn.key
+    assert find_tap(model, Site.MLP_OUTPUT, 2) is block.mlp.output
+    assert find_tap(model, Site.LOGITS) is model.logits
+
+
+def test_a_printed_tap_says_where_it_is():
+    assert str(Tap(Site.QUERY, 1)) == "Tap(q, layer 1)"
+    assert str(Tap(Site.LOGITS, NO_LAYER)) == "Tap(logits)"
+
+
+@pytest.mark.parametrize(
+    ("site", "layer", "message"),
+    [
+        (Site.QUERY, 3, r"^site and layer must name a place in the model; got q of layer 3: its layers are 0 to 2$"),
+        (
+            Site.LOGITS,
+            0,
+            r"^site and layer must name a place in the model; got logits of layer 0: it lies outside the blocks$",
+        ),
+    ],
+)
+def test_a_place_that_is_not_there_is_refused(site, layer, message):
+    with pytest.raises(OptionError, match=message):
+        find_tap(build_model(tiny_config()), site, layer)
+
+
+def test_the_door_is_lazy():
+    code = (
+        "import sys, olmo_dynamics.model as model; model.parse_config; assert 'torch' not in sys.modules; "
+        "model.build_model; assert 'torch' in sys.modules; assert set(model.__all__) <= set(dir(model))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_door_names_what_it_lacks():
+    import olmo_dynamics.model as door
+
+    with pytest.raises(AttributeError, match=r"^module 'olmo_dynamics\.model' has no attribute 'Olmo4'$"):
+        _ = door.Olmo4

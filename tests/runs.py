@@ -1,0 +1,75 @@
+"""Tiny real runs for tests: OLMo 2 checkpoints written by transformers, with a tokenizer of their own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import Olmo2Config, Olmo2ForCausalLM
+
+TINY = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-6,
+    "pad_token_id": None,
+    "eos_token_id": 0,
+    "tie_word_embeddings": False,
+}
+
+
+def tiny_model(seed: int, dtype: torch.dtype = torch.float32) -> Olmo2ForCausalLM:
+    """A random OLMo 2 whose weights and gains are far from their initial symmetry, with one planted outlier feature."""
+    torch.manual_seed(seed)
+    model = Olmo2ForCausalLM(Olmo2Config(**TINY))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.copy_(1 + 0.3 * torch.randn_like(parameter))
+            else:
+                parameter.copy_(0.1 * torch.randn_like(parameter))
+        for layer in model.model.layers:
+            layer.post_feedforward_layernorm.weight[7] = 9.0 + seed
+    return model.to(dtype).eval()
+
+
+def tiny_tokenizer() -> str:
+    """A byte-level BPE of 300 entries as tokenizer.json text; id 0 ends a document."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the model reads the tokens and then the next token"] * 4, trainer)
+    return str(tokenizer.to_str())
+
+
+def write_revision(folder: Path, seed: int, *, dtype: torch.dtype = torch.float32, shard: str | None = None) -> Path:
+    """One revision as transformers writes it, with tokenizer.json."""
+    options = {"max_shard_size": shard} if shard else {}
+    tiny_model(seed, dtype).save_pretrained(folder, **options)
+    (folder / "tokenizer.json").write_text(tiny_tokenizer(), encoding="utf-8")
+    return folder
+
+
+def write_run(folder: Path, names: tuple[str, ...], *, dtype: torch.dtype = torch.float32) -> Path:
+    """A folder of revisions, each with its own weights."""
+    for seed, name in enumerate(names):
+        write_revision(folder / name, seed, dtype=dtype)
+    return folder
+
+
+def edit_config(revision: Path, **changes: object) -> None:
+    """Change a revision's config.json."""
+    path = revision / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -1,0 +1,13 @@
+"""How results become tables: polars frames out of a store, and a run's revisions.
+
+>>> from olmo_dynamics.frames import open_store
+>>> open_store("olmo2-1b.zarr").table("parameters")  # doctest: +SKIP
+"""
+
+from olmo_dynamics.frames.averages import macro_average
+from olmo_dynamics.frames.births import births
+from olmo_dynamics.frames.recorded import RecordedStore, export, open_store
+from olmo_dynamics.frames.tables import table, table_names
+from olmo_dynamics.frames.thinning import thin
+
+__all__ = ["RecordedStore", "births", "export", "macro_average", "open_store", "table", "table_names", "thin"]

@@ -1,0 +1,26 @@
+"""Averages over domains.
+
+>>> macro_average(store.table("loss")).select("step", "cross_entropy")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from olmo_dynamics.frames.grid import LEADING
+
+MACRO_AVERAGE = "macro average"
+
+
+def macro_average(loss_table: pl.DataFrame) -> pl.DataFrame:
+    """One row a revision: the plain mean over domains of every real-valued column, each domain counting alike (Paloma).
+
+    Null where a revision lacks a domain that others have: its mean would be over other text. `domain` says `macro average`,
+    so the rows can be stacked under the table's own.
+    """
+    domains = loss_table["domain"].n_unique()
+    leading = [name for name in LEADING if name in loss_table.columns]
+    real = [name for name, dtype in loss_table.schema.items() if dtype.is_float()]
+    means = (pl.when(pl.len() == domains).then(pl.col(name).mean()).alias(name) for name in real)
+    averaged = loss_table.group_by(leading, maintain_order=True).agg(*means)
+    return averaged.select(*leading, pl.lit(MACRO_AVERAGE).alias("domain"), *real)

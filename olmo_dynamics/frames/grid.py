@@ -1,0 +1,94 @@
+"""From labelled arrays to rows: the columns every table begins with, and one row a measured cell.
+
+>>> grid = Grid(store)  # doctest: +SKIP
+>>> grid.rows(("tensor",), grid.status("parameters", ("tensor",)) > 0)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import polars as pl
+
+from olmo_dynamics.names import Status
+from olmo_dynamics.quantities import find
+from olmo_dynamics.store import Store
+
+LEADING = ("revision", "stage", "ingredient", "step", "tokens")
+"""The columns every table begins with."""
+
+STATUS_WORDS = {
+    Status.NOT_MEASURED: "not measured",
+    Status.MEASURED: "measured",
+    Status.NONFINITE: "non-finite",
+    Status.DEGENERATE: "degenerate",
+}
+
+_COLUMN_NAMES = {"domain_of_sequence": "domain"}
+
+
+def revisions_table(store: Store) -> pl.DataFrame:
+    """What is known of each complete revision, by stage, ingredient and step; null where a name does not say."""
+    columns = {name: _series(name, values) for name, values in store.arrays("revisions").items() if name != "status"}
+    frame = pl.DataFrame(columns).with_row_index("row")
+    return frame.sort("stage", "ingredient", "step", "row", nulls_last=True)
+
+
+class Grid:
+    """The complete revisions of a store in the order tables show them, and its arrays in that order."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        revisions = revisions_table(store)
+        self.leading = revisions.select(LEADING)
+        self._order = revisions["row"].to_numpy()
+        self._in_order = bool((np.diff(self._order.astype(np.int64)) == 1).all())
+
+    def array(self, group: str, name: str, at: dict[str, float] | None = None) -> np.ndarray:
+        """A measured array, revisions in the table's order."""
+        values = self.store.array(group, name, at=at)
+        return values if self._in_order else values[self._order]
+
+    def status(self, group: str, axes: tuple[str, ...]) -> np.ndarray:
+        """The group's status over `axes`: the worst along axes that are not among them, repeated along those it lacks."""
+        own = find(f"{group}/status").axes
+        status = self.array(group, "status")
+        status = status.max(axis=tuple(place for place, name in enumerate(own, 1) if name not in axes))
+        sizes = [len(self.store.axis(name)) for name in axes]
+        narrow = [size if name in own else 1 for name, size in zip(axes, sizes, strict=True)]
+        return np.broadcast_to(status.reshape(len(status), *narrow), (len(status), *sizes))
+
+    def rows(self, axes: Iterable[str], kept: np.ndarray) -> pl.DataFrame:
+        """One row for each true cell of `kept` [revision, *axes]: the leading columns, then the axes' labels."""
+        places = np.nonzero(kept)
+        columns = [column.gather(places[0]) for column in self.leading]
+        for axis, place in zip(axes, places[1:], strict=True):
+            columns += [column.gather(place) for column in self.labels(axis)]
+        return pl.DataFrame(columns)
+
+    def labels(self, axis: str) -> list[pl.Series]:
+        """An axis's labels and what is known along it, as columns."""
+        found = self.store.axis(axis)
+        columns = {axis: found.labels, **found.coordinates}
+        return [_series(_COLUMN_NAMES.get(name, name), values) for name, values in columns.items()]
+
+
+def status_words(status: np.ndarray) -> pl.Series:
+    """A column that says in words what a status means."""
+    return pl.Series("status", [STATUS_WORDS[each] for each in Status]).gather(status.astype(np.uint32))
+
+
+def numbers(name: str, values: np.ndarray) -> pl.Series:
+    """A column of numbers; -1 among integers is null."""
+    return _series(name, values)
+
+
+def _series(name: str, values: np.ndarray) -> pl.Series:
+    if values.dtype.kind == "U":
+        texts = pl.Series(name, values.tolist(), dtype=pl.String)
+        return texts.replace("", None) if name == "ingredient" else texts
+    column = pl.Series(name, np.ascontiguousarray(values))
+    if values.dtype != np.int64 or not (values == -1).any():
+        return column
+    return column.set(column == -1, None)

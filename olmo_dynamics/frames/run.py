@@ -1,0 +1,72 @@
+"""A run: the revisions somebody published, as a table.
+
+>>> from olmo_dynamics.frames.run import Run
+>>> run = Run("allenai/OLMo-2-0425-1B")  # doctest: +SKIP
+>>> run.revisions.head()  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import polars as pl
+
+from olmo_dynamics.checkpoints import Checkpoint, Source, open_source, select
+from olmo_dynamics.names import Revision
+
+_SCHEMA = {
+    "revision": pl.String,
+    "stage": pl.Int64,
+    "ingredient": pl.String,
+    "step": pl.Int64,
+    "tokens": pl.Int64,
+    "token_label": pl.String,
+    "format": pl.String,
+    "commit": pl.String,
+}
+
+
+class Run:
+    """A source of revisions: a hub repo id, or a folder whose sub-folders are revisions."""
+
+    def __init__(self, source: str | Path | Source) -> None:
+        self.source = source if isinstance(source, Source) else open_source(source)
+
+    @property
+    def name(self) -> str:
+        """The repo id, or the folder."""
+        return self.source.name
+
+    @cached_property
+    def revisions(self) -> pl.DataFrame:
+        """What exists: name, stage, ingredient, step, tokens, token label, format, commit; one row a revision."""
+        return revisions_frame(self.source.revisions())
+
+    def select(self, expression: str) -> list[Revision]:
+        """The revisions an expression such as `stage1:log24,main` names.
+
+        Raises:
+            SelectionError: it cannot be read, or matches nothing.
+        """
+        return select(self.source.revisions(), expression)
+
+    def open(self, revision: str | Revision) -> Checkpoint:
+        """One checkpoint, pinned to its commit.
+
+        Raises:
+            UnknownRevisionError: there is no such revision; near names are shown.
+        """
+        return self.source.open(self.source.find(revision) if isinstance(revision, str) else revision)
+
+    def __repr__(self) -> str:
+        return f"Run({self.name!r})"
+
+
+def revisions_frame(revisions: list[Revision]) -> pl.DataFrame:
+    """Revisions as a table, in the given order."""
+    rows = [
+        (each.name, each.stage, each.ingredient, each.step, each.tokens, each.token_label, each.format, each.commit)
+        for each in revisions
+    ]
+    return pl.DataFrame(rows, schema=_SCHEMA, orient="row")

@@ -1,0 +1,10 @@
+"""What we keep: measurements of many revisions in one Zarr folder that xarray opens without us.
+
+>>> store = Store.open("olmo2-1b.zarr")  # doctest: +SKIP
+>>> store.done  # doctest: +SKIP
+"""
+
+from olmo_dynamics.store.layout import Axis, Layout
+from olmo_dynamics.store.store import Store
+
+__all__ = ["Axis", "Layout", "Store"]

@@ -1,0 +1,161 @@
+"""The reading half of a store.
+
+Everything is read through zarr by the root's `zarr.json`, so all arrays are seen at one moment's shape.
+
+    >>> store = Store.open("run.zarr")  # doctest: +SKIP
+    >>> store.array("parameters", "rms").shape, len(store.done)  # doctest: +SKIP
+    ((24, 147), 24)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from olmo_dynamics.errors import StoreError
+from olmo_dynamics.names import Revision
+from olmo_dynamics.store.documents import as_numpy, coordinate_names, load_document, read_layout
+from olmo_dynamics.store.layout import REVISION, Axis, Layout
+from olmo_dynamics.store.schema import COMPLETE, PLANNED, PROBE, REVISIONS
+from olmo_dynamics.store.zarr_format import array_spec
+
+_KNOWN_WHEN_PLANNED = frozenset(column.name for column in PLANNED)
+
+
+class ReadableStore:
+    """What can be asked of a store without writing to it."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._load()
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The root attributes: source, model config, probe, compute dtype, versions."""
+        return dict(self._document["attributes"])
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups of measured numbers."""
+        return tuple(self._document["attributes"]["groups"])
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The axes and groups, as read back."""
+        return read_layout(self._zarr, self._nodes, self.groups)
+
+    @property
+    def done(self) -> frozenset[str]:
+        """Names of the revisions that are wholly there."""
+        return frozenset(self._names[self._complete()].tolist())
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Names of the revisions that are planned and not there, in the order of their rows."""
+        return tuple(self._names[~self._complete()].tolist())
+
+    def revisions(self) -> list[Revision]:
+        """The revisions that are wholly there; a name's other parts (label, prefix, suffix) are not kept."""
+        columns = self.arrays(REVISIONS)
+        names = ("revision", "stage", "ingredient", "step", "tokens", "commit")
+        rows = zip(*(columns[name].tolist() for name in names), strict=True)
+        return [
+            Revision(name, _known(stage), ingredient or None, _known(step), _known(tokens), commit=commit)
+            for name, stage, ingredient, step, tokens, commit in rows
+        ]
+
+    def axis(self, name: str) -> Axis:
+        """One axis with its labels and coordinates.
+
+        Raises:
+            StoreError: no group of this store lies on it.
+        """
+        if name not in self.layout.axes:
+            raise StoreError(f"{self.path} has no axis {name}; it has {', '.join(self.layout.axes)}")
+        return self.layout.axes[name]
+
+    def arrays(self, group: str, *, planned: bool = False) -> dict[str, np.ndarray]:
+        """Every measured array of a group by name; its coordinates are in `layout`.
+
+        Args:
+            group: a group of quantities, `revisions` or `probe`.
+            planned: rows of revisions that are not there as well, holding fill (NaN, -1, 0 or empty text).
+
+        Raises:
+            StoreError: the store has no such group.
+        """
+        if group not in self._all_groups:
+            raise StoreError(f"{self.path} has no group {group}; it has {', '.join(self._all_groups)}")
+        complete = self._complete()
+        return {name: self._read(f"{group}/{name}", {}, complete, planned=planned) for name in self._measured(group)}
+
+    def array(
+        self, group: str, name: str, *, at: Mapping[str, str | int | float] | None = None, planned: bool = False
+    ) -> np.ndarray:
+        """One array; `at` picks one label of an axis, and drops that axis. Rows as in `arrays`.
+
+        Raises:
+            StoreError: the store has no such array, or the axis no such label.
+        """
+        path = f"{group}/{name}"
+        if path not in self._nodes:
+            raise StoreError(f"{self.path} has no {path}; its groups are {', '.join(self._all_groups)}")
+        return self._read(path, at or {}, self._complete(), planned=planned)
+
+    def probe(self) -> dict[str, np.ndarray]:
+        """The tokens that every revision read: `token_id`, `mask`, `domain`; nothing where there was no probe."""
+        return self.arrays(PROBE) if PROBE in self._all_groups else {}
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes on disk, by group."""
+        return {
+            group: sum(file.stat().st_size for file in (self.path / group).rglob("*") if file.is_file())
+            for group in self._all_groups
+        }
+
+    @property
+    def _all_groups(self) -> tuple[str, ...]:
+        return tuple(path for path in self._nodes if "/" not in path)
+
+    def _measured(self, group: str) -> list[str]:
+        """The arrays of a group, less those that label its axes; all of `revisions`."""
+        prefix = f"{group}/"
+        nodes = {path.removeprefix(prefix): node for path, node in self._nodes.items() if path.startswith(prefix)}
+        if group == REVISIONS:
+            return list(nodes)
+        labels = coordinate_names(self._nodes, group)
+        return [name for name, node in nodes.items() if name not in labels and node["dimension_names"] != [name]]
+
+    def _load(self) -> None:
+        """Read the root document: what the store holds at this moment."""
+        self._document = load_document(self.path)
+        self._nodes: dict[str, Any] = self._document["consolidated_metadata"]["metadata"]
+        self._zarr = zarr.open_group(self.path, mode="r", use_consolidated=True)
+        self._names = as_numpy(self._zarr[f"{REVISIONS}/{REVISION}"], ())
+
+    def _complete(self) -> np.ndarray:
+        is_complete: np.ndarray = as_numpy(self._zarr[f"{REVISIONS}/status"], ()) == COMPLETE
+        return is_complete
+
+    def _read(
+        self, path: str, at: Mapping[str, str | int | float], complete: np.ndarray, *, planned: bool
+    ) -> np.ndarray:
+        spec = array_spec(path, self._nodes[path])
+        places = {axis: self.axis(axis).position(label) for axis, label in at.items()}
+        values = as_numpy(self._zarr[path], tuple(places.get(axis, slice(None)) for axis in spec.dimensions))
+        if spec.dimensions[0] != REVISION or complete.all():
+            return values
+        if not planned:
+            return np.compress(complete, values, axis=0)
+        if len(spec.dimensions) > 1 or path.rpartition("/")[2] not in _KNOWN_WHEN_PLANNED:
+            values[~complete] = spec.fill
+        return values
+
+
+def _known(number: int) -> int | None:
+    return None if number < 0 else number

@@ -15,9 +15,15 @@ from typing import Self
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.progress import Progress as RichProgress
-from rich.progress import TransferSpeedColumn
 
 
 class Silent:
@@ -64,7 +70,7 @@ class Bar(Silent):
             disable=not self._live,
         )
         self._task = self._bar.add_task("collecting", total=None, done=0, revisions="?")
-        self._done, self._revisions, self._bytes, self._expected = 0, 0, 0, 0
+        self._done, self._revisions, self._moved, self._expected = 0, 0, 0, 0
         self._started = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -88,7 +94,7 @@ class Bar(Silent):
 
     def advance(self, nbytes: int) -> None:
         """Move the bar."""
-        self._bytes += nbytes
+        self._moved += nbytes
         self._bar.update(self._task, advance=nbytes)
 
     def finish(self, name: str) -> None:
@@ -97,12 +103,13 @@ class Bar(Silent):
         self._bar.update(self._task, done=self._done)
         if not self._live:
             seconds = time.monotonic() - self._started
-            rate = self._bytes / seconds if seconds > 0 else 0.0
-            left = max(self._expected - self._bytes, 0) / rate if rate else 0.0
-            self._console.print(
-                f"{name}  {self._done}/{self._revisions}  {decimal(self._bytes)}  {decimal(int(rate))}/s  {left:.0f} s left",
-                highlight=False, soft_wrap=True,
-            )  # fmt: skip
+            rate = self._moved / seconds if seconds > 0 else 0.0
+            left = max(self._expected - self._moved, 0) / rate if rate else 0.0
+            line = f"{name}  {self._done}/{self._revisions}  {self._amount(rate)}  {left:.0f} s left"
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _amount(self, rate: float) -> str:
+        return f"{decimal(self._moved)}  {decimal(int(rate))}/s"
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
@@ -120,3 +127,6 @@ class Steps(Bar):
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
         )
+
+    def _amount(self, rate: float) -> str:
+        return f"{self._moved} steps  {rate:.0f} steps/s"

@@ -12,6 +12,14 @@ import os
 from pathlib import Path
 
 
+def wait_without_spinning() -> None:
+    """Let idle compute threads sleep, unless the user has said otherwise; takes effect before torch is imported.
+
+    OpenMP's threads spin at barriers by default, which on a machine shared with others costs several times the work.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def cache_dir() -> Path:
     """The folder for things that can be rebuilt: `OLMO_DYNAMICS_CACHE`, else `$XDG_CACHE_HOME/olmo_dynamics`."""
     chosen = os.environ.get("OLMO_DYNAMICS_CACHE")

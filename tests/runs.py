@@ -29,7 +29,7 @@ def tiny_model(seed: int, dtype: torch.dtype = torch.float32) -> Olmo2ForCausalL
     torch.manual_seed(seed)
     model = Olmo2ForCausalLM(Olmo2Config(**TINY))
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.copy_(1 + 0.3 * torch.randn_like(parameter))
             else:

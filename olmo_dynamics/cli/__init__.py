@@ -20,6 +20,7 @@ from olmo_dynamics.cli.report import report
 from olmo_dynamics.cli.revisions import revisions
 from olmo_dynamics.cli.show import show
 from olmo_dynamics.errors import OlmoDynamicsError
+from olmo_dynamics.settings import wait_without_spinning
 
 INTERRUPTED = 130
 
@@ -47,6 +48,7 @@ for command in (revisions, collect, show, report, export, demo, lab):
 
 def main() -> None:
     """Run the command line; the only place that turns exceptions into exit codes."""
+    wait_without_spinning()
     try:
         cli.main(prog_name="olmo-dyn", standalone_mode=False)
     except OlmoDynamicsError as error:

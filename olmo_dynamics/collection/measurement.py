@@ -19,9 +19,6 @@ from olmo_dynamics.errors import OptionError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 """What the forward pass may be computed in."""
 
-PARAMETER_GROUPS = ("parameters", "embeddings")
-"""The groups that need no forward pass."""
-
 
 class Options(TypedDict, total=False):
     """Keyword options of `collect` and `plan`; see `Measurement`."""
@@ -72,7 +69,7 @@ class Measurement:
     @property
     def wants_forward(self) -> bool:
         """Whether anything asked for needs a forward pass."""
-        return not self.record or any(name not in PARAMETER_GROUPS for name in self.record)
+        return not self.record or any(name not in quantities.PARAMETER_GROUPS for name in self.record)
 
 
 def parse_batch(batch: str | tuple[int, int] | None) -> tuple[int, int] | None:

@@ -17,11 +17,12 @@ import torch
 
 from olmo_dynamics import quantities
 from olmo_dynamics.checkpoints import Checkpoint
-from olmo_dynamics.collection.measurement import DTYPES, PARAMETER_GROUPS, Measurement, parse_batch
+from olmo_dynamics.collection.measurement import DTYPES, Measurement, parse_batch
 from olmo_dynamics.errors import OptionError, ProbeError, UnknownModelError
 from olmo_dynamics.model import ModelConfig, check_shapes, parse_config
 from olmo_dynamics.names import FLOAT_DTYPES, NO_LAYER, Site, TensorInfo
 from olmo_dynamics.probes import Probe, load_probe
+from olmo_dynamics.quantities import PARAMETER_GROUPS
 from olmo_dynamics.store import Axis, Layout
 
 

@@ -21,7 +21,7 @@ from olmo_dynamics.collection.study import Study, choose_tensors
 from olmo_dynamics.errors import CheckpointError
 from olmo_dynamics.model import StreamedPass, check_shapes, parse_config, stages, to_tensor
 from olmo_dynamics.names import Record, TensorInfo
-from olmo_dynamics.recorders import ForwardRecorders, measure_embedding, measure_tensor
+from olmo_dynamics.recorders import ForwardRecorders, embedding_records, parameter_records, survey_tensor
 
 _GROUP_BYTES = 128 << 20  # 128 MiB: tensors measured together where no forward pass sets the order
 _LOOK_AHEAD = 1  # parts fetched while one is measured
@@ -110,14 +110,16 @@ def _fetched(
 
 
 def _parameter_records(info: TensorInfo, *, raw: dict[str, np.ndarray], study: Study) -> list[Record]:
-    records: list[Record] = []
-    if "parameters" in study.groups:
-        records += measure_tensor(raw[info.name], info)
-    if "embeddings" in study.groups and info.role in ("embed_tokens", "lm_head") and study.probe is not None:
+    """Both parameter groups of one tensor, from one pass over its bytes."""
+    is_embedding = "embeddings" in study.groups and info.name in study.layout.axes["embedding"].labels
+    if not (is_embedding or "parameters" in study.groups):
+        return []
+    survey = survey_tensor(raw[info.name], info, column_sums=is_embedding)
+    records = parameter_records(survey, info) if "parameters" in study.groups else []
+    if is_embedding and study.probe is not None:
         counts = np.bincount(study.probe.token_ids[study.probe.mask], minlength=info.shape[0])
-        records += measure_embedding(
-            raw[info.name], info, token_counts=counts, tokenizer_size=study.probe.tokenizer_size
-        )
+        size = study.probe.tokenizer_size
+        records += embedding_records(survey, info, token_counts=counts, tokenizer_size=size)
     return records
 
 

@@ -1,0 +1,84 @@
+"""Run the benchmarks: `python -m benchmarks [--shape 150m|1b] [--repeats N] [p1] [p2] [p8]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from benchmarks import p1_parameters, p2_collect, p8_start
+from benchmarks.checkpoint import SHAPES, make_checkpoint
+from benchmarks.turns import Turn, median_seconds, print_table, take_turns
+
+HERE = Path(__file__).parent
+CACHE = HERE.parent / "cache" / "bench"
+RESULTS = HERE / "results"
+
+
+def run_p1(folder: Path, shape: str, repeats: int) -> dict[str, list[Turn]]:
+    turns = take_turns("benchmarks.p1_parameters", p1_parameters.METHODS, arguments=[str(folder)], repeats=repeats)
+    mine = "ours"
+    print_table(f"P1  parameter statistics, {shape}, bf16, warm page cache", turns, ours=mine)
+    limit = median_seconds(turns["pread, two threads"]) / median_seconds(turns[mine])
+    error = abs(turns[mine][0].result / turns["safe_open + torch ops"][0].result - 1)
+    print(
+        f"share of the two-thread pread rate: {limit:.1%} (target 50 %)   total L2 against float64: {error:.1e} relative"
+    )
+    return turns
+
+
+def run_p2(folder: Path, shape: str, repeats: int) -> dict[str, list[Turn]]:
+    turns = take_turns("benchmarks.p2_collect", p2_collect.METHODS, arguments=[str(folder)], repeats=repeats)
+    mine, peer, limit = p2_collect.METHODS
+    print_table(f"P2  collect one local revision, {shape}, bf16, 8 x 512 tokens", turns, ours=mine)
+    share = median_seconds(turns[limit]) / median_seconds(turns[mine])
+    memory = max(t.peak_bytes for t in turns[mine]) / max(t.peak_bytes for t in turns[peer])
+    losses = (turns[mine][0].result, turns[peer][0].result)
+    print(f"share of the GEMM limit: {share:.1%} (target 75 %)   memory against the peer: {memory:.2f} (target 0.15)")
+    print(f"loss: ours {losses[0]:.4f}, transformers {losses[1]:.4f}")
+    return turns
+
+
+def run_p8(repeats: int) -> dict[str, list[Turn]]:
+    turns = take_turns("benchmarks.p8_start", p8_start.METHODS, arguments=[], repeats=repeats)
+    print_table("P8  start: processes, wall time", turns, ours=p8_start.METHODS[0])
+    return turns
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("which", nargs="*", choices=["p1", "p2", "p8", []], help="default: all")
+    parser.add_argument("--shape", choices=[name for name in SHAPES if name != "tiny"], default="150m")
+    parser.add_argument("--repeats", type=int, default=5)
+    given = parser.parse_args()
+    which = given.which or ["p1", "p2", "p8"]
+    folder = make_checkpoint(given.shape, CACHE)
+    results = {}
+    if "p1" in which:
+        results["p1"] = run_p1(folder, given.shape, given.repeats)
+    if "p2" in which:
+        results["p2"] = run_p2(folder, given.shape, given.repeats)
+    if "p8" in which:
+        results["p8"] = run_p8(given.repeats)
+    save(results, given.shape)
+
+
+def save(results: dict[str, dict[str, list[Turn]]], shape: str) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    machine = {"machine": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    for name, turns in results.items():
+        medians = {method: statistics.median(turn.seconds for turn in taken) for method, taken in turns.items()}
+        content = {"benchmark": name, "shape": shape, **machine, "median_seconds": medians,
+                   "turns": {method: [asdict(turn) for turn in taken] for method, taken in turns.items()}}  # fmt: skip
+        path = RESULTS / f"{name}-{shape}.json"
+        path.write_text(json.dumps(content, indent=1) + "\n")
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

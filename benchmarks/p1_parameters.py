@@ -1,0 +1,114 @@
+"""P1: parameter statistics of a bf16 checkpoint: ours, safe_open + torch ops, careful chunked torch, and the read limit.
+
+Every method gives, for each tensor, L2 norm, mean, standard deviation, largest magnitude, kurtosis and row and column norms
+(ours gives quantiles, medians and counts besides). The page cache is warm.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from benchmarks.turns import report_turn
+
+METHODS = ("ours", "chunked torch, float64", "safe_open + torch ops", "pread, two threads")
+_CHUNK = 128 * 1024  # elements: 256 KiB of bf16
+
+
+def ours(folder: Path) -> float:
+    from olmo_dynamics.checkpoints import open_source
+    from olmo_dynamics.collection.measurement import Measurement
+    from olmo_dynamics.collection.study import prepare
+    from olmo_dynamics.collection.walk import measure
+
+    source = open_source(folder.parent)
+    with source.open(source.find(folder.name)) as checkpoint:
+        study = prepare(checkpoint, Measurement(record=("parameters",)), source="benchmark")
+        records = measure(checkpoint, study, lambda _: None)
+    squares = [float(each.values) ** 2 for each in records if each.quantity.key == "parameters/l2_norm"]
+    return float(np.sqrt(sum(squares)))
+
+
+def warm_ours(folder: Path) -> None:
+    """Compile or load the kernels, which a collection does once, not once a revision."""
+    from benchmarks.checkpoint import make_checkpoint
+
+    ours(make_checkpoint("tiny", folder.parent.parent))
+
+
+def tensors_of(folder: Path) -> Iterator[torch.Tensor]:
+    for shard in sorted(folder.glob("*.safetensors")):
+        with safe_open(shard, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                yield file.get_tensor(name)
+
+
+def safe_open_torch(folder: Path) -> float:
+    total = 0.0
+    for stored in tensors_of(folder):
+        tensor = stored.double()
+        centred = tensor - tensor.mean()
+        variance = centred.square().mean()
+        statistics = (tensor.std(), tensor.abs().max(), centred.pow(4).mean() / variance**2)
+        assert all(each.isfinite() for each in statistics)
+        if tensor.ndim == 2:
+            tensor.norm(dim=0), tensor.norm(dim=1)
+        total += float(tensor.norm()) ** 2
+    return float(np.sqrt(total))
+
+
+def chunked_torch(folder: Path) -> float:
+    total = 0.0
+    for stored in tensors_of(folder):
+        matrix = stored if stored.ndim == 2 else stored[None]
+        width = matrix.shape[1]
+        columns = torch.zeros(width, dtype=torch.float64)
+        powers = torch.zeros(4, dtype=torch.float64)
+        largest = 0.0
+        for chunk in matrix.split(max(1, _CHUNK // width)):
+            block = chunk.float()
+            squares = block.square()
+            row_squares = squares.sum(1, dtype=torch.float64)
+            columns += squares.sum(0, dtype=torch.float64)
+            powers[0] += block.sum(dtype=torch.float64)
+            powers[1] += row_squares.sum()
+            powers[2] += (squares * block).sum(dtype=torch.float64)
+            powers[3] += squares.square().sum(dtype=torch.float64)
+            largest = max(largest, float(block.abs().max()))
+        total += float(powers[1])
+    return float(np.sqrt(total))
+
+
+def pread_limit(folder: Path) -> float:
+    """Read every byte into a reused buffer with two threads: the machine's limit for a warm file."""
+    block = 8 << 20
+
+    def read(span: tuple[Path, int, int]) -> int:
+        path, start, stop = span
+        buffer, count = bytearray(block), 0
+        with path.open("rb", buffering=0) as file:
+            for offset in range(start, stop, block):
+                count += os.preadv(file.fileno(), [memoryview(buffer)[: min(block, stop - offset)]], offset)
+        return count
+
+    spans = []
+    for shard in folder.glob("*.safetensors"):
+        middle = shard.stat().st_size // 2
+        spans += [(shard, 0, middle), (shard, middle, shard.stat().st_size)]
+    with ThreadPoolExecutor(2) as pool:
+        return float(sum(pool.map(read, spans)))
+
+
+if __name__ == "__main__":
+    method, path = sys.argv[1], Path(sys.argv[2])
+    work = dict(zip(METHODS, (ours, chunked_torch, safe_open_torch, pread_limit), strict=True))[method]
+    if method == "ours":
+        warm_ours(path)
+    report_turn(lambda: work(path))

@@ -1,0 +1,191 @@
+"""A whole pretraining run in a minute or two, offline: a tiny OLMo 2 on the standard library's text, saved 24 times.
+
+The revisions are log-spaced from step 0 and look like those of a published run: whatever reads checkpoints reads them.
+
+    >>> run = pretrain(Path("cache/demo"))
+    >>> sorted(folder.name for folder in run.glob("step*"))[0]
+    'step0-tokens0'
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import takewhile
+from pathlib import Path
+
+import torch
+
+from olmo_dynamics.errors import TrainingError
+from olmo_dynamics.experiments.corpus import END_OF_TEXT_ID, PADDING_ID, Corpus, build_corpus
+from olmo_dynamics.model import ModelConfig
+from olmo_dynamics.progress import Bar, Silent, Steps
+from olmo_dynamics.training.checkpoint import CheckpointWriter, checkpoint_name, read_checkpoint
+from olmo_dynamics.training.metrics import Metrics
+from olmo_dynamics.training.recipe import Recipe, log_spaced
+from olmo_dynamics.training.state import TrainState, new_state
+from olmo_dynamics.training.trainer import Event, train
+
+WORKERS = 2  # more do not pay for matrices this small
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DemoSize:
+    """How large the demo is: its text, its model and its run."""
+
+    corpus_bytes: int = 6_000_000
+    entries: int = 4096  # of the tokenizer
+    hidden_size: int = 96
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    intermediate_size: int = 256
+    sequence_length: int = 128
+    sequences_per_step: int = 8
+    steps: int = 900
+    peak_lr: float = 6e-3
+    revisions: int = 24
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model; its embedding has up to 64 rows more than the tokenizer has entries, as OLMo 2's has 74."""
+        return ModelConfig(
+            hidden_size=self.hidden_size,
+            layers=self.layers,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.hidden_size // self.heads,
+            intermediate_size=self.intermediate_size,
+            vocab_size=(self.entries // 64 + 1) * 64,
+            max_positions=self.sequence_length,
+            norm_eps=1e-6,
+            rope_theta=5e5,
+            pad_token_id=PADDING_ID,
+            eos_token_id=END_OF_TEXT_ID,
+        )
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it is trained."""
+        return Recipe(
+            steps=self.steps,
+            sequences_per_step=self.sequences_per_step,
+            sequence_length=self.sequence_length,
+            peak_lr=self.peak_lr,
+            warmup_steps=self.steps // 20,
+            save_at=log_spaced(self.steps, self.revisions),
+        )
+
+
+STANDARD = DemoSize()
+SMALL = DemoSize(
+    corpus_bytes=200_000,
+    entries=512,
+    hidden_size=32,
+    layers=2,
+    intermediate_size=96,
+    sequence_length=64,
+    sequences_per_step=8,
+    steps=20,
+    revisions=6,
+)  # seconds: for tests
+
+
+def pretrain(out: Path, *, size: DemoSize = STANDARD, progress: Silent | None = None) -> Path:
+    """Train the demo's model and return the folder of its revisions, `out/run`; the corpus lies beside it.
+
+    A finished run is returned at once, and an interrupted one goes on from its last checkpoint.
+
+    Raises: TrainingError if `out` holds a run of another size.
+    """
+    run, recipe = out / "run", size.recipe
+    names = [checkpoint_name(step, step * recipe.tokens_per_step) for step in recipe.save_at]
+    done = list(takewhile(lambda name: (run / name).is_dir(), names))
+    for name in done[-1:]:
+        _require_same_size(run / name, size)
+    if done == names:
+        return run
+    corpus = _corpus(out / "corpus", size, keep=bool(done))
+    writer = CheckpointWriter(run, recipe, corpus.tokenizer_json, _lineage(size, corpus))
+    with _one_thread():
+        state = read_checkpoint(run / done[-1])[0] if done else new_state(size.config, recipe)
+        writer.write(state)
+        _train(state, writer, corpus, progress or Silent())
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """Where the demo's parts lie."""
+
+    run: Path  # a folder of revisions
+    store: Path
+    report: Path
+
+
+def run_demo(out: str | Path, *, size: DemoSize = STANDARD, quiet: bool = False) -> Demo:
+    """Pretrain, collect every revision, write the report; what is finished is reused, what was interrupted goes on.
+
+    Raises: TrainingError if `out` holds a run of another size.
+    """
+    from olmo_dynamics.collection import collect
+    from olmo_dynamics.reporting import write_report
+
+    folder = Path(out)
+    run = pretrain(folder, size=size, progress=Silent() if quiet else Steps())
+    demo = Demo(run, folder / "store.zarr", folder / "report.html")
+    store = collect(run, out=demo.store, progress=Silent() if quiet else Bar())
+    write_report(store, demo.report)
+    return demo
+
+
+def _train(state: TrainState, writer: CheckpointWriter, corpus: Corpus, progress: Silent) -> None:
+    recipe = writer.recipe
+    metrics = Metrics.load(writer.run / "metrics.csv", save_at=recipe.save_at, step=state.step)
+
+    def tell(event: Event) -> None:
+        progress.advance(1)
+        if event.step in recipe.save_at:
+            progress.finish(checkpoint_name(event.step, event.tokens_seen))
+
+    with progress:
+        left = [step for step in recipe.save_at if step > state.step]
+        progress.expect(revisions=len(left), nbytes=recipe.steps - state.step)
+        progress.begin("training")
+        train(state, recipe, corpus.train, callbacks=[metrics, writer, tell], workers=WORKERS)
+
+
+def _corpus(folder: Path, size: DemoSize, *, keep: bool) -> Corpus:
+    """The corpus that the run began with, or a new one."""
+    if keep and folder.is_dir():
+        return Corpus.load(folder)
+    corpus = build_corpus(max_bytes=size.corpus_bytes, entries=size.entries)
+    corpus.save(folder)
+    return corpus
+
+
+def _lineage(size: DemoSize, corpus: Corpus) -> dict[str, object]:
+    data = {"tokens": corpus.train.size, "sha256": hashlib.sha256(corpus.train.tobytes()).hexdigest()}
+    return {"parent": None, "demo": asdict(size), "data": data}
+
+
+def _require_same_size(checkpoint: Path, size: DemoSize) -> None:
+    lineage = json.loads((checkpoint / "lineage.json").read_bytes())
+    if lineage.get("demo") != asdict(size):
+        raise TrainingError(
+            f"{checkpoint.parent} must hold a demo of this size or nothing; got another run: choose another folder"
+        )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch to one thread outside the workers too: what is left there is too small to share."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

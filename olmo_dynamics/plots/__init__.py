@@ -1,0 +1,35 @@
+"""How tables become pictures: polars frames in, altair charts out.
+
+Every function takes a table and returns a chart that carries its own look; a `Style` says what is printed around it. The
+report page that holds many of them is made by `olmo_dynamics.plots.page`.
+
+    >>> import olmo_dynamics as od
+    >>> parameters = od.open_store("run.zarr").table("parameters")  # doctest: +SKIP
+    >>> od.plots.trajectory(parameters, y="rms", color="layer")  # doctest: +SKIP
+"""
+
+from olmo_dynamics.plots.bands import distribution_fan, embedding_band
+from olmo_dynamics.plots.births import outlier_births
+from olmo_dynamics.plots.depth import depth_profile
+from olmo_dynamics.plots.look import AnyChart, Style
+from olmo_dynamics.plots.losses import loss_by_domain
+from olmo_dynamics.plots.maps import layer_step_map
+from olmo_dynamics.plots.norms import norms_panel
+from olmo_dynamics.plots.panels import linked
+from olmo_dynamics.plots.rows import MAX_ROWS
+from olmo_dynamics.plots.trajectories import trajectory
+
+__all__ = [
+    "MAX_ROWS",
+    "AnyChart",
+    "Style",
+    "depth_profile",
+    "distribution_fan",
+    "embedding_band",
+    "layer_step_map",
+    "linked",
+    "loss_by_domain",
+    "norms_panel",
+    "outlier_births",
+    "trajectory",
+]

@@ -1,0 +1,111 @@
+"""Distributions over training time as nested bands of quantiles around the median.
+
+>>> import olmo_dynamics as od
+>>> store = od.open_store("run.zarr")  # doctest: +SKIP
+>>> od.plots.embedding_band(store.table("embeddings.row_l2_quantile"))  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import altair as alt
+import polars as pl
+
+from olmo_dynamics.errors import OptionError
+from olmo_dynamics.names import Quantity
+from olmo_dynamics.plots.axes import TimeAxis, time_axis, value_axis
+from olmo_dynamics.plots.look import PLAIN, AnyChart, Style, finished
+from olmo_dynamics.plots.panels import small_multiples
+from olmo_dynamics.plots.rows import Rows, drawable, require, with_branch
+from olmo_dynamics.plots.selections import zoom, zoomed
+from olmo_dynamics.plots.titles import axis_title, definition, heading, tooltips
+from olmo_dynamics.quantities import find
+
+_WIDE, _PAIR, _PANEL = (600, 320), (340, 280), (165, 130)
+_MEDIAN, _DARK = "median", "#08304F"
+_SHADES = {1: ("#A9CCE3",), 2: ("#CFE1F0", "#8DBBDD"), 3: ("#D6E6F2", "#A9CCE3", "#74ABD2")}
+_FOUR = ("#DDEAF4", "#B5D3E8", "#83B5D9", "#4F93C5")
+"""Outermost band to innermost, of one hue with the median's, by how many there are."""
+
+
+def embedding_band(frame: pl.DataFrame, *, x: str = "step", style: Style = PLAIN) -> AnyChart:
+    """Bands of the rows' L2 norms: 5 to 95 %, 25 to 75 % and the median, the input embedding and the head side by side.
+
+    Takes the table `embeddings.row_l2_quantile`. Raises OptionError where a column or a quantile is missing.
+    """
+    require(frame, "embedding", "quantile", "value")
+    inner = frame.filter(pl.col("quantile").is_between(0.05, 0.95))
+    return _fan(inner, find("embeddings/row_l2_quantile"), "embedding", x=x, style=style)
+
+
+def distribution_fan(
+    frame: pl.DataFrame, *, quantity: str = "parameters/element_quantile", x: str = "step", style: Style = PLAIN
+) -> AnyChart:
+    """Bands of every pair of quantiles q and 1 - q around the median, one panel a tensor.
+
+    Takes a table of quantiles such as `parameters.element_quantile`, whose values are of `quantity`; filter it to one role, or
+    to one tensor, first. Raises OptionError where a column or a quantile is missing.
+    """
+    level = "token_quantile" if "token_quantile" in frame.columns else "quantile"
+    require(frame, level, "value")
+    named = frame.rename({level: "quantile"}) if level != "quantile" else frame
+    several = [name for name in ("role", "site", "layer") if name in frame.columns and frame[name].n_unique() > 1]
+    text = [pl.format("layer {}", "layer") if name == "layer" else pl.col(name) for name in several]
+    panel = pl.concat_str(text or [pl.lit("")], separator=" · ", ignore_nulls=True).alias("panel")
+    return _fan(named.with_columns(panel), find(quantity), "panel", x=x, style=style)
+
+
+def _fan(frame: pl.DataFrame, quantity: Quantity, facet: str, *, x: str, style: Style) -> AnyChart:
+    rows = with_branch(drawable(frame, "value", x=x, also=[facet]))
+    _require_one_line(rows, facet)
+    count = rows.frame[facet].n_unique()
+    width, height = _WIDE if count == 1 else _PAIR if count == 2 else _PANEL
+    width, height = style.width or width, style.height or height
+    chart = _bands(rows, quantity, time_axis(rows.frame, x, width=width), panels=count > 2)
+    chart = chart.properties(width=width, height=height)
+    whole = small_multiples(chart, rows, facet, columns=style.columns, free=count == 2) if count > 1 else chart
+    title = heading(rows.frame, quantity, " during training").replace("Quantile", "Distribution", 1)
+    return finished(whole, title, [definition(quantity), rows.said], style)
+
+
+def _require_one_line(rows: Rows, facet: str) -> None:
+    if "branch" in rows.frame.columns:
+        lines = ", ".join(sorted(rows.frame["branch"].unique()))
+        raise OptionError(
+            f"one line of training was wanted for bands; the table has {lines}; filter by stage and ingredient"
+        )
+    if rows.frame.select("revision", facet, "quantile").is_duplicated().any():
+        raise OptionError(
+            "one value for each revision, panel and quantile was wanted; the table has several; filter it"
+        )
+
+
+def _bands(rows: Rows, quantity: Quantity, time: TimeAxis, *, panels: bool) -> alt.LayerChart:
+    """Areas from quantile q to quantile 1 - q, the widest at the back, and the median's line on top."""
+    nested = _nested(rows.frame)
+    widest_first = [band for band in nested["band"].unique(maintain_order=True) if band != _MEDIAN]
+    shades = alt.Scale(domain=widest_first, range=list(_SHADES.get(len(widest_first), _FOUR)))
+    told = tooltips(nested, value=f"{axis_title(quantity)}, or its lower end", upper="upper end")
+    y = value_axis(rows.frame, "value", quantity).channel().title(axis_title(quantity, short=panels))
+    base = alt.Chart(nested).encode(x=time.channel(seen=zoomed(time.field)), y=y, tooltip=told)
+    color = alt.Color("band", type="nominal", scale=shades, sort=widest_first, title="values within")
+    alone = nested[time.field].n_unique() == 1  # an area needs two ends; a single revision is a bar
+    spread = (base.mark_bar(size=24) if alone else base.mark_area()).encode(y2="upper", color=color)
+    areas = [spread.transform_filter(alt.datum.band == band) for band in widest_first]
+    median = base.transform_filter(alt.datum.band == _MEDIAN)
+    line = median.mark_line(color=_DARK).add_params(zoom())
+    return alt.LayerChart(layer=[*areas, line, median.mark_point(filled=True, size=12, color=_DARK)])
+
+
+def _nested(frame: pl.DataFrame) -> pl.DataFrame:
+    """Each quantile below the median beside the one as far above it, as `value` and `upper`, widest first; then the median."""
+    level = pl.col("quantile")
+    labels = [name for name in frame.columns if name not in ("quantile", "value")]
+    above = frame.filter(level > 0.5).with_columns((1 - level).round(6).alias("quantile")).rename({"value": "upper"})
+    pairs = frame.filter(level < 0.5).join(above, on=[*labels, "quantile"], nulls_equal=True)
+    median = frame.filter(level == 0.5).with_columns(pl.lit(_MEDIAN).alias("band"))
+    if pairs.is_empty() or median.is_empty():
+        came = ", ".join(f"{value:g}" for value in sorted(frame["quantile"].unique()))
+        raise OptionError(f"the median and quantiles q and 1 - q were wanted for bands; the table has {came}")
+    words = pl.format("{} to {} %", (100 * level).round(1), (100 * (1 - level)).round(1))
+    named = pairs.with_columns(words.str.replace_all(".0 ", " ", literal=True).alias("band"))
+    return pl.concat([named.sort("quantile", maintain_order=True), median], how="diagonal").drop("quantile")

@@ -1,0 +1,66 @@
+"""Colour: depth and time dark to light, magnitudes on viridis, names in Okabe and Ito's eight.
+
+>>> import polars as pl
+>>> series_color(pl.DataFrame({"layer": [0, 1]}), "layer").to_dict()["scale"]["domain"]
+[0, 1]
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from typing import Any, Literal
+
+import altair as alt
+import polars as pl
+
+from olmo_dynamics.names import Quantity
+from olmo_dynamics.plots.axes import is_log, number_format, short_number, span, time_axis
+from olmo_dynamics.plots.look import CATEGORIES, SEQUENTIAL, YScale
+from olmo_dynamics.plots.titles import X_TITLES, axis_title
+
+_LOG_FROM = 100.0  # colours turn logarithmic above this ratio of largest to smallest
+_LEGEND_ROWS = 16
+_TITLE = 32  # letters in a line of a legend's title
+_GRADIENT = 220  # pixels that the legend of a time colour is long
+
+
+def series_color(frame: pl.DataFrame, column: str) -> alt.Color:
+    """The colour of a series: depth and other numbers dark to light, up to eight names in Okabe and Ito's colours."""
+    values = frame[column].drop_nulls().unique(maintain_order=True).to_list()
+    legend = alt.Legend(columns=math.ceil(len(values) / _LEGEND_ROWS), symbolType="stroke", symbolOpacity=1)
+    title = "layer (0 is shallowest)" if column == "layer" else column.replace("_", " ")
+    kind: Literal["ordinal", "nominal"] = "ordinal"
+    if frame[column].dtype.is_numeric():
+        scale = alt.Scale(domain=sorted(values), scheme=SEQUENTIAL)
+    elif len(values) > len(CATEGORIES):
+        scale = alt.Scale(domain=values, scheme=SEQUENTIAL)
+    else:
+        kind, scale = "nominal", alt.Scale(domain=values, range=list(CATEGORIES[: len(values)]))
+    return alt.Color(column, type=kind, title=title, scale=scale, legend=legend)
+
+
+def magnitude_color(
+    frame: pl.DataFrame, field: str, quantity: Quantity, *, scale: YScale = "auto", below: int = 0
+) -> alt.Color:
+    """The colour of a quantity in a map: logarithmic where the values are positive and span more than a factor of 100.
+
+    The legend stands at the picture's side, or with `below` under it, so many pixels long.
+    """
+    low, high = span(frame, field)
+    log = is_log(field, scale, low, high / low if low > 0 else 0.0, enough=_LOG_FROM)
+    shades = alt.Scale(type="log", scheme="viridis") if log else alt.Scale(zero=False, scheme="viridis")
+    place: dict[str, Any] = {"orient": "bottom", "gradientLength": below} if below else {}
+    legend = alt.Legend(format=number_format(high), tickCount=5, **place)
+    title = axis_title(quantity) if below else textwrap.wrap(axis_title(quantity), _TITLE)
+    return alt.Color(field, type="quantitative", title=title, scale=shades, legend=legend)
+
+
+def time_color(frame: pl.DataFrame, x: str) -> alt.Color:
+    """The colour of a revision by its step or tokens, dark to light from early to late."""
+    axis = time_axis(frame, x, width=_GRADIENT)
+    legend = alt.Legend(type="gradient", values=list(axis.ticks) or alt.Undefined, labelExpr=short_number("datum.value"),
+                        gradientLength=_GRADIENT)  # fmt: skip
+    return alt.Color(
+        x, type="quantitative", title=X_TITLES[x], scale=alt.Scale(**axis.kind, scheme=SEQUENTIAL), legend=legend
+    )

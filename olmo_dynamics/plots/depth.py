@@ -1,0 +1,89 @@
+"""A quantity against depth, one line a revision.
+
+>>> import olmo_dynamics as od
+>>> activations = od.open_store("run.zarr").table("activations")  # doctest: +SKIP
+>>> od.plots.depth_profile(activations, "rms")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import altair as alt
+import polars as pl
+
+from olmo_dynamics.errors import OptionError
+from olmo_dynamics.names import Site
+from olmo_dynamics.plots.axes import value_axis
+from olmo_dynamics.plots.colors import time_color
+from olmo_dynamics.plots.look import PLAIN, AnyChart, Style, finished
+from olmo_dynamics.plots.panels import small_multiples
+from olmo_dynamics.plots.rows import Rows, drawable, require, with_branch
+from olmo_dynamics.plots.selections import faded
+from olmo_dynamics.plots.titles import axis_title, definition, heading, quantity_of, tooltips
+
+_WIDE, _PANEL = (560, 340), (200, 160)
+
+
+def depth_profile(frame: pl.DataFrame, y: str, *, x: str = "step", style: Style = PLAIN) -> AnyChart:
+    """Lines of the column `y` over depth, one a revision, coloured by step or tokens, one panel a role or site.
+
+    Where the table has the embedding's site, that is depth 0, layer 0's is depth 1 and so on, and its point joins the
+    residual stream's line; elsewhere the axis shows the layer. Pointing at a revision keeps its colour and fades the others.
+
+    Raises:
+        OptionError: a column is missing, or there is nothing, or too much, to draw.
+    """
+    rows = _by_depth(frame, y, x=x, facet=style.facet)
+    several = rows.several("panel")
+    width, height = _PANEL if several else _WIDE
+    chart = _profiles(rows, y, x=x, style=style, panels=several)
+    chart = chart.properties(width=style.width or width, height=style.height or height)
+    whole = small_multiples(chart, rows, "panel", columns=style.columns) if several else chart
+    quantity = quantity_of(frame, y)
+    title = heading(rows.frame, quantity, " by depth, one line a revision")
+    return finished(whole, title, [definition(quantity), rows.said], style)
+
+
+def _by_depth(frame: pl.DataFrame, y: str, *, x: str, facet: str | None) -> Rows:
+    """The rows that have a depth, with it and with their panel's name."""
+    require(frame, "layer")
+    rows = with_branch(drawable(frame, y, x=x, also=[facet] if facet else []))
+    site = pl.col("site") if "site" in rows.frame.columns else pl.lit(None, pl.String)
+    at_input = site == Site.EMBEDDING.value
+    first = 1 if rows.frame.select(at_input.any()).item() else 0
+    stream = pl.when(at_input).then(pl.lit(Site.RESIDUAL_OUT.value)).otherwise(site)
+    names = [facet] if facet else [name for name in ("role", "site", "input") if facet is None and rows.several(name)]
+    columns = [stream if name == "site" else pl.col(name).cast(pl.String) for name in names]
+    placed = rows.frame.with_columns(
+        pl.when(at_input).then(0).otherwise(pl.col("layer") + first).alias("depth"),
+        pl.concat_str(columns or [pl.lit("")], separator=" · ", ignore_nulls=True).alias("panel"),
+    ).filter(pl.col("depth").is_not_null())
+    if placed.is_empty():
+        raise OptionError(
+            f"values of {y!r} inside the blocks were wanted; every row's layer is null; choose another table"
+        )
+    return Rows(placed, rows.left_out)
+
+
+def _title(rows: Rows) -> str:
+    embedded = "site" in rows.frame.columns and (rows.frame["site"] == Site.EMBEDDING.value).any()
+    return "depth (0: embedding, 1: after layer 0, …)" if embedded else "layer (0 is shallowest)"
+
+
+def _profiles(rows: Rows, y: str, *, x: str, style: Style, panels: bool) -> alt.LayerChart:
+    quantity = quantity_of(rows.frame, y)
+    deepest = int(rows.frame["depth"].to_numpy().max())
+    ticks = list(range(0, deepest + 1, max(1, -(-deepest // (6 if panels else 16)))))
+    base = alt.Chart(rows.frame).encode(
+        x=alt.X("depth", type="quantitative", title=_title(rows),
+                scale=alt.Scale(zero=False, nice=False, padding=5), axis=alt.Axis(values=ticks, format="d", grid=False)),
+        y=value_axis(rows.frame, y, quantity, scale=style.scale, panels="panel" if panels else "").channel(),
+        color=time_color(rows.frame, x),
+        detail=[name for name in ("revision", "branch") if name in rows.frame.columns],
+    )  # fmt: skip
+    # Dots are drawn by their outline: were they filled, the legend would be a list of discs instead of a gradient.
+    line, dots = base.mark_line(), base.mark_point(filled=False, size=5, strokeWidth=2.4)
+    dots = dots.encode(tooltip=tooltips(rows.frame, **{y: axis_title(quantity)}))
+    if panels:
+        return alt.LayerChart(layer=[line, dots])
+    near = alt.selection_point(name="pointed_revision", fields=["revision"], on="pointerover", clear="pointerout")
+    return alt.LayerChart(layer=[line.encode(opacity=faded(near)).add_params(near), dots.encode(opacity=faded(near))])

@@ -1,0 +1,94 @@
+"""What each picture means and where its measure comes from, in a sentence or two of plain words.
+
+>>> from olmo_dynamics.plots import reading
+>>> reading.LOSS.sources
+('Paloma, arXiv:2312.10523',)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from olmo_dynamics.names import Quantity
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How to read a picture, and the works its measure is defined in."""
+
+    text: str
+    sources: tuple[str, ...] = ()
+
+    def of(self, quantity: Quantity) -> Reading:
+        """The same, with the source and the note of the quantity that is drawn."""
+        text = f"{self.text} {quantity.note}".strip()
+        known = any(quantity.source in source for source in self.sources)
+        return replace(self, text=text, sources=self.sources if known else (*self.sources, quantity.source))
+
+
+_BLOG = "Merrill 2024, Ai2 blog on OLMo's checkpoints"
+_GROWTH = "Merrill et al. 2021, parameter norm growth, arXiv:2010.09697"
+_OLMO2 = "OLMo 2, section 3.4.2, arXiv:2501.00656"
+
+WEIGHT_CURVES = Reading(
+    "Each line is one tensor, dark for shallow layers and light for deep ones; grey lines lie outside the blocks. The root "
+    "mean square does not depend on a tensor's size, so panels and layers can be compared; the L2 norm also grows with size.",
+    (_BLOG, _GROWTH),
+)
+
+NORMS_PANEL = Reading(
+    "The map and the curves show the same numbers. Drag across the map to zoom the curves to those steps, and click a "
+    "row, a line or a legend entry to follow one layer in both.",
+    (_BLOG, _GROWTH),
+)
+
+MAP = Reading(
+    "Each cell is one layer at one revision, the shallowest layer at the bottom; a cell reaches half-way to its "
+    "neighbours in time. Look for the layers that change first, and for changes that move up or down the stack.",
+    (_BLOG,),
+)
+
+DEPTH = Reading(
+    "Each line is one revision, dark for early and light for late ones. In a model that normalises only a sublayer's input, "
+    "the residual stream grows with depth because every block adds to it; lines that steepen show layers drifting apart.",
+    (_BLOG, "OLMo 2, arXiv:2501.00656"),
+)
+
+ACTIVATION_OUTLIERS = Reading(
+    "High values mean that few features carry most of the activation. For the kurtosis over features, 1 means that all "
+    "features are equally strong, and the width of the stream means that a single one is active.",
+    ("He et al. 2024, arXiv:2405.19279", _BLOG),
+)
+
+BIRTHS = Reading(
+    "Above, every row is a feature of the residual stream that becomes an outlier, from its first step on; discs grow with "
+    "the number of places (inputs of a layer's attention or MLP) it reaches, and lighten with its magnitude. Drag over them "
+    "to see below which layers those features reach at those steps. The rule was calibrated on other models, whose "
+    "activations have another scale: read when and where, not how many.",
+    ("Dettmers et al. 2022, LLM.int8, arXiv:2208.07339",),
+)
+
+EMBEDDINGS = Reading(
+    "Half of the vocabulary's rows have a norm within the darker band, nine tenths within the lighter; the line is the "
+    "median. Weight decay on embeddings shrinks rows, and small embeddings make for large gradients in the first layers.",
+    (_OLMO2, "Takase et al. 2023, arXiv:2312.16903"),
+)
+
+FAN = Reading(
+    "Bands hold the stated share of a tensor's elements, around their median. Bands that keep their proportions mean a "
+    "distribution that only changes scale; outer bands that spread faster than inner ones mean heavier tails.",
+    ("standard definition",),
+)
+
+LOSS = Reading(
+    "Each line is one domain of the probe text, named at its end; a thick line is the mean over domains. Cross-entropy is in "
+    "nats per token and depends on the tokenizer; bits per byte can be compared between tokenizers. The probe is small: "
+    "differences between neighbouring revisions may be noise.",
+    ("Paloma, arXiv:2312.10523",),
+)
+
+LOGITS = Reading(
+    "The log-sum-exp of the logits is free to drift, since the softmax ignores a common shift. It starts near the logarithm "
+    "of the vocabulary size; a z-loss holds it near zero, and growth without one has preceded instabilities.",
+    ("OLMo 2, arXiv:2501.00656", "OLMo-core, cross_entropy_loss"),
+)

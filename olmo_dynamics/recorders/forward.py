@@ -1,0 +1,126 @@
+"""All recorders that watch a forward pass, behind one `observe`.
+
+    >>> recorders = ForwardRecorders(probe, config_layers=16, groups={"activations", "loss"})  # doctest: +SKIP
+    >>> for stage in stages(config):  # doctest: +SKIP
+    ...     streamed.run(stage, weights, recorders.observe)
+    ...     records += recorders.harvest()
+
+Harvesting after each stage drops what that stage's layer needed, so memory does not grow with the number of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from olmo_dynamics.names import Record, Site
+from olmo_dynamics.recorders.activations import ActivationRecorder
+from olmo_dynamics.recorders.losses import LossRecorder, ProbeTokens
+from olmo_dynamics.recorders.outliers import INPUTS, OUTPUTS, OutlierRecorder
+
+FORWARD_GROUPS = ("activations", "outliers", "logits", "loss", "tokens")
+"""The groups that need a forward pass."""
+
+_LOSS_GROUPS = frozenset({"logits", "loss", "tokens"})
+_SITES = {
+    "activations": frozenset(Site) - {Site.LOGITS},
+    "outliers": frozenset((*INPUTS, *OUTPUTS)),
+    **dict.fromkeys(_LOSS_GROUPS, frozenset({Site.LOGITS})),
+}
+
+
+@runtime_checkable
+class Observation(Protocol):
+    """Activations at one site, for some sequences and positions of the probe."""
+
+    @property
+    def site(self) -> Site:
+        """Where they were read."""
+
+    @property
+    def layer(self) -> int:
+        """The block, or NO_LAYER."""
+
+    @property
+    def values(self) -> Float[Tensor, "batch positions width"]:
+        """The activations."""
+
+    @property
+    def rows(self) -> slice:
+        """Sequences of the probe."""
+
+    @property
+    def positions(self) -> slice:
+        """Positions of those sequences."""
+
+
+class ForwardRecorders:
+    """The recorders of the wanted groups; groups that need no forward pass are passed over.
+
+    Two that saw different sequences of the same stage merge, as long as neither has harvested it.
+    """
+
+    def __init__(self, probe: ProbeTokens, config_layers: int, groups: Collection[str]) -> None:
+        self.groups = frozenset(groups) & frozenset(FORWARD_GROUPS)
+        self.sites: frozenset[Site] = frozenset().union(*(_SITES[group] for group in self.groups))
+        self._probe = probe
+        self._unharvested = set(range(config_layers))
+        self._layers: set[int] = set()  # seen since they were last harvested
+        self._activations = ActivationRecorder()
+        self._outliers = OutlierRecorder(probe.token_ids)
+        self._losses = LossRecorder(probe)
+        self._losses_given = False
+        self._rule_given = False
+
+    def observe(self, seen: Observation) -> None:
+        """Shows one observation to every recorder that wants it."""
+        self._layers.add(seen.layer)
+        if seen.site is Site.LOGITS:
+            if self.groups & _LOSS_GROUPS:
+                self._losses.observe(seen.values, seen.rows, seen.positions)
+            return
+        mask = self._probe.mask[seen.rows, seen.positions]
+        if "activations" in self.groups:
+            self._activations.observe(seen.site, seen.layer, seen.values, mask, seen.positions.start)
+        if "outliers" in self.groups and seen.site in _SITES["outliers"]:
+            self._outliers.observe(seen.site, seen.layer, seen.values, mask, seen.rows)
+
+    def merge(self, other: ForwardRecorders) -> None:
+        """Adds what `other` saw and has not harvested."""
+        self._layers |= other._layers
+        self._activations.merge(other._activations)
+        self._outliers.merge(other._outliers)
+        self._losses.merge(other._losses)
+
+    def harvest(self, layer: int | None = None) -> list[Record]:
+        """What was measured at one layer (or at all seen since the last harvest), whose state is dropped.
+
+        What spans layers comes with the last layer, and what needs all logits with the last of them.
+        """
+        layers = sorted(self._layers) if layer is None else [layer]
+        records = []
+        for each in layers:
+            records += self._activations.harvest(each) + self._outliers.harvest(each)
+        self._layers.difference_update(layers)
+        self._unharvested.difference_update(layers)
+        if not self._unharvested:
+            records += self._over_layers()
+        if self._losses.complete:
+            records += self._of_losses()
+        return records
+
+    def records(self) -> list[Record]:
+        """Everything not yet harvested, complete or not."""
+        return self.harvest() + self._over_layers() + self._of_losses()
+
+    def _over_layers(self) -> list[Record]:
+        given, self._rule_given = self._rule_given, True
+        return [] if given else self._outliers.rule_records()
+
+    def _of_losses(self) -> list[Record]:
+        given, self._losses_given = self._losses_given, True
+        wanted = self.groups & _LOSS_GROUPS
+        return [] if given or not wanted else [r for r in self._losses.records() if r.quantity.group in wanted]

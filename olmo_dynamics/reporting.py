@@ -1,0 +1,178 @@
+"""A store as one page of linked plots that opens with no network.
+
+>>> write_report(open_store("olmo2-1b.zarr"), "report.html")  # doctest: +SKIP
+PosixPath('report.html')
+
+A section is drawn for each group the store holds. Which plots, and from which rows, is decided here; how each looks is
+decided in `plots`.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import polars as pl
+
+from olmo_dynamics import plots
+from olmo_dynamics.errors import DiskFullError, OptionError, StoreError
+from olmo_dynamics.frames import RecordedStore, births, macro_average, thin
+from olmo_dynamics.names import Site
+from olmo_dynamics.plots import AnyChart, Style, reading
+from olmo_dynamics.plots.page import Section, page
+from olmo_dynamics.quantities import find
+
+_STREAM = (Site.EMBEDDING.value, Site.RESIDUAL_OUT.value)
+_FAN_ROLES = ("q_proj", "o_proj", "gate_proj", "down_proj")
+_RULES = ((6.0, False), (6.0, True), (3.0, True))  # threshold, relative to the token's RMS: the first that finds any
+
+
+def write_report(store: RecordedStore, out: str | Path) -> Path:
+    """Write the page of a store's plots, one self-contained HTML file, and return its path.
+
+    Raises:
+        StoreError: the store holds no revision yet.
+        OptionError: the file cannot be written there.
+    """
+    text = render_report(store)
+    target = Path(out)
+    if target.is_dir() or not target.parent.is_dir():
+        raise OptionError(f"the report goes into a file in a folder that exists; got {target}, give another with --out")
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
+        ) as file:
+            file.write(text)
+        os.chmod(file.name, 0o644)  # noqa: PTH101 - a temporary file is private until it is finished
+        Path(file.name).replace(target)
+    except OSError as error:
+        raise DiskFullError(
+            f"{target} cannot be written ({error.strerror}); make room or give another --out"
+        ) from error
+    return target
+
+
+def render_report(store: RecordedStore) -> str:
+    """The page as HTML text."""
+    if not store.done:
+        raise StoreError(f"{store.path} holds no finished revision; run olmo-dyn collect first")
+    sections = list(_sections(store))
+    return page(f"Training dynamics of {store.attributes['source']}", sections, facts=_facts(store))
+
+
+def _sections(store: RecordedStore) -> Iterator[Section]:
+    drawers: dict[str, tuple[Callable[[RecordedStore], Iterator[Section]], ...]] = {
+        "loss": (_loss,),
+        "parameters": (_weights,),
+        "embeddings": (_embeddings,),
+        "activations": (_stream, _stream_outliers),
+        "outliers": (_births,),
+        "logits": (_logits,),
+    }
+    for group, draw in drawers.items():
+        if group in store.layout.groups:
+            for each in draw:
+                yield from each(store)
+
+
+def _draw(
+    chart: Callable[..., AnyChart], frame: pl.DataFrame, *words: str, tokens: int | None = None, note: str = ""
+) -> AnyChart:
+    """A chart of at most as many rows as a page can hold, saying so where there were more."""
+    fewer, thinned = thin(frame, plots.MAX_ROWS)
+    notes = "; ".join(part for part in (note, thinned) if part)
+    return chart(fewer, *words, style=Style(note=notes, probe_tokens=tokens))
+
+
+def _probe_tokens(store: RecordedStore) -> int | None:
+    probe = store.attributes.get("probe") or {}
+    return probe.get("tokens")
+
+
+def _loss(store: RecordedStore) -> Iterator[Section]:
+    losses, tokens = store.table("loss"), _probe_tokens(store)
+    with_average = pl.concat([losses, macro_average(losses)], how="diagonal_relaxed")
+    for quantity, title in (("cross_entropy", "Loss by domain"), ("bits_per_byte", "Bits per byte by domain")):
+        if losses[quantity].is_not_null().any() and losses[quantity].is_not_nan().any():
+            yield Section(title, _draw(plots.loss_by_domain, with_average, quantity, tokens=tokens), reading.LOSS)
+
+
+def _weights(store: RecordedStore) -> Iterator[Section]:
+    parameters = store.table("parameters")
+    in_blocks = parameters.filter(pl.col("layer").is_not_null())
+    if not in_blocks.is_empty():
+        panel = _draw(plots.norms_panel, in_blocks, "rms")
+        yield Section("Weight norms, layer by layer", panel, reading.NORMS_PANEL.of(find("parameters/rms")))
+    curves = _draw(partial(plots.trajectory, color="layer"), parameters, "l2_norm")
+    yield Section("Weight norms over training", curves, reading.WEIGHT_CURVES.of(find("parameters/l2_norm")))
+    matrices = in_blocks.filter(~pl.col("role").str.contains("norm"), pl.col("norm_sparsity").is_finite())
+    if not matrices.is_empty():
+        sparse = _draw(plots.layer_step_map, matrices, "norm_sparsity")
+        yield Section("Weight outliers", sparse, reading.MAP.of(find("parameters/norm_sparsity")))
+    yield from _fans(store)
+
+
+def _fans(store: RecordedStore) -> Iterator[Section]:
+    quantiles = store.table("parameters.element_quantile")
+    roles = [role for role in _FAN_ROLES if role in set(quantiles["role"])]
+    layers = quantiles["layer"].drop_nulls().unique().sort()
+    if roles and len(layers):
+        middle = int(layers[len(layers) // 2])
+        chosen = quantiles.filter(pl.col("role").is_in(roles), pl.col("layer") == middle)
+        fan = _draw(plots.distribution_fan, chosen, note=f"layer {middle}")
+        yield Section("The distribution of weights", fan, reading.FAN)
+
+
+def _embeddings(store: RecordedStore) -> Iterator[Section]:
+    band = _draw(plots.embedding_band, store.table("embeddings.row_l2_quantile"))
+    yield Section("Embedding rows", band, reading.EMBEDDINGS)
+
+
+def _stream(store: RecordedStore) -> Iterator[Section]:
+    stream = store.table("activations").filter(pl.col("site").is_in(_STREAM))
+    depth = _draw(plots.depth_profile, stream, "rms", tokens=_probe_tokens(store))
+    yield Section("The residual stream by depth", depth, reading.DEPTH.of(find("activations/rms")))
+
+
+def _stream_outliers(store: RecordedStore) -> Iterator[Section]:
+    blocks = store.table("activations").filter(pl.col("site") == Site.RESIDUAL_OUT.value)
+    titles = {
+        "feature_kurtosis": "Outliers in the residual stream: kurtosis over features",
+        "max_median_ratio": "Outliers in the residual stream: the largest feature of a token",
+    }
+    for quantity, title in titles.items():
+        chart = _draw(plots.norms_panel, blocks, quantity, tokens=_probe_tokens(store))
+        yield Section(title, chart, reading.ACTIVATION_OUTLIERS.of(find(f"activations/{quantity}")))
+
+
+def _births(store: RecordedStore) -> Iterator[Section]:
+    for threshold, relative in _RULES:
+        born = births(store, threshold=threshold, relative=relative)
+        if born.is_empty():
+            continue
+        unit = "of the token's own RMS" if relative else "in activation units"
+        style = Style(note=f"threshold {threshold:g} {unit}", probe_tokens=_probe_tokens(store))
+        # The chart limits itself to the features with most to show: thinning rows would miscount the places they reach.
+        yield Section("Outlier features: which, when, where", plots.outlier_births(born, style=style), reading.BIRTHS)
+        return
+
+
+def _logits(store: RecordedStore) -> Iterator[Section]:
+    chart = _draw(plots.trajectory, store.table("logits"), "lse_mean", tokens=_probe_tokens(store))
+    yield Section("What the head says", chart, reading.LOGITS.of(find("logits/lse_mean")))
+
+
+def _facts(store: RecordedStore) -> dict[str, str]:
+    probe = store.attributes.get("probe") or {}
+    facts = {
+        "source": str(store.attributes["source"]),
+        "revisions": f"{len(store.done)} measured" + (f", {len(store.missing)} missing" if store.missing else ""),
+        "model type": str(store.attributes["model_type"]),
+        "forward pass": str(store.attributes["compute_dtype"]),
+    }
+    if probe:
+        facts["probe"] = f"{probe['tokens']:,} tokens in {len(probe['domains'])} domains, sha256 {probe['sha256'][:12]}"
+    return facts | {"olmo_dynamics": str(store.attributes["olmo_dynamics_version"])}

@@ -1,0 +1,187 @@
+"""A checkpoint folder: what transformers loads, and beside it all that an exact resume needs.
+
+    step40-tokens81920/
+        config.json  model.safetensors  generation_config.json      the model, float32
+        tokenizer.json  tokenizer_config.json                       for AutoTokenizer
+        training_state/optimizer.safetensors, state.json            moments; counters, recipe, random state (no pickle)
+        lineage.json                                                where the run came from, library versions
+
+It is written in a hidden folder and renamed, so a folder under its final name is whole.
+
+    >>> folder = write_checkpoint(Path("run"), state, recipe=recipe, tokenizer_json=tokenizer, lineage={"parent": None})
+    >>> state, recipe = read_checkpoint(folder)
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from olmo_dynamics.errors import CheckpointError, DiskFullError, TrainingError
+from olmo_dynamics.model import build_model, parse_config, to_config_json
+from olmo_dynamics.training.recipe import Recipe
+from olmo_dynamics.training.state import TrainState, build_optimizer
+from olmo_dynamics.training.trainer import Event
+
+STATE_VERSION = 1
+PARTIAL = ".partial"
+COUNTERS = ("step", "tokens_seen", "position")
+LIBRARIES = ("olmo-dynamics", "numpy", "safetensors", "torch")
+
+
+def checkpoint_name(step: int, tokens_seen: int) -> str:
+    """`step{N}-tokens{T}`, T a plain integer."""
+    return f"step{step}-tokens{tokens_seen}"
+
+
+@dataclass(frozen=True)
+class CheckpointWriter:
+    """A callback of `train` that writes a checkpoint at each of the recipe's `save_at` steps, unless it is there."""
+
+    run: Path
+    recipe: Recipe
+    tokenizer_json: bytes
+    lineage: Mapping[str, Any]
+
+    def __call__(self, event: Event) -> None:
+        """Write if it is time."""
+        if event.step in self.recipe.save_at:
+            self.write(event.state)
+
+    def write(self, state: TrainState) -> None:
+        """Write the state as it is now, unless its folder exists."""
+        if not (self.run / checkpoint_name(state.step, state.tokens_seen)).exists():
+            write_checkpoint(
+                self.run, state, recipe=self.recipe, tokenizer_json=self.tokenizer_json, lineage=self.lineage
+            )
+
+
+def write_checkpoint(
+    run: Path, state: TrainState, *, recipe: Recipe, tokenizer_json: bytes, lineage: Mapping[str, Any]
+) -> Path:
+    """Write `state` as one more folder of `run` and return the folder.
+
+    Raises: TrainingError if the folder exists; DiskFullError.
+    """
+    folder = run / checkpoint_name(state.step, state.tokens_seen)
+    if folder.exists():
+        raise TrainingError(
+            f"a new checkpoint wants the name {folder.name}; got {folder}, which exists: move or delete it"
+        )
+    config = to_config_json(state.model.config, dtype="float32")
+    with _folder_or_nothing(folder) as temporary:
+        _write_model(temporary, state, config)
+        _write_tokenizer(temporary, tokenizer_json, config)
+        _write_training_state(temporary / "training_state", state, recipe)
+        _write_json(temporary / "lineage.json", {**lineage, "libraries": {name: version(name) for name in LIBRARIES}})
+    return folder
+
+
+def read_checkpoint(folder: Path) -> tuple[TrainState, Recipe]:
+    """The state and recipe that `write_checkpoint` wrote; training on from them repeats the first run bit for bit.
+
+    Raises: CheckpointError for a folder that has no training state, or one of another version.
+    """
+    path = folder / "training_state" / "state.json"
+    if not path.is_file():
+        raise CheckpointError(f"resuming wants {path}; it is missing: choose a checkpoint folder that training wrote")
+    saved = json.loads(path.read_bytes())
+    if saved["state_version"] != STATE_VERSION:
+        raise CheckpointError(
+            f"{path} must have state_version {STATE_VERSION}; got {saved['state_version']}: train anew"
+        )
+    recipe = Recipe.from_json(saved["recipe"])
+    model = build_model(parse_config(json.loads((folder / "config.json").read_bytes())), device="cpu")
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    generator = torch.Generator()
+    generator.set_state(torch.frombuffer(bytearray(base64.b64decode(saved["random_state"])), dtype=torch.uint8))
+    state = TrainState(model, build_optimizer(model, recipe), generator, *(saved[name] for name in COUNTERS))
+    _restore_moments(state, load_file(path.with_name("optimizer.safetensors")))
+    return state, recipe
+
+
+def _write_model(folder: Path, state: TrainState, config: Mapping[str, Any]) -> None:
+    special = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    _write_json(folder / "config.json", config)
+    _write_json(folder / "generation_config.json", special)
+    weights = {name: tensor.detach().float().contiguous() for name, tensor in state.model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _write_tokenizer(folder: Path, tokenizer_json: bytes, config: Mapping[str, Any]) -> None:
+    """The tokenizer as it came, and the few words beside it by which transformers finds its class and special tokens."""
+    (folder / "tokenizer.json").write_bytes(tokenizer_json)
+    contents = {token["id"]: token["content"] for token in json.loads(tokenizer_json)["added_tokens"]}
+    special = {key: contents.get(config[f"{key}_id"]) for key in ("bos_token", "eos_token", "pad_token")}
+    words = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": config["max_position_embeddings"],
+        "clean_up_tokenization_spaces": False,
+    }
+    _write_json(folder / "tokenizer_config.json", {**words, **{key: text for key, text in special.items() if text}})
+
+
+def _write_training_state(folder: Path, state: TrainState, recipe: Recipe) -> None:
+    """Moments by parameter name (`{name}.exp_avg`, `{name}.exp_avg_sq`, `{name}.step`), the rest as JSON."""
+    folder.mkdir()
+    moments = {
+        f"{name}.{kind}": tensor
+        for name, parameter in state.model.named_parameters()
+        for kind, tensor in state.optimizer.state.get(parameter, {}).items()
+    }
+    save_file(moments, folder / "optimizer.safetensors")
+    random_state = base64.b64encode(state.generator.get_state().numpy().tobytes()).decode()
+    counters = {name: getattr(state, name) for name in COUNTERS}
+    saved = {"state_version": STATE_VERSION, **counters, "recipe": recipe.to_json(), "random_state": random_state}
+    _write_json(folder / "state.json", saved)
+
+
+def _restore_moments(state: TrainState, moments: Mapping[str, Tensor]) -> None:
+    parameters = dict(state.model.named_parameters())
+    for key, tensor in moments.items():
+        name, _, kind = key.rpartition(".")
+        state.optimizer.state[parameters[name]][kind] = tensor.clone()
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _folder_or_nothing(folder: Path) -> Iterator[Path]:
+    """A folder under another name that takes its final one if all goes well, and is deleted if not.
+
+    It lies a level deeper than finished checkpoints do, so nobody who lists the run takes it for one.
+    """
+    temporary = folder.parent / PARTIAL / folder.name
+    shutil.rmtree(temporary.parent, ignore_errors=True)  # of a process that was killed
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for path in temporary.rglob("*.*"):
+            _reach_disk(path)  # before the name does, should the power fail
+        temporary.rename(folder)
+    except BaseException as error:
+        if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):  # safetensors gives only text
+            raise DiskFullError(f"no room for {folder}: free some space, run again; what was finished stays") from None
+        raise
+    finally:
+        shutil.rmtree(temporary.parent, ignore_errors=True)
+
+
+def _reach_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

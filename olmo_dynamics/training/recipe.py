@@ -1,0 +1,115 @@
+"""How to train, decided before the first step: batch, schedule, optimiser, seed, and when to save.
+
+A recipe is a frozen record that refuses what cannot mean anything, so the loop that follows it needs no checks.
+
+    >>> recipe = Recipe(steps=100, warmup_steps=10, peak_lr=1e-3, save_at=log_spaced(100, 6))
+    >>> recipe.save_at, recipe.tokens_per_step
+    ((0, 1, 3, 10, 32, 100), 2048)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from olmo_dynamics.errors import OptionError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """All that decides a run beside its model and its data; the defaults are OLMo 2's where size does not matter.
+
+    The learning rate climbs from 0 to `peak_lr` over `warmup_steps`, then follows half a cosine down to
+    `final_fraction * peak_lr` at `steps`. `save_at` lists steps; 0 is the model before any update.
+    """
+
+    steps: int
+    sequences_per_step: int = 16
+    sequence_length: int = 128
+    peak_lr: float = 1e-3
+    warmup_steps: int = 0
+    final_fraction: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1  # decoupled; never on the embedding
+    clip: float = 1.0  # largest global L2 norm of the gradient
+    z_loss: float = 1e-5  # weight of mean(logsumexp(logits)²)
+    seed: int = 0
+    save_at: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("sequences_per_step", 1), ("sequence_length", 2), ("seed", 0)):
+            _need(getattr(self, name) >= least, name, f"at least {least}", getattr(self, name))
+        for name in ("peak_lr", "eps", "clip"):
+            value = getattr(self, name)
+            _need(math.isfinite(value) and value > 0, name, "a finite number above 0", value)
+        for name in ("weight_decay", "z_loss"):
+            value = getattr(self, name)
+            _need(math.isfinite(value) and value >= 0, name, "a finite number of at least 0", value)
+        _need(0 <= self.warmup_steps < self.steps, "warmup_steps", f"within 0..{self.steps - 1}", self.warmup_steps)
+        _need(0 <= self.final_fraction <= 1, "final_fraction", "within 0..1", self.final_fraction)
+        _need([0 <= beta < 1 for beta in self.betas] == [True, True], "betas", "two numbers within [0, 1)", self.betas)
+        saved = all(0 <= step <= self.steps for step in self.save_at)
+        _need(saved, "save_at", f"steps within 0..{self.steps}", self.save_at)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one update sees."""
+        return self.sequences_per_step * self.sequence_length
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of update number `step`, counted from 1: the checkpoint of step N has applied that of N."""
+        return cosine_with_warmup(
+            step, peak=self.peak_lr, warmup=self.warmup_steps, end=self.steps, final_fraction=self.final_fraction
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as plain JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Recipe:
+        """The recipe that `to_json` wrote."""
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
+        return cls(**values)
+
+
+def cosine_with_warmup(now: float, *, peak: float, warmup: float, end: float, final_fraction: float) -> float:
+    """The learning rate at `now`, which may count steps or tokens: a line up from 0, half a cosine down, then flat.
+
+    `peak · now / warmup` before `warmup`; then `low + (peak - low) (1 + cos(π (now - warmup) / (end - warmup))) / 2`
+    with `low = final_fraction · peak`; `low` from `end` on. OLMo 2 and OLMo-core use this formula.
+    """
+    low = final_fraction * peak
+    if now < warmup:
+        return peak * now / warmup
+    if now >= end:
+        return low
+    return low + (peak - low) * (1 + math.cos(math.pi * (now - warmup) / (end - warmup))) / 2
+
+
+def log_spaced(steps: int, count: int) -> tuple[int, ...]:
+    """`count` different steps from 0 to `steps`, both kept, the others evenly spaced in log step.
+
+    Where there are too few steps it is all of them. A model changes fastest at the start, so equal ratios of steps show
+    equal amounts of change.
+
+    Raises: OptionError for fewer than two revisions or no step.
+    """
+    if steps < 1 or count < 2:
+        raise OptionError(f"log spacing needs at least 1 step and 2 revisions; got steps {steps} and count {count}")
+    chosen = [0]
+    for remaining in range(min(count - 1, steps), 0, -1):
+        previous = chosen[-1]
+        ideal = previous * (steps / previous) ** (1 / remaining) if previous else 1
+        chosen.append(steps if remaining == 1 else max(previous + 1, round(ideal)))
+    return tuple(chosen)
+
+
+def _need(holds: bool, name: str, wanted: str, came: object) -> None:
+    if not holds:
+        raise OptionError(f"recipe: {name} must be {wanted}; got {came!r}")

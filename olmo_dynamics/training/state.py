@@ -1,0 +1,54 @@
+"""The state of a run, all that resuming needs in one object: model, optimiser, counters, place in the data, random state.
+
+>>> state = new_state(config, recipe)
+>>> state.step, state.tokens_seen
+(0, 0)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from olmo_dynamics.model import ModelConfig, Olmo2, build_model, init_weights
+from olmo_dynamics.training.recipe import Recipe
+
+EMBEDDING = "model.embed_tokens.weight"
+
+
+@dataclass
+class TrainState:
+    """What changes while training. `step` updates were applied, which saw `tokens_seen` tokens.
+
+    `position` counts the batches taken from the data; it is not `step` where a run was forked onto other data. Whatever
+    draws random numbers while training draws from `generator` (the loop draws none), so a resumed run goes on with them.
+    """
+
+    model: Olmo2
+    optimizer: torch.optim.AdamW
+    generator: torch.Generator
+    step: int = 0
+    tokens_seen: int = 0
+    position: int = 0
+
+
+def new_state(config: ModelConfig, recipe: Recipe) -> TrainState:
+    """A fresh model on the CPU in float32, drawn from the recipe's seed, and an optimiser that has seen nothing."""
+    model = build_model(config, device="cpu")
+    init_weights(model, seed=recipe.seed)
+    return TrainState(model, build_optimizer(model, recipe), torch.Generator().manual_seed(recipe.seed))
+
+
+def build_optimizer(model: Olmo2, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW with decay decoupled from the gradient, `p *= 1 - lr · weight_decay`, on everything but the embedding.
+
+    As in OLMo 2 norms decay and embeddings do not: a row whose token never came keeps its first value, bit for bit.
+    """
+    named = dict(model.named_parameters())
+    embedding = named.pop(EMBEDDING)
+    groups = [
+        {"params": list(named.values()), "weight_decay": recipe.weight_decay},
+        {"params": [embedding], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=recipe.betas, eps=recipe.eps, fused=True)

@@ -1,0 +1,110 @@
+"""The loop: count, forward and backward, clip, learning rate, update. Who wants to watch passes a callback.
+
+The order is that of OLMo and OLMo-core, so a checkpoint of step N has applied the learning rate of N.
+
+    >>> state = train(new_state(config, recipe), recipe, tokens, callbacks=[lambda event: print(event.loss)])
+    >>> state.step == recipe.steps
+    True
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Integer
+from torch import Tensor
+
+from olmo_dynamics.errors import TrainingError
+from olmo_dynamics.training.data import Windows
+from olmo_dynamics.training.gradients import backward, open_pool
+from olmo_dynamics.training.recipe import Recipe
+from olmo_dynamics.training.state import TrainState
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a callback is told after an update; `state` is the live one, to be read."""
+
+    step: int
+    tokens_seen: int
+    loss: float  # cross-entropy in nats per token, before the update
+    gradient_norm: float  # before clipping
+    learning_rate: float
+    state: TrainState
+
+
+def train(
+    state: TrainState,
+    recipe: Recipe,
+    tokens: Integer[np.ndarray, " tokens"],
+    *,
+    callbacks: Sequence[Callable[[Event], None]] = (),
+    workers: int = 1,
+) -> TrainState:
+    """Take `state` from its step to the recipe's last, in place, and return it; a finished state comes back as it is.
+
+    One worker leaves the threads to torch; several share each batch and run torch on one thread each, which suits models
+    of a few million parameters (see `gradients`).
+
+    Raises: TrainingError for data shorter than a batch, for tokens outside the vocabulary, and for a loss or gradient that
+    is not finite: the weights are then those of the step before.
+    """
+    windows = Windows(tokens, recipe.sequence_length, recipe.sequences_per_step, recipe.seed)
+    parameters = list(state.model.parameters())
+    with open_pool(workers) as pool:
+        while state.step < recipe.steps:
+            batch = _next_batch(windows, state)
+            state.step += 1
+            state.tokens_seen += batch.numel()
+            state.position += 1
+
+            loss, cross_entropy = backward(state.model, batch, z_loss=recipe.z_loss, pool=pool)
+            gradient_norm = clip_gradients(parameters, recipe.clip)
+            if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
+                raise _diverged(state, loss, gradient_norm)
+
+            learning_rate = recipe.learning_rate(state.step)
+            for group in state.optimizer.param_groups:
+                group["lr"] = learning_rate
+            state.optimizer.step()
+
+            event = Event(state.step, state.tokens_seen, cross_entropy, gradient_norm, learning_rate, state)
+            for callback in callbacks:
+                callback(event)
+    return state
+
+
+def clip_gradients(parameters: Iterable[Tensor], limit: float) -> float:
+    """Scale all gradients by `min(1, limit / (norm + 1e-6))` and return their L2 norm over everything, before scaling.
+
+    Squares are summed in float64: torch's float32 norm drifts by percents on tensors of 1e8 elements on a CPU.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
+    norm = float(torch.stack(norms).square().sum().sqrt())
+    if norm + 1e-6 > limit:
+        for gradient in gradients:
+            gradient.mul_(limit / (norm + 1e-6))
+    return norm
+
+
+def _next_batch(windows: Windows, state: TrainState) -> Tensor:
+    batch = torch.from_numpy(windows.batch(state.position))
+    rows, most = state.model.config.vocab_size, int(batch.max())
+    if most >= rows:
+        raise TrainingError(
+            f"step {state.step + 1} wanted token ids below {rows}, the model's vocabulary; got {most}: "
+            "tokenise with this model's tokenizer"
+        )
+    return batch
+
+
+def _diverged(state: TrainState, loss: float, gradient_norm: float) -> TrainingError:
+    return TrainingError(
+        f"step {state.step} wanted a finite loss and gradient; got loss {loss} and gradient norm {gradient_norm}: "
+        "resume from the last checkpoint with a lower peak_lr or a longer warm-up"
+    )

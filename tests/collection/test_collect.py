@@ -1,0 +1,280 @@
+"""Collecting: resumable, the same from a hub as from a folder, and refusing what cannot be measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from olmo_dynamics.checkpoints.hub import HubSource
+from olmo_dynamics.collection import collect, plan
+from olmo_dynamics.errors import (
+    CheckpointError,
+    OlmoDynamicsError,
+    OptionError,
+    ProbeError,
+    StoreMismatchError,
+    UnknownModelError,
+)
+from olmo_dynamics.frames import open_store
+from olmo_dynamics.progress import Silent
+from olmo_dynamics.quantities import GROUPS
+from tests.conftest import REVISIONS
+from tests.hub import LocalHub
+from tests.runs import edit_config, write_revision
+
+SMALL = {"batch": "6x16", "progress": Silent()}
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """Every file of a store, but those that hold the time of collecting."""
+    return {
+        str(path.relative_to(store)): path.read_bytes()
+        for path in sorted(store.rglob("*"))
+        if path.is_file() and "collected_at" not in path.parts
+    }
+
+
+def test_a_store_is_continued_not_repeated(tiny_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "store.zarr"
+    first = collect(tiny_run, revisions="stage1:first2", out=out, **SMALL)
+    times = first.table("revisions")["collected_at"].to_list()
+    both = collect(tiny_run, revisions="all", out=out, **SMALL)
+    assert both.done == set(REVISIONS)
+    assert both.table("revisions")["collected_at"].to_list()[:2] == times
+
+
+def test_collecting_from_a_hub_gives_what_the_folder_gives(tiny_run: Path, tmp_path: Path) -> None:
+    from_folder = collect(tiny_run, out=tmp_path / "folder.zarr", **SMALL)
+    with LocalHub() as hub:
+        hub.add_repo("allenai/tiny", {name: tiny_run / name for name in REVISIONS})
+        before = sorted(path for path in tmp_path.rglob("*") if "hub.zarr" not in path.parts)
+        source = HubSource("allenai/tiny", endpoint=hub.endpoint)
+        from_hub = collect(source, out=tmp_path / "hub.zarr", **SMALL)
+        assert sorted(path for path in tmp_path.rglob("*") if "hub.zarr" not in path.parts) == before
+        payload = [each for each in hub.requests if each.host == "cdn" and each.method == "GET"]
+    assert payload, "the weights came from the CDN"
+    commits = from_hub.table("revisions")["commit"].to_list()
+    assert all(len(commit) == 40 for commit in commits)
+    for group in GROUPS:
+        ours, theirs = from_hub.arrays(group), from_folder.arrays(group)
+        for name, values in theirs.items():
+            assert values.tobytes() == ours[name].tobytes(), f"{group}/{name}"
+    columns = ("revision", "step", "dtype", "weights_sha256")
+    assert from_hub.table("revisions").select(columns).equals(from_folder.table("revisions").select(columns))
+
+
+def test_killed_half_way_and_run_again_the_store_is_the_undisturbed_one(tiny_run: Path, tmp_path: Path) -> None:
+    undisturbed = tmp_path / "undisturbed.zarr"
+    collect(tiny_run, out=undisturbed, **SMALL)
+    out = tmp_path / "killed.zarr"
+    command = [
+        sys.executable,
+        "-m",
+        "olmo_dynamics",
+        "collect",
+        str(tiny_run),
+        "--out",
+        str(out),
+        "--batch",
+        "6x16",
+        "-q",
+    ]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (out.exists() and open_store(out).done) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert 0 < len(open_store(out).done) <= len(REVISIONS)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert contents(out) == contents(undisturbed)
+
+
+def test_xarray_reads_the_store_with_no_code_of_ours(tiny_run: Path, tmp_path: Path) -> None:
+    collect(tiny_run, out=tmp_path / "store.zarr", **SMALL)
+    with xr.open_zarr(tmp_path / "store.zarr", group="parameters") as parameters:
+        series = parameters.rms.sel(tensor="model.layers.1.mlp.down_proj.weight")
+        assert series.dims == ("revision",) and np.isfinite(series.values).all()
+        assert parameters.rms.attrs["units"] == "weight unit" and "sqrt" in parameters.rms.attrs["formula"]
+    with xr.open_zarr(tmp_path / "store.zarr", group="activations") as activations:
+        stream = activations.feature_rms.sel(site="residual_out", layer=1)
+        assert stream.dims == ("revision", "feature") and np.isfinite(stream.values).all()
+    with xr.open_datatree(tmp_path / "store.zarr", engine="zarr") as tree:
+        assert set(GROUPS) <= set(tree.children)
+
+
+def test_nan_in_the_weights_is_recorded_and_reported(tmp_path: Path) -> None:
+    write_revision(tmp_path / "run" / "step1", 0)
+    from safetensors.torch import load_file, save_file
+
+    file = tmp_path / "run" / "step1" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, file)
+    heard: list[str] = []
+
+    class Listener(Silent):
+        def note(self, text: str) -> None:
+            heard.append(text)
+
+    store = collect(tmp_path / "run", out=tmp_path / "store.zarr", batch="2x8", progress=Listener())
+    assert heard == ["step1: 1 tensors hold NaN or Inf, first model.layers.0.mlp.up_proj.weight"]
+    row = store.table("parameters").filter(tensor="model.layers.0.mlp.up_proj.weight").row(0, named=True)
+    assert (row["status"], row["nan_count"]) == ("non-finite", 1)
+    assert store.table("revisions")["nonfinite_tensors"].to_list() == [1]
+
+
+def test_an_unknown_model_type_still_has_parameters(tmp_path: Path) -> None:
+    config = GPTNeoXConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=64
+    )
+    GPTNeoXForCausalLM(config).save_pretrained(tmp_path / "run" / "step0")
+    store = collect(tmp_path / "run", out=tmp_path / "store.zarr", progress=Silent())
+    assert store.layout.groups == ("parameters",)
+    assert store.table("parameters").filter(role="dense_h_to_4h")["layer"].to_list() == [0]
+    with pytest.raises(UnknownModelError, match=r"olmo2.*gpt_neox"):
+        collect(tmp_path / "run", out=tmp_path / "other.zarr", record=("activations",), progress=Silent())
+    assert not (tmp_path / "other.zarr").exists()
+
+
+def test_chosen_tensors_only(tiny_run: Path, tmp_path: Path) -> None:
+    store = collect(
+        tiny_run, out=tmp_path / "s.zarr", record=("parameters",), tensors=("q_norm", "*.1.*k_norm*"), progress=Silent()
+    )
+    names = sorted(set(store.table("parameters")["tensor"]))
+    assert names == [
+        "model.layers.0.self_attn.q_norm.weight",
+        "model.layers.1.self_attn.k_norm.weight",
+        "model.layers.1.self_attn.q_norm.weight",
+    ]
+
+
+def test_only_chosen_bytes_move_over_the_wire(tiny_run: Path, tmp_path: Path) -> None:
+    with LocalHub() as hub:
+        hub.add_repo("allenai/tiny", {"main": tiny_run / "main"})
+        source = HubSource("allenai/tiny", endpoint=hub.endpoint)
+        collect(source, out=tmp_path / "s.zarr", record=("parameters",), tensors=("q_norm",), progress=Silent())
+        spans = [each.range for each in hub.requests if each.path.find("safetensors") >= 0 or each.host == "cdn"]
+        moved = sum(each.bytes_sent for each in hub.requests if each.host == "cdn")
+    assert spans and moved < (tiny_run / "main" / "model.safetensors").stat().st_size / 2
+
+
+def test_the_plan_says_what_would_move(tiny_run: Path, tmp_path: Path) -> None:
+    found = plan(tiny_run, revisions="stage1", rate=1e6)
+    size = sum(each.stat().st_size for each in (tiny_run / "main").glob("*.safetensors"))
+    assert found.to_do == REVISIONS[:3]
+    assert found.nbytes == pytest.approx(3 * size, rel=0.1) and found.requests == 0
+    assert found.seconds == found.nbytes / 1e6
+    collect(tiny_run, revisions="stage1:first1", out=tmp_path / "s.zarr", **SMALL)
+    assert plan(tiny_run, revisions="stage1", out=tmp_path / "s.zarr").to_do == REVISIONS[1:3]
+
+
+def test_another_probe_dtype_or_run_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "store.zarr"
+    collect(tiny_run, revisions="main", out=out, **SMALL)
+    before = contents(out)
+    (tmp_path / "text.txt").write_text("another text to read " * 30)
+    for change in ({"text": (tmp_path / "text.txt",)}, {"dtype": "bfloat16"}, {"batch": "4x16"}):
+        with pytest.raises(StoreMismatchError):
+            collect(tiny_run, out=out, **{**SMALL, **change})
+    with pytest.raises(StoreMismatchError):
+        collect(write_revision(tmp_path / "other" / "main", 0).parent, out=out, **SMALL)
+    assert contents(out) == before
+
+
+def test_a_broken_revision_is_left_out_and_the_others_are_kept(tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    broken = run / REVISIONS[1] / "model.safetensors"
+    broken.write_bytes(broken.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match=r"1 of 4 revisions cannot be measured \(stage1-step10-tokens1B\)"):
+        collect(run, out=tmp_path / "store.zarr", **SMALL)
+    assert open_store(tmp_path / "store.zarr").done == set(REVISIONS) - {REVISIONS[1]}
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"record": ("gradients",)}, OptionError, "no group 'gradients' to record; there are parameters, "),
+        ({"batch": "8by512"}, OptionError, "batch must be BxT such as 8x512"),
+        ({"dtype": "int8"}, OptionError, "dtype must be auto, float32, bfloat16, float64; got 'int8'"),
+        ({"device": "abacus"}, OptionError, "device must be cpu, cuda or cuda:N; got 'abacus'"),
+        ({"tensors": ("nothing",)}, OptionError, "no tensor is called nothing; give a glob of names or a role: "),
+        ({"revisions": "stage9"}, OlmoDynamicsError, "stage9"),
+        ({"text": ("missing.txt",)}, ProbeError, "missing.txt"),
+    ],
+)
+def test_options_that_mean_nothing(
+    tiny_run: Path, tmp_path: Path, options: dict, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        collect(tiny_run, out=tmp_path / "store.zarr", progress=Silent(), **options)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "store.zarr").exists()
+
+
+def test_shapes_that_contradict_the_config(tiny_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run / "main", tmp_path / "run" / "main")
+    edit_config(tmp_path / "run" / "main", intermediate_size=64)
+    with pytest.raises(CheckpointError, match="gate_proj"):
+        collect(tmp_path / "run", out=tmp_path / "store.zarr", **SMALL)
+    assert not (tmp_path / "store.zarr").exists()
+
+
+def test_a_probe_of_token_ids(tiny_run: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "ids.npy", np.arange(64).reshape(2, 32))
+    store = collect(
+        tiny_run,
+        revisions="main",
+        out=tmp_path / "s.zarr",
+        tokens=tmp_path / "ids.npy",
+        batch="2x32",
+        progress=Silent(),
+    )
+    assert store.probe()["token_id"].tolist() == np.arange(64).reshape(2, 32).tolist()
+    np.save(tmp_path / "bad.npy", np.array([[1, 2, 999]]))
+    with pytest.raises(ProbeError, match="999"):
+        collect(tiny_run, out=tmp_path / "t.zarr", tokens=tmp_path / "bad.npy", progress=Silent())
+
+
+def test_bf16_weights_are_computed_in_bf16_unless_told(tmp_path: Path) -> None:
+    write_revision(tmp_path / "run" / "step1", 0, dtype=torch.bfloat16)
+    store = collect(tmp_path / "run", out=tmp_path / "s.zarr", batch="2x8", progress=Silent())
+    assert store.attributes["compute_dtype"] == "bfloat16"
+    assert store.table("revisions")["dtype"].to_list() == ["BF16"]
+
+
+def test_interrupting_keeps_what_is_finished(tiny_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "store.zarr"
+
+    class Interrupting(Silent):
+        def finish(self, name: str) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(tiny_run, out=out, batch="6x16", progress=Interrupting())
+    assert open_store(out).done == {REVISIONS[0]}
+    assert collect(tiny_run, out=out, **SMALL).done == set(REVISIONS)
+
+
+def test_command_line_environment_reaches_the_local_hub(tiny_run: Path, tmp_path: Path) -> None:
+    with LocalHub() as hub:
+        hub.add_repo("allenai/tiny", {name: tiny_run / name for name in REVISIONS})
+        environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf")}
+        command = [sys.executable, "-m", "olmo_dynamics", "revisions", "allenai/tiny", "--format", "json", "-q"]
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["revision"] for row in rows] == list(REVISIONS)
+    assert [row["step"] for row in rows] == [0, 10, 100, None]

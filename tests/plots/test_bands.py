@@ -1,0 +1,80 @@
+"""Nested bands of quantiles."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import polars as pl
+import pytest
+
+from olmo_dynamics.errors import OptionError
+from olmo_dynamics.plots import distribution_fan, embedding_band
+from tests.plots import synthetic
+from tests.plots.drawing import drawn, titles
+
+FEW = np.array([0, 10, 100, 1_000])
+
+
+def bands(chart_spec: dict[str, object]) -> pl.DataFrame:
+    [rows] = chart_spec["datasets"].values()  # type: ignore[attr-defined]
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def test_embedding_and_head_stand_side_by_side_with_two_bands_and_a_median() -> None:
+    chart = embedding_band(synthetic.embedding_quantiles(FEW))
+    marks = drawn(chart)
+    assert marks["area"] == 4
+    assert marks["line"] == 2
+    assert titles(chart, "y") == {"quantile of row L2 norms (weight unit)"}
+    assert chart.to_dict()["title"]["text"] == ["Distribution of row L2 norms during training"]
+
+
+def test_a_band_reaches_from_a_quantile_to_its_mirror() -> None:
+    table = synthetic.embedding_quantiles(FEW)
+    drawn_rows = bands(embedding_band(table).to_dict()).filter(step=100, embedding="lm_head", band="5 to 95 %")
+    wanted = table.filter(step=100, embedding="lm_head")
+    assert drawn_rows["value"].item() == pytest.approx(wanted.filter(quantile=0.05)["value"].item(), rel=1e-5)
+    assert drawn_rows["upper"].item() == pytest.approx(wanted.filter(quantile=0.95)["value"].item(), rel=1e-5)
+
+
+def test_the_fan_draws_every_pair_the_widest_at_the_back_in_a_panel_for_each_layer() -> None:
+    chart = distribution_fan(synthetic.parameter_quantiles(FEW, layers=3))
+    assert drawn(chart)["area"] == 4 * 3
+    assert bands(chart.to_dict())["band"].unique(maintain_order=True).to_list() == [
+        "0.1 to 99.9 %", "1 to 99 %", "5 to 95 %", "25 to 75 %", "median",
+    ]  # fmt: skip
+    assert chart.to_dict()["facet"]["sort"] == ["layer 0", "layer 1", "layer 2"]
+
+
+def test_quantiles_of_tokens_make_a_fan_too() -> None:
+    table = synthetic.parameter_quantiles(FEW, layers=1).filter(pl.col("quantile").is_in([0.05, 0.5, 0.95]))
+    table = (
+        table.drop("tensor", "role").with_columns(site=pl.lit("residual_out")).rename({"quantile": "token_quantile"})
+    )
+    chart = distribution_fan(table, quantity="activations/l2_norm_quantile")
+    assert drawn(chart)["area"] == 1
+    assert titles(chart, "y") == {"quantile of token L2 norms (activation unit)"}
+
+
+def test_a_single_revision_is_drawn_as_bars() -> None:
+    marks = drawn(embedding_band(synthetic.embedding_quantiles(np.array([1_000]))))
+    assert marks["rect"] == 4
+    assert marks["symbol"] == 2
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (synthetic.parameter_quantiles(FEW, layers=1).filter(pl.col("quantile") < 0.5),
+         "the median and quantiles q and 1 - q were wanted for bands; the table has 0.001, 0.01, 0.05, 0.25"),
+        (pl.concat([synthetic.parameter_quantiles(FEW, layers=1)] * 2),
+         "one value for each revision, panel and quantile was wanted; the table has several; filter it"),
+        (pl.concat([synthetic.parameter_quantiles(FEW, 1), synthetic.parameter_quantiles(FEW, 1).with_columns(stage=2)],
+                   how="vertical_relaxed"),
+         "one line of training was wanted for bands; the table has stage 1, stage 2; filter by stage and ingredient"),
+    ],
+)  # fmt: skip
+def test_a_table_that_makes_no_bands_is_refused(table: pl.DataFrame, message: str) -> None:
+    with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
+        distribution_fan(table)

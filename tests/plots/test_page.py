@@ -1,0 +1,119 @@
+"""The report page, read as text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import polars as pl
+import pytest
+
+from olmo_dynamics.errors import OptionError
+from olmo_dynamics.plots import loss_by_domain, reading
+from olmo_dynamics.plots.page import Section, page
+from olmo_dynamics.plots.reading import Reading
+from olmo_dynamics.quantities import find
+from tests.plots import synthetic
+
+EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)> & \"quoted\""
+STEPS = np.array([0, 10, 100])
+
+
+class Elements(HTMLParser):
+    """The page's elements, as a browser's parser meets them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.words: list[str] = []
+        self._inside: dict[str, str | None] | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        named = dict(attrs)
+        self.addresses += [str(named[name]) for name in ("src", "href") if name in named]
+        assert not [name for name in named if name.startswith("on")]
+        self._inside = named if tag == "script" else None
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = None
+
+    def handle_data(self, data: str) -> None:
+        if self._inside is None:
+            self.words.append(data)
+        else:
+            self.scripts.append((self._inside, data))
+
+
+@pytest.fixture(scope="module")
+def evil_page() -> str:
+    table = synthetic.loss(STEPS).with_columns(
+        domain=pl.lit(EVIL) + pl.col("domain"), revision=pl.lit(EVIL) + pl.col("revision")
+    )
+    section = Section(EVIL, loss_by_domain(table), Reading(EVIL, (EVIL, "Paloma, arXiv:2312.10523")))
+    return page(EVIL, [section], facts={"source": EVIL, EVIL: "1"})
+
+
+def test_names_that_look_like_html_stay_names(evil_page: str) -> None:
+    elements = Elements(evil_page)
+    assert elements.tags.count("script") == 3  # one spec, the libraries, the start
+    assert "img" not in elements.tags
+    assert "".join(elements.words).count(EVIL) >= 6
+    [spec] = [json.loads(text) for attributes, text in elements.scripts if attributes.get("type") == "application/json"]
+    [rows] = [rows for rows in spec["datasets"].values() if "cross_entropy" in rows[0]]
+    assert rows[0]["domain"] == EVIL + "code"
+
+
+def test_nothing_is_loaded_and_links_lead_to_the_sources_or_within(evil_page: str) -> None:
+    assert set(Elements(evil_page).addresses) == {"#section-0", "https://arxiv.org/abs/2312.10523"}
+
+
+def test_only_the_pages_own_scripts_may_run(evil_page: str) -> None:
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', evil_page)
+    assert policy is not None
+    assert policy[1].startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe-eval" not in policy[1]
+    code = [text for attributes, text in Elements(evil_page).scripts if "type" not in attributes]
+    hashes = {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in code}
+    assert hashes == set(re.findall(r"'sha256-([^']*)'", policy[1]))
+
+
+def test_the_page_has_a_head_a_list_of_contents_and_a_section_for_each_chart() -> None:
+    chart = loss_by_domain(synthetic.loss(STEPS))
+    sections = [Section("Loss", chart, reading.LOSS), Section("Loss again", chart, reading.LOSS)]
+    text = page("A run", sections, facts={"source": "org/model", "dtype": "float32"})
+    elements = Elements(text)
+    for tag, count in {"h1": 1, "main": 1, "nav": 1, "section": 2, "figure": 2, "dt": 2, "dd": 2}.items():
+        assert elements.tags.count(tag) == count, tag
+    assert "<dt>dtype</dt><dd>float32</dd>" in text
+    assert reading.LOSS.text in text
+    assert text.startswith("<!DOCTYPE html>")
+
+
+def test_a_page_without_sections_is_refused() -> None:
+    message = "at least one section was wanted for a page; none came; draw a chart first"
+    with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
+        page("A run", [], facts={})
+
+
+def test_readings_are_short_and_name_their_sources() -> None:
+    readings = [value for value in vars(reading).values() if isinstance(value, Reading)]
+    assert len(readings) >= 8
+    for each in readings:
+        assert each.sources
+        assert 80 < len(each.text) < 500
+        assert each.text.endswith(".")
+
+
+def test_a_reading_can_be_told_what_is_drawn() -> None:
+    told = reading.MAP.of(find("activations/kurtosis"))
+    assert told.text.endswith("3 for a Gaussian.")
+    assert told.sources == (*reading.MAP.sources, "standard definition")
+    assert reading.FAN.of(find("parameters/mean")).sources == reading.FAN.sources

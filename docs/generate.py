@@ -65,7 +65,9 @@ def cli_reference() -> str:
 
 
 def _help(command: click.Command, path: str) -> str:
-    context = click.Context(command, info_name=path, terminal_width=96, max_content_width=96)
+    context = click.Context(
+        command, info_name=path, terminal_width=96, max_content_width=96, help_option_names=["-h", "--help"]
+    )
     return f"```text\n{command.get_help(context)}\n```\n"
 
 

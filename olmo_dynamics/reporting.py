@@ -27,7 +27,7 @@ from olmo_dynamics.quantities import find
 
 _STREAM = (Site.EMBEDDING.value, Site.RESIDUAL_OUT.value)
 _FAN_ROLES = ("q_proj", "o_proj", "gate_proj", "down_proj")
-_RULES = ((6.0, False), (6.0, True), (3.0, True))  # threshold, relative to the token's RMS: the first that finds any
+_THRESHOLDS = (6.0, 3.0)  # multiples of a token's own RMS; the first that some feature reaches is drawn
 
 
 def write_report(store: RecordedStore, out: str | Path) -> Path:
@@ -149,12 +149,11 @@ def _stream_outliers(store: RecordedStore) -> Iterator[Section]:
 
 
 def _births(store: RecordedStore) -> Iterator[Section]:
-    for threshold, relative in _RULES:
-        born = births(store, threshold=threshold, relative=relative)
+    for threshold in _THRESHOLDS:
+        born = births(store, threshold=threshold, relative=True)
         if born.is_empty():
             continue
-        unit = "of the token's own RMS" if relative else "in activation units"
-        style = Style(note=f"threshold {threshold:g} {unit}", probe_tokens=_probe_tokens(store))
+        style = Style(note=f"threshold {threshold:g} times the token's own RMS", probe_tokens=_probe_tokens(store))
         # The chart limits itself to the features with most to show: thinning rows would miscount the places they reach.
         yield Section("Outlier features: which, when, where", plots.outlier_births(born, style=style), reading.BIRTHS)
         return

@@ -5,6 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+# While tests run, the shapes in the signatures of these modules are checked at every call.
+SHAPED = {
+    "model": ("olmo2", "rope", "sites", "stream", "weights"),
+    "recorders": ("activations", "embeddings", "forward", "losses", "magnitudes", "massive", "moments", "observed", "order",
+                  "outliers", "parameters", "survey"),
+    "training": ("gradients", "loss", "trainer"),
+}  # fmt: skip
+install_import_hook(
+    [f"olmo_dynamics.{room}.{module}" for room, modules in SHAPED.items() for module in modules], "beartype.beartype"
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 REVISIONS = ("stage1-step0-tokens0B", "stage1-step10-tokens1B", "stage1-step100-tokens1B", "main")

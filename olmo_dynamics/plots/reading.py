@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from olmo_dynamics.names import Quantity
@@ -22,8 +23,14 @@ class Reading:
     def of(self, quantity: Quantity) -> Reading:
         """The same, with the source and the note of the quantity that is drawn."""
         text = f"{self.text} {quantity.note}".strip()
-        known = any(quantity.source in source for source in self.sources)
+        known = _work(quantity.source) in {_work(source) for source in self.sources} | {"standard definition"}
         return replace(self, text=text, sources=self.sources if known else (*self.sources, quantity.source))
+
+
+def _work(source: str) -> str:
+    """What tells one work from another: its arXiv number, else its first two words."""
+    number = re.search(r"arXiv:[0-9.]+[0-9]", source)
+    return number.group() if number else " ".join(source.replace(",", " ").split()[:2])
 
 
 _BLOG = "Merrill 2024, Ai2 blog on OLMo's checkpoints"
@@ -49,8 +56,9 @@ MAP = Reading(
 )
 
 DEPTH = Reading(
-    "Each line is one revision, dark for early and light for late ones. In a model that normalises only a sublayer's input, "
-    "the residual stream grows with depth because every block adds to it; lines that steepen show layers drifting apart.",
+    "Each line is one revision, dark for early and light for late ones. Every block adds to the residual "
+    "stream, so it grows with depth. Where sublayer outputs are normalised, as in OLMo 2, it is born close to the square "
+    "root of twice the depth, whatever the width; training bends the line away from that.",
     (_BLOG, "OLMo 2, arXiv:2501.00656"),
 )
 
@@ -89,6 +97,6 @@ LOSS = Reading(
 
 LOGITS = Reading(
     "The log-sum-exp of the logits is free to drift, since the softmax ignores a common shift. It starts near the logarithm "
-    "of the vocabulary size; a z-loss holds it near zero, and growth without one has preceded instabilities.",
+    "of the vocabulary size; a z-loss pulls it towards zero.",
     ("OLMo 2, arXiv:2501.00656", "OLMo-core, cross_entropy_loss"),
 )

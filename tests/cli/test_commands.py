@@ -71,7 +71,7 @@ def test_collect_show_export_report(run, tiny_run: Path, tmp_path: Path) -> None
     assert pl.read_parquet(file)["step"].unique().sort().to_list() == [0, 10, 100]
     page = tmp_path / "report.html"
     assert run("report", out, "--out", str(page)).code == 0
-    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
 def test_dry_run_moves_nothing(run, tiny_run: Path, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_ctrl_c_is_130(run, monkeypatch) -> None:
     monkeypatch.setattr("olmo_dynamics.frames.open_store", interrupted)
     outcome = run("show", "x.zarr")
     assert outcome.code == 130
-    assert outcome.err == "olmo-dyn: interrupted; what was finished is kept, the same command continues\n"
+    assert outcome.err.strip() == "olmo-dyn: interrupted; what was finished is kept, the same command continues"
 
 
 def test_our_own_bug_is_a_traceback(run, monkeypatch) -> None:

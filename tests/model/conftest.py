@@ -1,14 +1,9 @@
-"""While these tests run, the shapes in the model room's signatures are checked at every call, on one thread."""
+"""These tests run on one thread."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
-
-SHAPED = [f"olmo_dynamics.model.{module}" for module in ("olmo2", "rope", "sites", "stream", "weights")]
-
-install_import_hook(SHAPED, "beartype.beartype")
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -1,17 +1,12 @@
-"""While these tests run, the shapes in the training room's signatures are checked at every call."""
+"""A model of a few thousand parameters, and how it is trained."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from jaxtyping import install_import_hook
 
-install_import_hook(
-    [f"olmo_dynamics.training.{module}" for module in ("gradients", "loss", "trainer")], "beartype.beartype"
-)
-
-from olmo_dynamics.model import ModelConfig  # noqa: E402
-from olmo_dynamics.training.recipe import Recipe  # noqa: E402
+from olmo_dynamics.model import ModelConfig
+from olmo_dynamics.training.recipe import Recipe
 
 
 @pytest.fixture

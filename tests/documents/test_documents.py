@@ -1,0 +1,44 @@
+"""Every Python block of the README and the docs runs, page by page, beside a small demo run and its store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from tests.conftest import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page: Path) -> list[str]:
+    tokens = MarkdownIt().parse(page.read_text(encoding="utf-8"))
+    return [token.content for token in tokens if token.type == "fence" and token.info == "python"]
+
+
+@pytest.fixture(scope="module")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from olmo_dynamics.experiments.demo import SMALL, run_demo
+
+    folder = tmp_path_factory.mktemp("documents")
+    (folder / "cache" / "stores").mkdir(parents=True)
+    run_demo(folder / "cache" / "demo", size=SMALL, quiet=True)
+    return folder
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def test_python_blocks_run(page: Path, demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(demo_folder)
+    namespace: dict[str, object] = {}
+    for number, block in enumerate(blocks(page), 1):
+        exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)  # noqa: S102 - our own documents
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for token in MarkdownIt().parse(page.read_text(encoding="utf-8")):
+            for child in token.children or ():
+                target = child.attrGet("href") or child.attrGet("src") if child.type in ("link_open", "image") else None
+                if isinstance(target, str) and "://" not in target and not target.startswith("#"):
+                    assert (page.parent / target.split("#")[0]).exists(), f"{page.name}: {target}"

@@ -1,0 +1,140 @@
+"""Distributed checkpoints of torch (`.metadata` and `__{rank}_{bucket}.distcp`), read without torch.
+
+`.metadata` is a pickle that says which tensors there are, in which shards, and at which bytes of which file each shard is a
+`torch.save` archive of its own. So the index costs one file, and each shard one span.
+
+    >>> index = read_distributed(read, files, "model_and_optim")                                # doctest: +SKIP
+    >>> index.tensors["model.lm_head.norm.weight"].shape                                        # doctest: +SKIP
+    (64,)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from olmo_dynamics.checkpoints.formats.assembly import Chunk, Stored, check_cover
+from olmo_dynamics.checkpoints.formats.standins import METADATA, TORCH_DTYPES, TRAINER, to_counts
+from olmo_dynamics.checkpoints.formats.torch_files import open_torch_bytes
+from olmo_dynamics.checkpoints.formats.unpickling import Record, Symbol, brief, read_pickle
+from olmo_dynamics.checkpoints.tensors import Span, SpanReader
+from olmo_dynamics.errors import CheckpointError
+
+INDEX_NAME = ".metadata"
+MAX_INDEX_BYTES = 512 << 20  # 512 MiB; a shard takes about 100 bytes
+MAX_OBJECT_BYTES = 1 << 20  # 1 MiB; hyper-parameters take about 1 kB each
+
+_Places = Mapping[tuple[str, tuple[int, ...] | None], Span]
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """What a distributed checkpoint holds: tensors by name, and the spans of pickled objects by name."""
+
+    tensors: Mapping[str, Stored]
+    objects: Mapping[str, Span]
+    read: SpanReader
+
+    def read_objects(self, names: Sequence[str]) -> dict[str, Any]:
+        """Pickled objects as plain values, by name.
+
+        Raises:
+            CheckpointError: one is too large, hostile or damaged.
+        """
+        spans = [self.objects[name] for name in names]
+        for name, span in zip(names, spans, strict=True):
+            if span.stop - span.start > MAX_OBJECT_BYTES:
+                raise CheckpointError(
+                    f"{span.file}: {name} may take {MAX_OBJECT_BYTES} bytes, got {span.stop - span.start}"
+                )
+        return {
+            name: open_torch_bytes(raw, f"{span.file} at byte {span.start}", TRAINER).plain()
+            for name, span, raw in zip(names, spans, self.read(spans), strict=True)
+        }
+
+
+def read_distributed(read: SpanReader, files: Mapping[str, int], folder: str) -> Distributed:
+    """The index of the distributed checkpoint in `folder` (empty for the top).
+
+    Raises:
+        CheckpointError: `.metadata` is missing, hostile or damaged, or names a shard that is missing or cut off.
+    """
+    file = str(PurePosixPath(folder) / INDEX_NAME)
+    if file not in files:
+        raise CheckpointError(f"wanted {file}, which says what the .distcp files hold; it is missing, fetch it")
+    if files[file] > MAX_INDEX_BYTES:
+        raise CheckpointError(f"{file} may take {MAX_INDEX_BYTES} bytes, it has {files[file]}")
+    [raw] = read([Span(file, 0, files[file])])
+    index = read_pickle(raw.tobytes(), file=file, allowed=METADATA)
+    try:
+        places = _read_places(index.state["storage_data"], files, folder)
+        entries = index.state["state_dict_metadata"].items()
+        tensors = {
+            name: _read_tensor(name, entry, places) for name, entry in entries if entry.kind == "TensorStorageMetadata"
+        }
+        objects = {name: _find(name, None, places) for name, entry in entries if entry.kind == "BytesStorageMetadata"}
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as problem:
+        raise CheckpointError(
+            f"{file} is no index of a distributed checkpoint ({brief(problem)}); fetch it again"
+        ) from None
+    return Distributed(tensors, objects, read)
+
+
+def _read_places(storage: Mapping[Record, Record], files: Mapping[str, int], folder: str) -> _Places:
+    places = {}
+    for key, value in storage.items():
+        fields = value.state
+        if fields.get("transform_descriptors"):
+            raise CheckpointError(
+                f"{folder}: shards written with {brief(fields['transform_descriptors'])} cannot be read"
+            )
+        corner = key.state.get("offset")  # left out where there is none
+        places[key.state["fqn"], None if corner is None else to_counts(corner)] = _check_place(fields, files, folder)
+    return places
+
+
+def _check_place(fields: Mapping[str, Any], files: Mapping[str, int], folder: str) -> Span:
+    name, start, length = fields["relative_path"], fields["offset"], fields["length"]
+    [start, length] = to_counts((start, length))
+    if not isinstance(name, str) or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise CheckpointError(f"{folder}/{INDEX_NAME} names {brief(name)}, which lies outside the checkpoint")
+    file = str(PurePosixPath(folder) / name)
+    if file not in files:
+        raise CheckpointError(f"{folder}/{INDEX_NAME} names {file}, which is missing; fetch it")
+    if start + length > files[file]:
+        raise CheckpointError(
+            f"{file}: wanted bytes {start} to {start + length}, it has {files[file]}; it is cut off, fetch it again"
+        )
+    return Span(file, start, start + length)
+
+
+def _read_tensor(name: str, entry: Record, places: _Places) -> Stored:
+    fields = entry.state
+    dtype = _read_dtype(name, fields["properties"])
+    chunks = []
+    for chunk in fields["chunks"]:
+        corner, shape = to_counts(chunk.state["offsets"]), to_counts(chunk.state["sizes"])
+        if math.prod(shape):  # ranks beyond a tensor's last row hold empty shards
+            chunks.append(Chunk(_find(name, corner, places), shape, corner, packed=True))
+    return check_cover(Stored(name, dtype, to_counts(fields["size"]), tuple(chunks)))
+
+
+def _read_dtype(name: str, properties: Record) -> str:
+    state = properties.state
+    dtype = state[0] if isinstance(state, tuple) else state["dtype"]
+    if not isinstance(dtype, Symbol) or dtype.name not in TORCH_DTYPES:
+        raise CheckpointError(f"tensor {name} has dtype {brief(dtype)}; known are {', '.join(TORCH_DTYPES)}")
+    return TORCH_DTYPES[dtype.name]
+
+
+def _find(name: str, corner: tuple[int, ...] | None, places: _Places) -> Span:
+    found = places.get((name, corner))
+    if found is None and corner is not None and not any(corner):
+        found = places.get((name, None))  # tensors that are not sharded are filed without a corner
+    if found is None:
+        where = f"the shard at {list(corner)} of " if corner else ""
+        raise CheckpointError(f"{INDEX_NAME} does not say where {where}{name} is stored; fetch the checkpoint again")
+    return found

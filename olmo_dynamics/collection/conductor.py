@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Unpack
 
 from olmo_dynamics.checkpoints import Checkpoint, Source
+from olmo_dynamics.collection.choice import choose
 from olmo_dynamics.collection.measurement import Measurement, Options
 from olmo_dynamics.collection.planner import needed_tensors
 from olmo_dynamics.collection.study import Study, describe_probe, prepare, read_probe
@@ -29,6 +30,8 @@ def collect(
     *,
     revisions: str = "all",
     out: str | Path,
+    quarantine: str | Path | None = None,
+    include_quarantined: bool = False,
     progress: Silent | None = None,
     **options: Unpack[Options],
 ) -> RecordedStore:
@@ -38,6 +41,8 @@ def collect(
         run: a hub repo id, a folder of revisions, or a `Run`.
         revisions: a selection expression such as `stage1:log24,main`.
         out: the store's folder; made if it is not there, continued if it is.
+        quarantine: a file of revisions to leave out; unless given, the one that the last audit of this run left.
+        include_quarantined: whether to measure them all the same.
         progress: who is told how far it is; a bar on stderr unless given (`Silent()` for none).
         **options: what is measured and how, see `Measurement`.
 
@@ -48,8 +53,11 @@ def collect(
     """
     measurement = Measurement(**options)
     run = run if isinstance(run, Run) else Run(run)
-    chosen = run.select(revisions)
+    choice = choose(run, revisions, quarantine=quarantine, include_quarantined=include_quarantined)
+    chosen = choice.revisions
     with progress or Bar() as listener:
+        if choice.left_out:
+            listener.note(choice.summary)
         store, study = _open(run, chosen, Path(out), measurement=measurement, listener=listener)
         with store.lock():
             store.plan(chosen)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Unpack
 
 from olmo_dynamics.checkpoints import REQUEST_BYTES, Checkpoint, Source
+from olmo_dynamics.collection.choice import choose
 from olmo_dynamics.collection.measurement import Measurement, Options
 from olmo_dynamics.collection.study import choose_tensors
 from olmo_dynamics.errors import OptionError
@@ -32,6 +33,7 @@ class Plan:
     revision_bytes: int
     revision_requests: int
     rate: float  # bytes per second
+    left_out: tuple[str, ...] = ()  # selected, but in quarantine
 
     @property
     def to_do(self) -> tuple[str, ...]:
@@ -61,6 +63,8 @@ def plan(
     revisions: str = "all",
     out: str | Path | None = None,
     rate: float = DEFAULT_RATE,
+    quarantine: str | Path | None = None,
+    include_quarantined: bool = False,
     **options: Unpack[Options],
 ) -> Plan:
     """What `collect` with the same arguments would move: read from one revision's headers, no weights.
@@ -75,7 +79,8 @@ def plan(
         raise OptionError(f"rate must be positive bytes per second; got {rate}")
     measurement = Measurement(**options)
     run = run if isinstance(run, Run) else Run(run)
-    chosen = run.select(revisions)
+    choice = choose(run, revisions, quarantine=quarantine, include_quarantined=include_quarantined)
+    chosen = choice.revisions
     done = _done(out, chosen)
     first = next((each for each in chosen if each.name not in done), chosen[0])
     with run.open(first) as checkpoint:
@@ -88,6 +93,7 @@ def plan(
             revision_bytes=sum(info.nbytes for info in needed),
             revision_requests=requests,
             rate=rate,
+            left_out=tuple(choice.left_out),
         )
 
 

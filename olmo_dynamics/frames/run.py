@@ -7,12 +7,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import polars as pl
 
-from olmo_dynamics.checkpoints import Checkpoint, Source, open_source, select
+from olmo_dynamics.checkpoints import Checkpoint, Source, known_run, open_source, select
+from olmo_dynamics.checkpoints.availability import join_lists
+from olmo_dynamics.checkpoints.official_lists import find_lists
 from olmo_dynamics.names import Revision
 
 _SCHEMA = {
@@ -61,6 +64,26 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.name!r})"
+
+
+def availability_frame(run: Run, lists: Sequence[str | Path], *, select_expression: str = "all") -> pl.DataFrame:
+    """The revisions of a run joined with official lists: as `revisions_frame`, with `hub`, `native` and `native_url`.
+
+    Listed steps that the source lacks are rows too; `hub` says whether the source has a step, `native` whether a list does.
+
+    Raises:
+        SourceError: a list cannot be read, or none of a folder belongs to the run.
+        SelectionError: the expression cannot be read, or matches nothing.
+    """
+    known = known_run(run.name)
+    joined = join_lists(run.source.revisions(), find_lists(lists, run.name, known), known)
+    by_name = {each.revision.name: each for each in joined}
+    chosen = [by_name[each.name] for each in select([each.revision for each in joined], select_expression)]
+    return revisions_frame([each.revision for each in chosen]).with_columns(
+        pl.Series("hub", [each.hub for each in chosen], dtype=pl.Boolean),
+        pl.Series("native", [bool(each.native_url) for each in chosen], dtype=pl.Boolean),
+        pl.Series("native_url", [each.native_url for each in chosen], dtype=pl.String),
+    )
 
 
 def revisions_frame(revisions: list[Revision]) -> pl.DataFrame:

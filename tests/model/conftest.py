@@ -6,7 +6,22 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-SHAPED = [f"olmo_dynamics.model.{module}" for module in ("olmo2", "rope", "sites", "stream", "weights")]
+SHAPED = [
+    f"olmo_dynamics.model.{module}"
+    for module in (
+        "blocks",
+        "language_model",
+        "layers",
+        "olmo1",
+        "olmo2",
+        "olmo3",
+        "olmoe",
+        "rope",
+        "sites",
+        "stream",
+        "weights",
+    )
+]
 
 install_import_hook(SHAPED, "beartype.beartype")
 

@@ -19,7 +19,7 @@ from olmo_dynamics import quantities
 from olmo_dynamics.checkpoints import Checkpoint
 from olmo_dynamics.collection.measurement import DTYPES, Measurement, parse_batch
 from olmo_dynamics.errors import OptionError, ProbeError, UnknownModelError
-from olmo_dynamics.model import ModelConfig, check_shapes, parse_config
+from olmo_dynamics.model import ModelConfig, check_shapes, model_sites, parse_config
 from olmo_dynamics.names import FLOAT_DTYPES, NO_LAYER, Site, TensorInfo
 from olmo_dynamics.probes import Probe, load_probe
 from olmo_dynamics.quantities import PARAMETER_GROUPS
@@ -191,7 +191,10 @@ def _forward_axes(config: ModelConfig, probe: Probe) -> list[Axis]:
     sequences, positions = probe.shape
     domain_of_sequence = np.array([probe.domains[index] for index in probe.domain])
     return [
-        Axis("site", np.array([site.value for site in Site if site is not Site.LOGITS])),
+        Axis(
+            "site",
+            np.array([site.value for site in model_sites(config) if site is not Site.LOGITS and not site.is_choice]),
+        ),
         Axis("layer", np.arange(NO_LAYER, config.layers)),
         Axis("token_quantile", np.array(quantities.TOKEN_QUANTILES)),
         Axis("input", np.array(["attention_input", "mlp_input"])),

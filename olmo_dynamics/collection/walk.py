@@ -19,7 +19,7 @@ import torch
 from olmo_dynamics.checkpoints import Checkpoint
 from olmo_dynamics.collection.study import Study, choose_tensors
 from olmo_dynamics.errors import CheckpointError
-from olmo_dynamics.model import StreamedPass, check_shapes, parse_config, stages, to_tensor
+from olmo_dynamics.model import StreamedPass, check_shapes, model_sites, parse_config, stages, to_tensor
 from olmo_dynamics.names import Record, TensorInfo
 from olmo_dynamics.recorders import ForwardRecorders, embedding_records, parameter_records, survey_tensor
 
@@ -69,7 +69,7 @@ def _forward_walk(checkpoint: Checkpoint, study: Study) -> Iterator[_Part]:
     config = parse_config(checkpoint.config)
     check_shapes(config, checkpoint.tensors)
     ordered = stages(config)
-    recorders = ForwardRecorders(study.probe, config.layers, study.groups)
+    recorders = ForwardRecorders(study.probe, config.layers, study.groups, available=model_sites(config))
     forward = StreamedPass(
         config,
         torch.tensor(study.probe.token_ids),

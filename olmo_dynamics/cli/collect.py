@@ -39,6 +39,7 @@ _MEGABYTE = 1e6
 @click.option(
     "--dtype", default="auto", show_default=True, help="What it is computed in: auto, float32, bfloat16, float64."
 )
+@click.option("--verify", is_flag=True, help="Compare each forward pass with transformers' first; refuse what differs.")
 @click.option("--dry-run", is_flag=True, help="Say what would be read, and how long it would take; measure nothing.")
 @click.option("--rate", default=100.0, show_default=True, metavar="MB/S", help="The rate that --dry-run reckons with.")
 @format_option("table", "json")

@@ -12,10 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
+import torch
+
 from olmo_dynamics.checkpoints import Checkpoint, Source
 from olmo_dynamics.collection.measurement import Measurement, Options
 from olmo_dynamics.collection.planner import needed_tensors
 from olmo_dynamics.collection.study import Study, describe_probe, prepare, read_probe
+from olmo_dynamics.collection.verification import TOKENS, verify
 from olmo_dynamics.collection.walk import measure
 from olmo_dynamics.errors import CheckpointError, StoreMismatchError
 from olmo_dynamics.frames import RecordedStore, open_store
@@ -106,6 +109,10 @@ def _collect_missing(
 
 def _collect_one(checkpoint: Checkpoint, *, store: RecordedStore, study: Study, listener: Silent) -> None:
     _check_same_probe(checkpoint, study)
+    if study.measurement.verify and study.probe is not None:
+        unverified = verify(checkpoint, torch.tensor(study.probe.token_ids[:1, :TOKENS]))
+        if unverified:
+            listener.note(unverified)
     records = measure(checkpoint, study, listener.advance)
     store.append(
         checkpoint.revision,

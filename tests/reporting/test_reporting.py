@@ -61,7 +61,9 @@ def test_a_report_needs_a_folder_to_go_into(store: RecordedStore, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_names_from_elsewhere_are_escaped(store: RecordedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_from_elsewhere_are_escaped(
+    store: RecordedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     attributes = {**store.attributes, "source": "<script>alert(1)</script>"}
     monkeypatch.setattr(type(store), "attributes", property(lambda self: attributes))
     assert "<script>alert(1)" not in render_report(store)

@@ -307,6 +307,8 @@ def test_a_tokenizer_that_reads_the_probe_otherwise_is_refused(tiny_run: Path, t
     assert collect(run, revisions="stage1", out=tmp_path / "same.zarr", **SMALL).done == set(REVISIONS[:3])
     written["model"]["merges"] = written["model"]["merges"][:5]
     file.write_text(json.dumps(written), encoding="utf-8")
-    with pytest.raises(StoreMismatchError, match=r"step100-tokens1B's tokenizer turns the probe text into other tokens"):
+    with pytest.raises(
+        StoreMismatchError, match=r"step100-tokens1B's tokenizer turns the probe text into other tokens"
+    ):
         collect(run, revisions="stage1", out=tmp_path / "other.zarr", **SMALL)
     assert open_store(tmp_path / "other.zarr").done == set(REVISIONS[:2])

@@ -12,7 +12,7 @@ import torch
 
 from olmo_dynamics.checkpoints import Source
 from olmo_dynamics.frames.run import Run
-from olmo_dynamics.model import Olmo2, build_model, check_shapes, load_model_weights, parse_config, to_tensor
+from olmo_dynamics.model import LanguageModel, build_model, check_shapes, load_model_weights, parse_config, to_tensor
 
 
 def load_model(
@@ -21,7 +21,7 @@ def load_model(
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
-) -> Olmo2:
+) -> LanguageModel:
     """One revision as our own `torch.nn.Module`; `model(token_ids)` gives logits.
 
     Args:

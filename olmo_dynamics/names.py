@@ -52,7 +52,9 @@ class Revision:
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.(.+)$")
 
-_READS_RESIDUAL = frozenset({"embed_tokens", "lm_head", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "router"})
+_READS_RESIDUAL = frozenset(
+    {"embed_tokens", "lm_head", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "gate", "router"}
+)
 _WRITES_RESIDUAL = frozenset({"o_proj", "down_proj"})
 _ON_RESIDUAL = frozenset({"post_attention_layernorm", "post_feedforward_layernorm", "input_layernorm", "norm"})
 
@@ -107,18 +109,25 @@ class TensorInfo:
 class Site(StrEnum):
     """A named place in the forward pass where activations are read; `x` is the residual stream.
 
-    With OLMo 2's norms on sublayer outputs: `middle = x + norm(attention(x))`, `out = middle + norm(mlp(middle))`.
+    Where norms are on sublayer outputs (OLMo 2, Olmo 3): `middle = x + norm(attention(x))`, `out = middle +
+    norm(mlp(middle))`. Where they are on inputs (OLMo 1, OLMoE): `middle = x + attention(norm(x))`, `out = middle +
+    mlp(norm(middle))`. A model lacks the sites of the norms that it does not have. What attention and the MLP read are
+    `residual_in` and `residual_middle` in the former, `attention_input` and `mlp_input` in the latter.
     """
 
     EMBEDDING = "embedding"  # token embeddings, the stream before block 0           [N, hidden]
     RESIDUAL_IN = "residual_in"  # the stream entering a block                        [N, hidden]
-    QUERY = "q"  # queries after QK-norm, before RoPE, all heads                      [N, heads * head_dim]
-    KEY = "k"  # keys after QK-norm, before RoPE, all KV heads                        [N, kv_heads * head_dim]
-    ATTENTION_OUTPUT = "attention_output"  # after o_proj, before the output norm     [N, hidden]
+    ATTENTION_INPUT = "attention_input"  # the stream after attention's input norm    [N, hidden]
+    QUERY = "q"  # queries after QK-norm and clipping, before RoPE, all heads         [N, heads * head_dim]
+    KEY = "k"  # keys after QK-norm and clipping, before RoPE, all KV heads           [N, kv_heads * head_dim]
+    ATTENTION_OUTPUT = "attention_output"  # after o_proj, before any output norm     [N, hidden]
     ATTENTION_OUTPUT_NORMED = "attention_output_normed"  # after the output norm      [N, hidden]
     RESIDUAL_MIDDLE = "residual_middle"  # the stream between attention and MLP       [N, hidden]
-    MLP_HIDDEN = "mlp_hidden"  # silu(gate) * up, the input of down_proj              [N, intermediate]
-    MLP_OUTPUT = "mlp_output"  # after down_proj, before the output norm              [N, hidden]
+    MLP_INPUT = "mlp_input"  # the stream after the MLP's or the experts' input norm  [N, hidden]
+    ROUTER_LOGITS = "router_logits"  # the router's score of each expert              [N, experts]
+    CHOSEN_EXPERTS = "chosen_experts"  # whole numbers, the most probable first       [N, experts per token]
+    MLP_HIDDEN = "mlp_hidden"  # silu(gate) * up, the input of down_proj; one MLP     [N, intermediate]
+    MLP_OUTPUT = "mlp_output"  # after down_proj or the mixing, before any output norm [N, hidden]
     MLP_OUTPUT_NORMED = "mlp_output_normed"  # after the output norm                  [N, hidden]
     RESIDUAL_OUT = "residual_out"  # the stream leaving a block                       [N, hidden]
     FINAL_NORM = "final_norm"  # after the last norm, the head's input                [N, hidden]
@@ -132,7 +141,14 @@ class Site(StrEnum):
     @property
     def hidden_wide(self) -> bool:
         """Whether its last axis is the residual stream's features."""
-        return self not in (Site.QUERY, Site.KEY, Site.MLP_HIDDEN, Site.LOGITS)
+        return self not in (
+            Site.QUERY, Site.KEY, Site.ROUTER_LOGITS, Site.CHOSEN_EXPERTS, Site.MLP_HIDDEN, Site.LOGITS
+        )  # fmt: skip
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether its values are indices, of which means and magnitudes say nothing."""
+        return self is Site.CHOSEN_EXPERTS
 
 
 class Status(IntEnum):

@@ -9,7 +9,8 @@ from jaxtyping import install_import_hook
 
 # While tests run, the shapes in the signatures of these modules are checked at every call.
 SHAPED = {
-    "model": ("olmo2", "rope", "sites", "stream", "weights"),
+    "model": ("blocks", "language_model", "layers", "olmo1", "olmo2", "olmo3", "olmoe", "rope", "sites", "stream",
+              "weights"),
     "recorders": ("activations", "embeddings", "forward", "losses", "magnitudes", "massive", "moments", "observed", "order",
                   "outliers", "parameters", "survey"),
     "training": ("gradients", "loss", "trainer"),

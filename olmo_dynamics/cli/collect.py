@@ -42,6 +42,7 @@ _MEGABYTE = 1e6
 @click.option("--quarantine", type=click.Path(), metavar="FILE.json", help="Leave out the revisions that this file names. "
               "Default: the file that the last audit of SOURCE left, if there was one.")  # fmt: skip
 @click.option("--include-quarantined", is_flag=True, help="Measure revisions that are in quarantine all the same.")
+@click.option("--verify", is_flag=True, help="Compare each forward pass with transformers' first; refuse what differs.")
 @click.option("--dry-run", is_flag=True, help="Say what would be read, and how long it would take; measure nothing.")
 @click.option("--rate", default=100.0, show_default=True, metavar="MB/S", help="The rate that --dry-run reckons with.")
 @format_option("table", "json")

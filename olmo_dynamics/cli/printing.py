@@ -67,9 +67,10 @@ def _print_table(rows: list[Mapping[str, Any]]) -> None:
         table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
-    # A pipe has no width: let lines be as long as they need to be.
-    width = None if sys.stdout.isatty() else 10_000
-    Console(highlight=False, markup=False, width=width).print(table)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:  # a pipe has no width: lines are as long as they need to be
+        console = Console(highlight=False, markup=False, width=10_000)
+    console.print(table)
 
 
 def progress_listener(quiet: bool) -> Any:

@@ -4,6 +4,8 @@ import click
 
 from olmo_dynamics.cli.printing import format_option, print_rows, quiet_option, remark
 
+_SHORT_COMMIT = 10  # as many digits as a table has room for; csv and json give all
+
 
 @click.command()
 @click.argument("source")
@@ -42,5 +44,8 @@ def revisions(source: str, expression: str, *, lists: tuple[str, ...], refresh: 
     age = found.source.catalogue_age()
     if age is not None and age > 1:
         remark(f"the list of revisions is {age / 60:.0f} min old; --refresh asks again", quiet)
-    print_rows(chosen.drop("token_label").iter_rows(named=True), style)
+    rows = chosen.drop("token_label")
+    if style == "table":
+        rows = rows.with_columns(rows["commit"].str.head(_SHORT_COMMIT))
+    print_rows(rows.iter_rows(named=True), style)
     remark(f"{len(chosen)} revisions", quiet)

@@ -8,15 +8,19 @@ costs at most the revision under way.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
+
+import torch
 
 from olmo_dynamics.checkpoints import Checkpoint, Source
 from olmo_dynamics.collection.choice import choose
 from olmo_dynamics.collection.measurement import Measurement, Options
 from olmo_dynamics.collection.planner import needed_tensors
 from olmo_dynamics.collection.study import Study, describe_probe, prepare, read_probe
+from olmo_dynamics.collection.verification import TOKENS, verify
 from olmo_dynamics.collection.walk import measure
 from olmo_dynamics.errors import CheckpointError, StoreMismatchError
 from olmo_dynamics.frames import RecordedStore, open_store
@@ -114,6 +118,10 @@ def _collect_missing(
 
 def _collect_one(checkpoint: Checkpoint, *, store: RecordedStore, study: Study, listener: Silent) -> None:
     _check_same_probe(checkpoint, study)
+    if study.measurement.verify and study.probe is not None:
+        unverified = verify(checkpoint, torch.tensor(study.probe.token_ids[:1, :TOKENS]))
+        if unverified:
+            listener.note(unverified)
     records = measure(checkpoint, study, listener.advance)
     store.append(
         checkpoint.revision,
@@ -130,8 +138,10 @@ def _check_same_probe(checkpoint: Checkpoint, study: Study) -> None:
     """A revision whose tokenizer reads the probe text otherwise is not comparable with the others."""
     if study.probe is None or study.measurement.tokens is not None:
         return
-    probe = describe_probe(read_probe(checkpoint, study.measurement, study.config))
     expected = study.attributes["probe"]
+    if hashlib.sha256(checkpoint.read_file("tokenizer.json")).hexdigest() == expected["tokenizer_sha256"]:
+        return
+    probe = describe_probe(read_probe(checkpoint, study.measurement, study.config))
     if probe["sha256"] != expected["sha256"]:
         raise StoreMismatchError(
             f"{checkpoint.revision.name}'s tokenizer turns the probe text into other tokens (sha256 {probe['sha256'][:12]}) "

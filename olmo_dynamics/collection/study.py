@@ -19,7 +19,7 @@ from olmo_dynamics import quantities
 from olmo_dynamics.checkpoints import Checkpoint
 from olmo_dynamics.collection.measurement import DTYPES, Measurement, parse_batch
 from olmo_dynamics.errors import OptionError, ProbeError, UnknownModelError
-from olmo_dynamics.model import ModelConfig, check_shapes, parse_config
+from olmo_dynamics.model import ModelConfig, check_shapes, model_sites, parse_config, unknown_keys
 from olmo_dynamics.names import FLOAT_DTYPES, NO_LAYER, Site, TensorInfo
 from olmo_dynamics.probes import Probe, load_probe
 from olmo_dynamics.quantities import PARAMETER_GROUPS
@@ -84,13 +84,21 @@ def _known_parts(
 ) -> tuple[ModelConfig | None, tuple[str, ...], tuple[str, ...]]:
     groups = tuple(name for name in quantities.GROUPS if not measurement.record or name in measurement.record)
     try:
-        return parse_config(checkpoint.config), groups, ()
+        return parse_config(checkpoint.config), groups, _unknown_words(checkpoint)
     except UnknownModelError as error:
         if measurement.record and measurement.wants_forward:
             raise
         if measurement.record:
             return None, groups, ()
         return None, ("parameters",), (str(error),)
+
+
+def _unknown_words(checkpoint: Checkpoint) -> tuple[str, ...]:
+    unknown = unknown_keys(checkpoint.config)
+    if not unknown:
+        return ()
+    words = f"{', '.join(unknown[:5])}{', …' if len(unknown) > 5 else ''}"
+    return (f"{checkpoint.revision.name}: its config says {words}, which nobody here knows; taken to change nothing",)
 
 
 def _needs_probe(groups: Collection[str]) -> bool:
@@ -191,7 +199,10 @@ def _forward_axes(config: ModelConfig, probe: Probe) -> list[Axis]:
     sequences, positions = probe.shape
     domain_of_sequence = np.array([probe.domains[index] for index in probe.domain])
     return [
-        Axis("site", np.array([site.value for site in Site if site is not Site.LOGITS])),
+        Axis(
+            "site",
+            np.array([site.value for site in model_sites(config) if site is not Site.LOGITS and not site.is_choice]),
+        ),
         Axis("layer", np.arange(NO_LAYER, config.layers)),
         Axis("token_quantile", np.array(quantities.TOKEN_QUANTILES)),
         Axis("input", np.array(["attention_input", "mlp_input"])),

@@ -19,7 +19,7 @@ import torch
 from olmo_dynamics.checkpoints import Checkpoint
 from olmo_dynamics.collection.study import Study, choose_tensors
 from olmo_dynamics.errors import CheckpointError
-from olmo_dynamics.model import StreamedPass, check_shapes, parse_config, stages, to_tensor
+from olmo_dynamics.model import StreamedPass, check_shapes, model_sites, parse_config, stages, to_tensor
 from olmo_dynamics.names import Record, TensorInfo
 from olmo_dynamics.recorders import ForwardRecorders, embedding_records, parameter_records, survey_tensor
 
@@ -53,15 +53,19 @@ _Part = tuple[Sequence[TensorInfo], dict[str, np.ndarray], Callable[[dict[str, n
 
 
 def _parameter_walk(checkpoint: Checkpoint, wanted: set[str]) -> Iterator[_Part]:
-    groups: list[list[TensorInfo]] = [[]]
-    for info in checkpoint.tensors.values():
-        if info.name not in wanted:
-            continue
-        if sum(each.nbytes for each in groups[-1]) + info.nbytes > _GROUP_BYTES and groups[-1]:
-            groups.append([])
-        groups[-1].append(info)
+    groups = in_groups([info for info in checkpoint.tensors.values() if info.name in wanted])
     for infos, raw in _fetched(checkpoint, groups):
         yield infos, raw, lambda _: []
+
+
+def in_groups(infos: Sequence[TensorInfo]) -> list[list[TensorInfo]]:
+    """Neighbouring tensors of up to 128 MiB together, or one larger tensor alone."""
+    groups: list[list[TensorInfo]] = [[]]
+    for info in infos:
+        if groups[-1] and sum(each.nbytes for each in groups[-1]) + info.nbytes > _GROUP_BYTES:
+            groups.append([])
+        groups[-1].append(info)
+    return groups
 
 
 def _forward_walk(checkpoint: Checkpoint, study: Study) -> Iterator[_Part]:
@@ -69,7 +73,7 @@ def _forward_walk(checkpoint: Checkpoint, study: Study) -> Iterator[_Part]:
     config = parse_config(checkpoint.config)
     check_shapes(config, checkpoint.tensors)
     ordered = stages(config)
-    recorders = ForwardRecorders(study.probe, config.layers, study.groups)
+    recorders = ForwardRecorders(study.probe, config.layers, study.groups, available=model_sites(config))
     forward = StreamedPass(
         config,
         torch.tensor(study.probe.token_ids),

@@ -43,7 +43,7 @@ class Run:
 
     @cached_property
     def revisions(self) -> pl.DataFrame:
-        """What exists: name, stage, ingredient, step, tokens, token label, format, commit; one row a revision."""
+        """A row a revision, with its name, stage, ingredient, step, tokens, token label, format and commit."""
         return revisions_frame(self.source.revisions())
 
     def select(self, expression: str) -> list[Revision]:

@@ -13,9 +13,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from olmo_dynamics.model.build import build_model, expected_shapes, init_weights
-    from olmo_dynamics.model.config import MODEL_TYPES, ModelConfig, parse_config, to_config_json
+    from olmo_dynamics.model.build import build_model, expected_shapes, init_weights, model_sites
+    from olmo_dynamics.model.config import MODEL_TYPES, Experts, ModelConfig, Yarn
+    from olmo_dynamics.model.config_json import parse_config, to_config_json, unknown_keys
+    from olmo_dynamics.model.language_model import LanguageModel
+    from olmo_dynamics.model.olmo1 import Olmo1
     from olmo_dynamics.model.olmo2 import Olmo2
+    from olmo_dynamics.model.olmo3 import Olmo3
+    from olmo_dynamics.model.olmoe import Olmoe
     from olmo_dynamics.model.rope import Rope
     from olmo_dynamics.model.sites import Tap, find_tap, taps
     from olmo_dynamics.model.stream import Observation, Stage, StreamedPass, stages
@@ -23,46 +28,62 @@ if TYPE_CHECKING:
 
 _HOME = {
     "MODEL_TYPES": "config",
+    "Experts": "config",
+    "LanguageModel": "language_model",
     "ModelConfig": "config",
     "Observation": "stream",
+    "Olmo1": "olmo1",
     "Olmo2": "olmo2",
+    "Olmo3": "olmo3",
+    "Olmoe": "olmoe",
     "Rope": "rope",
     "Stage": "stream",
     "StreamedPass": "stream",
     "Tap": "sites",
+    "Yarn": "config",
     "build_model": "build",
     "check_shapes": "weights",
     "expected_shapes": "build",
     "find_tap": "sites",
     "init_weights": "build",
     "load_model_weights": "weights",
-    "parse_config": "config",
+    "model_sites": "build",
+    "parse_config": "config_json",
     "stages": "stream",
     "taps": "sites",
-    "to_config_json": "config",
+    "to_config_json": "config_json",
     "to_tensor": "weights",
+    "unknown_keys": "config_json",
 }
 
 __all__ = [
     "MODEL_TYPES",
+    "Experts",
+    "LanguageModel",
     "ModelConfig",
     "Observation",
+    "Olmo1",
     "Olmo2",
+    "Olmo3",
+    "Olmoe",
     "Rope",
     "Stage",
     "StreamedPass",
     "Tap",
+    "Yarn",
     "build_model",
     "check_shapes",
     "expected_shapes",
     "find_tap",
     "init_weights",
     "load_model_weights",
+    "model_sites",
     "parse_config",
     "stages",
     "taps",
     "to_config_json",
     "to_tensor",
+    "unknown_keys",
 ]
 
 

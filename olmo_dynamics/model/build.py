@@ -13,7 +13,16 @@ import torch
 from torch import nn
 
 from olmo_dynamics.model.config import ModelConfig
+from olmo_dynamics.model.language_model import LanguageModel
+from olmo_dynamics.model.olmo1 import Olmo1
 from olmo_dynamics.model.olmo2 import Olmo2
+from olmo_dynamics.model.olmo3 import Olmo3
+from olmo_dynamics.model.olmoe import Olmoe
+from olmo_dynamics.model.sites import taps
+from olmo_dynamics.names import Site
+
+FAMILIES = {"olmo": Olmo1, "olmo2": Olmo2, "olmo3": Olmo3, "olmoe": Olmoe}
+"""The class of each `model_type`."""
 
 INIT_STD = 0.02
 INIT_CUT = 3.0  # in standard deviations
@@ -21,13 +30,13 @@ INIT_CUT = 3.0  # in standard deviations
 
 def build_model(
     config: ModelConfig, *, device: torch.device | str = "meta", dtype: torch.dtype = torch.float32
-) -> Olmo2:
+) -> LanguageModel:
     """A model of this shape, without weights: the meta device holds no numbers, any other device holds arbitrary ones.
 
     Follow it with `load_model_weights` or `init_weights`.
     """
     with torch.device("meta"):
-        model = Olmo2(config).to(dtype)
+        model = FAMILIES[config.model_type](config).to(dtype)
     return model if torch.device(device).type == "meta" else model.to_empty(device=device)
 
 
@@ -36,11 +45,18 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in build_model(config).state_dict().items()}
 
 
+def model_sites(config: ModelConfig) -> tuple[Site, ...]:
+    """The sites that a model of this config has, in the order of `Site`."""
+    tapped = {tap.site for tap in taps(build_model(config))}
+    return tuple(site for site in Site if site in tapped)
+
+
 @torch.no_grad()
 def init_weights(model: nn.Module, seed: int) -> None:
     """Fresh weights as OLMo 2 begins: norms 1, all else normal with standard deviation 0.02, cut off at ±0.06.
 
-    Drawn in float32 on the CPU in the order of the parameters' names, so a seed means the same on every device.
+    Olmo 3 and OLMoE begin so too; the first OLMo 1 models made deeper layers smaller. Drawn in float32 on the CPU in the
+    order of the parameters' names, so a seed means the same on every device.
     """
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():

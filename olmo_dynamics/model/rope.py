@@ -1,10 +1,11 @@
 """Rotary position embeddings: a query or key is turned by an angle that grows with its position.
 
 Features `j` and `j + head_dim/2` of a head make one pair, the convention of every released OLMo. Angles are computed in
-float32 whatever the model's dtype (float64 in a float64 model): bfloat16 cannot tell positions above 256 apart.
+the dtype of the positions, which is float32 whatever the model's dtype (float64 in a float64 model): bfloat16 cannot
+tell positions above 256 apart.
 
     >>> import torch
-    >>> rope = rope_table(positions=3, head_dim=4, theta=10_000.0)
+    >>> rope = rope_table(torch.arange(3.0), head_dim=4, theta=10_000.0)
     >>> rope.cos.shape
     torch.Size([3, 2])
     >>> float(rotate(torch.ones(1, 3, 1, 4), rope)[0, 0, 0, 0])  # position 0 is not turned
@@ -13,11 +14,14 @@ float32 whatever the model's dtype (float64 in a float64 model): bfloat16 cannot
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from olmo_dynamics.model.config import Yarn
 
 
 class Rope(NamedTuple):
@@ -27,19 +31,41 @@ class Rope(NamedTuple):
     sin: Float[Tensor, "positions pairs"]
 
 
+def rope_positions(positions: int, *, device: torch.device | str, dtype: torch.dtype) -> Float[Tensor, " positions"]:
+    """0, 1, 2, … for a model of this dtype, in float32 at least."""
+    return torch.arange(positions, device=device, dtype=torch.promote_types(dtype, torch.float32))
+
+
 def rope_table(
-    *,
-    positions: int,
-    head_dim: int,
-    theta: float,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    positions: Float[Tensor, " positions"], *, head_dim: int, theta: float, yarn: Yarn | None = None
 ) -> Rope:
-    """Angles `position * theta**(-2j / head_dim)` of pair `j`, in float32 or, for a float64 model, float64."""
-    dtype = torch.promote_types(dtype, torch.float32)
-    exponents = torch.arange(0, head_dim, 2, device=device, dtype=dtype) / head_dim
-    angles = torch.outer(torch.arange(positions, device=device, dtype=dtype), 1.0 / theta**exponents)
-    return Rope(angles.cos(), angles.sin())
+    """Angles `position * theta**(-2j / head_dim)` of pair `j`, or those that YaRN makes of them."""
+    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=positions.dtype) / head_dim
+    frequencies = 1.0 / theta**exponents
+    if yarn is None:
+        angles = torch.outer(positions, frequencies)
+        return Rope(angles.cos(), angles.sin())
+    angles = torch.outer(positions, stretched(frequencies, theta, yarn))
+    return Rope(angles.cos() * yarn.magnitude, angles.sin() * yarn.magnitude)
+
+
+def stretched(frequencies: Float[Tensor, " pairs"], theta: float, yarn: Yarn) -> Float[Tensor, " pairs"]:
+    """Frequencies after YaRN: kept where a pair turns fast, divided by `factor` where slow, between them mixed.
+
+    Pair `j` turns `r` times over the original positions where `j = pairs * ln(original / (2πr)) / ln(theta)`; the share of
+    the slower frequency grows linearly from `beta_fast` turns, rounded down to a pair, to `beta_slow`, rounded up. Peng et
+    al. 2023, arXiv:2309.00071, section 3.2.
+    """
+    pairs = len(frequencies)
+
+    def pair_that_turns(times: float) -> float:
+        return pairs * math.log(yarn.original_positions / (2 * math.pi * times)) / math.log(theta)
+
+    first = max(math.floor(pair_that_turns(yarn.beta_fast)), 0)
+    last = min(math.ceil(pair_that_turns(yarn.beta_slow)), 2 * pairs - 1)
+    width = last - first or 0.001  # a step where both fall on one pair
+    slow = ((torch.arange(pairs, device=frequencies.device, dtype=frequencies.dtype) - first) / width).clamp(0, 1)
+    return frequencies * (1 - slow) + frequencies / yarn.factor * slow
 
 
 def rotate(

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from olmo_dynamics.errors import OptionError
@@ -31,7 +31,7 @@ class Tap(nn.Module):
         self.site = site
         self.layer = layer
 
-    def forward(self, x: Float[Tensor, "batch positions width"]) -> Float[Tensor, "batch positions width"]:
+    def forward(self, x: Shaped[Tensor, "batch positions width"]) -> Shaped[Tensor, "batch positions width"]:
         """`x` itself, not a copy."""
         return x
 
@@ -58,5 +58,12 @@ def find_tap(model: nn.Module, site: Site, layer: int = NO_LAYER) -> Tap:
     layers = {tap.layer: tap for tap in taps(model) if tap.site == site}
     if layer in layers:
         return layers[layer]
+    if not layers:
+        raise OptionError(f"site must be one that the model has, {_listed(model)}; got {site}: choose one of them")
     there = f"its layers are {min(layers)} to {max(layers)}" if site.in_block else "it lies outside the blocks"
     raise OptionError(f"site and layer must name a place in the model; got {site} of layer {layer}: {there}")
+
+
+def _listed(model: nn.Module) -> str:
+    there = {tap.site for tap in taps(model)}
+    return ", ".join(site for site in Site if site in there)

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from olmo_dynamics.errors import OptionError
@@ -53,12 +53,13 @@ class Stage:
 class Observation:
     """Activations at one site, for some sequences and positions of the probe.
 
-    `values` is in the compute dtype (logits: at least float32) and is the model's own memory: read it, do not keep it.
+    `values` is in the compute dtype (logits: at least float32; chosen experts: int64) and is the model's own memory:
+    read it, do not keep it.
     """
 
     site: Site
     layer: int
-    values: Float[Tensor, "batch positions width"]
+    values: Shaped[Tensor, "batch positions width"]
     rows: slice  # sequences of the probe
     positions: slice
 
@@ -74,8 +75,9 @@ def stages(config: ModelConfig, *, until: int | None = None) -> tuple[Stage, ...
     for layer in layers:
         found.append(Stage(f"block {layer}", layer, tuple(n for n in names if n.startswith(f"model.layers.{layer}."))))
     if until is None:
+        norm = [name for name in names if name.startswith("model.norm.")]  # OLMo 1's has no weights
         head = "model.embed_tokens.weight" if config.tied_embeddings else "lm_head.weight"
-        found.append(Stage(HEAD, NO_LAYER, ("model.norm.weight", head)))
+        found.append(Stage(HEAD, NO_LAYER, (*norm, head)))
     return tuple(found)
 
 
@@ -110,7 +112,7 @@ class StreamedPass:
         self.logits_bytes = logits_bytes
         self._model = build_model(config, dtype=dtype).requires_grad_(False)
         self._taps = [tap for tap in taps(self._model) if tap.site in self.sites]
-        self._rope = self._model.rope(token_ids.shape[1], device=device, dtype=dtype)
+        self._ropes = self._model.ropes(token_ids.shape[1], device=device, dtype=dtype)
         self.residual = torch.empty(*token_ids.shape, config.hidden_size, device=device, dtype=dtype)
         self._remaining = list(stages(config))
 
@@ -136,7 +138,8 @@ class StreamedPass:
 
     def _block(self, stage: Stage, rows: slice, observe: Observer) -> None:
         with self._watched(stage, rows, observe):
-            self.residual[rows] = self._model.model.layers[stage.layer](self.residual[rows], self._rope)
+            block, rope = self._model.model.layers[stage.layer], self._ropes[stage.layer]
+            self.residual[rows] = block(self.residual[rows], rope)
 
     def _finish(self, stage: Stage, rows: slice, observe: Observer) -> None:
         with self._watched(stage, rows, observe):

@@ -1,6 +1,6 @@
 """All recorders that watch a forward pass, behind one `observe`.
 
-    >>> recorders = ForwardRecorders(probe, config_layers=16, groups={"activations", "loss"})  # doctest: +SKIP
+    >>> recorders = ForwardRecorders(probe, 16, {"activations", "loss"}, available=tuple(Site))  # doctest: +SKIP
     >>> for stage in stages(config):  # doctest: +SKIP
     ...     streamed.run(stage, weights, recorders.observe)
     ...     records += recorders.harvest()
@@ -25,11 +25,17 @@ FORWARD_GROUPS = ("activations", "outliers", "logits", "loss", "tokens")
 """The groups that need a forward pass."""
 
 _LOSS_GROUPS = frozenset({"logits", "loss", "tokens"})
-_SITES = {
-    "activations": frozenset(Site) - {Site.LOGITS},
-    "outliers": frozenset((*INPUTS, *OUTPUTS)),
-    **dict.fromkeys(_LOSS_GROUPS, frozenset({Site.LOGITS})),
-}
+_NORMED_INPUTS = frozenset({Site.ATTENTION_INPUT, Site.MLP_INPUT})
+
+
+def sites_of(group: str, available: Collection[Site]) -> frozenset[Site]:
+    """The sites a group reads, of those a model has; outliers are read after input norms where there are any."""
+    if group in _LOSS_GROUPS:
+        return frozenset({Site.LOGITS})
+    if group == "activations":
+        return frozenset(site for site in available if site is not Site.LOGITS and not site.is_choice)
+    normed = _NORMED_INPUTS & frozenset(available)
+    return (normed or frozenset(INPUTS) - _NORMED_INPUTS) | frozenset(OUTPUTS)
 
 
 @runtime_checkable
@@ -63,9 +69,12 @@ class ForwardRecorders:
     Two that saw different sequences of the same stage merge, as long as neither has harvested it.
     """
 
-    def __init__(self, probe: ProbeTokens, config_layers: int, groups: Collection[str]) -> None:
+    def __init__(
+        self, probe: ProbeTokens, config_layers: int, groups: Collection[str], *, available: Collection[Site]
+    ) -> None:
         self.groups = frozenset(groups) & frozenset(FORWARD_GROUPS)
-        self.sites: frozenset[Site] = frozenset().union(*(_SITES[group] for group in self.groups))
+        self._sites_of = {group: sites_of(group, available) for group in self.groups}
+        self.sites: frozenset[Site] = frozenset().union(*self._sites_of.values())
         self._probe = probe
         self._unharvested = set(range(config_layers))
         self._layers: set[int] = set()  # seen since they were last harvested
@@ -83,9 +92,9 @@ class ForwardRecorders:
                 self._losses.observe(seen.values, seen.rows, seen.positions)
             return
         mask = self._probe.mask[seen.rows, seen.positions]
-        if "activations" in self.groups:
+        if "activations" in self.groups and seen.site in self._sites_of["activations"]:
             self._activations.observe(seen.site, seen.layer, seen.values, mask, seen.positions.start)
-        if "outliers" in self.groups and seen.site in _SITES["outliers"]:
+        if "outliers" in self.groups and seen.site in self._sites_of["outliers"]:
             self._outliers.observe(seen.site, seen.layer, seen.values, mask, seen.rows)
 
     def merge(self, other: ForwardRecorders) -> None:

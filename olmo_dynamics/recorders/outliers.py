@@ -9,7 +9,8 @@
     (array([1., 7.], dtype=float32), 1.0)
 
 The inputs of attention and of the MLP are read, as in LLM.int8: the stream entering a block and the stream between its
-two halves. Counts are kept by feature and threshold, so that any rule can be applied to a store later.
+two halves, or what the input norms make of them.
+Counts are kept by feature and threshold, so that any rule can be applied to a store later.
 """
 
 from __future__ import annotations
@@ -29,8 +30,13 @@ from olmo_dynamics.recorders.massive import MassiveRecorder
 from olmo_dynamics.recorders.observed import Observed, observed_tokens, values_of
 from olmo_dynamics.recorders.token_kernels import largest_of, raise_maxima, read_codes, scratch_row, strip_signs
 
-INPUTS = {Site.RESIDUAL_IN: "attention_input", Site.RESIDUAL_MIDDLE: "mlp_input"}
-"""Labels of the `input` axis, by the site they are read at."""
+INPUTS = {
+    Site.RESIDUAL_IN: "attention_input",
+    Site.RESIDUAL_MIDDLE: "mlp_input",
+    Site.ATTENTION_INPUT: "attention_input",
+    Site.MLP_INPUT: "mlp_input",
+}
+"""Labels of the `input` axis, by the site they are read at: the latter two where a model norms its sublayers' inputs."""
 
 OUTPUTS = (Site.EMBEDDING, Site.RESIDUAL_OUT)
 """Where massive activations are looked for."""

@@ -21,7 +21,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.model import Olmo2
+from olmo_dynamics.model import LanguageModel
 from olmo_dynamics.training.loss import next_token_loss
 
 
@@ -48,7 +48,9 @@ def open_pool(count: int) -> Iterator[Pool]:
         yield Pool(count, threads)
 
 
-def backward(model: Olmo2, batch: Int[Tensor, "sequences length"], *, z_loss: float, pool: Pool) -> tuple[float, float]:
+def backward(
+    model: LanguageModel, batch: Int[Tensor, "sequences length"], *, z_loss: float, pool: Pool
+) -> tuple[float, float]:
     """Leave the gradient of the batch's loss in every `parameter.grad`; return the loss and its cross-entropy."""
     share = partial(_share, model, of=len(batch), z_loss=z_loss)
     parts = batch.chunk(pool.count)
@@ -59,7 +61,7 @@ def backward(model: Olmo2, batch: Int[Tensor, "sequences length"], *, z_loss: fl
     return loss, cross_entropy
 
 
-def _share(model: Olmo2, part: Tensor, *, of: int, z_loss: float) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _share(model: LanguageModel, part: Tensor, *, of: int, z_loss: float) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One part's addend to the batch's [loss, cross-entropy] and to its gradient."""
     loss, cross_entropy = next_token_loss(model, part, z_loss=z_loss)
     weight = len(part) / of

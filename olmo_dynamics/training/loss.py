@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from olmo_dynamics.model.olmo2 import Olmo2
+from olmo_dynamics.model import LanguageModel
 
 SLICE_ROWS = (
     256  # rows whose logits exist at one time: enough for a full-speed matrix product, few enough for the cache
@@ -24,7 +24,7 @@ SLICE_ROWS = (
 
 
 def next_token_loss(
-    model: Olmo2, token_ids: Int[Tensor, "sequences length"], *, z_loss: float
+    model: LanguageModel, token_ids: Int[Tensor, "sequences length"], *, z_loss: float
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """The loss to minimise and the cross-entropy in it, both means over the `length - 1` labels of every sequence.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from olmo_dynamics.model import ModelConfig, Olmo2, build_model, init_weights
+from olmo_dynamics.model import LanguageModel, ModelConfig, build_model, init_weights
 from olmo_dynamics.training.recipe import Recipe
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -25,7 +25,7 @@ class TrainState:
     draws random numbers while training draws from `generator` (the loop draws none), so a resumed run goes on with them.
     """
 
-    model: Olmo2
+    model: LanguageModel
     optimizer: torch.optim.AdamW
     generator: torch.Generator
     step: int = 0
@@ -40,7 +40,7 @@ def new_state(config: ModelConfig, recipe: Recipe) -> TrainState:
     return TrainState(model, build_optimizer(model, recipe), torch.Generator().manual_seed(recipe.seed))
 
 
-def build_optimizer(model: Olmo2, recipe: Recipe) -> torch.optim.AdamW:
+def build_optimizer(model: LanguageModel, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW with decay decoupled from the gradient, `p *= 1 - lr · weight_decay`, on everything but the embedding.
 
     As in OLMo 2 norms decay and embeddings do not: a row whose token never came keeps its first value, bit for bit.

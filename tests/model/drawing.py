@@ -1,35 +1,94 @@
-"""Tiny models of every shape the config allows, here and in transformers, with the same weights."""
+"""Tiny models of every family and shape the config allows, here and in transformers, with the same weights."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 import transformers
 from hypothesis import strategies as st
 from torch import Tensor
 
-from olmo_dynamics.model import ModelConfig, Olmo2, build_model, load_model_weights, to_config_json
+from olmo_dynamics.model import (
+    MODEL_TYPES,
+    Experts,
+    LanguageModel,
+    ModelConfig,
+    Yarn,
+    build_model,
+    load_model_weights,
+    to_config_json,
+)
+
+yarns = st.builds(
+    Yarn,
+    factor=st.sampled_from([1.0, 4.0, 8.0]),
+    original_positions=st.sampled_from([8, 32, 8192]),
+    beta_fast=st.sampled_from([32.0, 4.0]),
+    attention_factor=st.sampled_from([None, 0.8]),
+)
 
 
 @st.composite
-def configs(draw: st.DrawFn) -> ModelConfig:
-    kv_heads = draw(st.sampled_from([1, 2, 3]))
+def configs(draw: st.DrawFn, model_type: str | None = None) -> ModelConfig:
+    model_type = model_type or draw(st.sampled_from(MODEL_TYPES))
+    kv_heads, layers = draw(st.sampled_from([1, 2, 3])), draw(st.integers(1, 3))
+    heads, hidden_size = kv_heads * draw(st.integers(1, 3)), draw(st.sampled_from([24, 48, 96]))
+    head_dim = draw(st.sampled_from([2, 8, 16]))
+    if model_type == "olmoe":  # transformers' has heads that are the hidden size together
+        head_dim = draw(st.sampled_from([8, 16]))
+        hidden_size = heads * head_dim
     return ModelConfig(
-        hidden_size=draw(st.sampled_from([24, 48, 96])),
-        layers=draw(st.integers(1, 3)),
-        heads=kv_heads * draw(st.integers(1, 3)),
+        model_type=model_type,
+        hidden_size=hidden_size,
+        layers=layers,
+        heads=heads,
         kv_heads=kv_heads,
-        head_dim=draw(st.sampled_from([2, 8, 16])),
+        head_dim=head_dim,
         intermediate_size=draw(st.sampled_from([16, 40, 96])),
         vocab_size=draw(st.sampled_from([32, 97])),
         max_positions=64,
-        norm_eps=draw(st.sampled_from([1e-6, 1e-5, 1e-2])),
+        norm_eps=1e-5 if model_type == "olmo" else draw(st.sampled_from([1e-6, 1e-5, 1e-2])),
         rope_theta=draw(st.sampled_from([100.0, 1e4, 5e5])),
         tied_embeddings=draw(st.booleans()),
+        yarn=draw(st.none() | yarns),
+        **draw(_PARTS[model_type](layers)),
     )
 
 
-def tiny_config(**changes: object) -> ModelConfig:
+def _clipped(layers: int) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({"clip_qkv": st.sampled_from([None, 0.5, 8.0])})
+
+
+def _sliding(layers: int) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(
+        {
+            "sliding_window": st.integers(1, 9),
+            "sliding_layers": st.lists(st.integers(0, layers - 1), min_size=1, unique=True).map(sorted).map(tuple),
+            "sliding_rope_theta": st.sampled_from([None, 300.0]),
+        }
+    )
+
+
+def _mixed(layers: int) -> st.SearchStrategy[dict[str, Any]]:
+    counts = st.integers(1, 6).flatmap(lambda count: st.tuples(st.just(count), st.integers(1, count)))
+    experts = st.builds(lambda n, flag: Experts(count=n[0], per_token=n[1], renormalized=flag), counts, st.booleans())
+    return st.fixed_dictionaries({"clip_qkv": st.sampled_from([None, 0.5]), "experts": experts})
+
+
+_PARTS = {"olmo": _clipped, "olmo2": lambda _: st.just({}), "olmo3": _sliding, "olmoe": _mixed}
+
+_PLAIN_PARTS: dict[str, dict[str, Any]] = {
+    "olmo": {"clip_qkv": 0.5, "norm_eps": 1e-5},
+    "olmo2": {},
+    "olmo3": {"sliding_window": 4, "sliding_layers": (0, 1), "yarn": Yarn(factor=4.0, original_positions=8)},
+    "olmoe": {"experts": Experts(count=5, per_token=2)},
+}
+
+
+def tiny_config(model_type: str = "olmo2", **changes: Any) -> ModelConfig:
+    """Three layers with grouped heads, and all that the family has; with changes."""
     plain = ModelConfig(
+        model_type="olmo2",
         hidden_size=48,
         layers=3,
         heads=4,
@@ -41,10 +100,10 @@ def tiny_config(**changes: object) -> ModelConfig:
         norm_eps=1e-6,
         rope_theta=1e4,
     )
-    return replace(plain, **changes)
+    return replace(plain, **({"model_type": model_type} | _PLAIN_PARTS[model_type] | changes))
 
 
-def random_model(config: ModelConfig, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Olmo2:
+def random_model(config: ModelConfig, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> LanguageModel:
     """Weights far from their beginning: gains between 0.5 and 1.5, matrices that keep activations near 1."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -62,17 +121,34 @@ def random_tokens(config: ModelConfig, sequences: int, positions: int, *, seed: 
     return torch.randint(config.vocab_size, (sequences, positions), generator=torch.Generator().manual_seed(seed))
 
 
-def same_in_transformers(model: Olmo2, attention: str = "sdpa") -> transformers.Olmo2ForCausalLM:
+def same_in_transformers(model: LanguageModel, attention: str = "sdpa") -> transformers.PreTrainedModel:
     """transformers' model with this model's weights and dtype."""
-    config = transformers.Olmo2Config(**to_config_json(model.config))
+    config = transformers.AutoConfig.for_model(**to_config_json(model.config))
     # from_config, because .to(bfloat16) would round the RoPE frequencies, which from_pretrained does not
     theirs = transformers.AutoModelForCausalLM.from_config(
-        config, dtype=model.model.norm.weight.dtype, attn_implementation=attention
+        config,
+        dtype=model.model.embed_tokens.weight.dtype,
+        attn_implementation=attention,
+        experts_implementation="eager",
     )
-    loaded = theirs.load_state_dict(model.state_dict(), strict=False)
+    loaded = theirs.load_state_dict(fused_experts(model.state_dict()), strict=False)
     assert loaded.unexpected_keys == []
     assert loaded.missing_keys == (["lm_head.weight"] if model.config.tied_embeddings else [])
     return theirs.eval()
+
+
+def fused_experts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Named tensors as transformers 5 holds them in memory: a layer's experts in one, gate above up."""
+    apart = {name: tensor for name, tensor in tensors.items() if ".experts." in name and name.endswith("_proj.weight")}
+    fused = {}
+    for experts in {name.partition(".experts.")[0] + ".experts" for name in apart}:
+        count = sum(name.startswith(f"{experts}.") for name in apart) // 3
+        gate, up, down = (
+            torch.stack([apart[f"{experts}.{expert}.{role}_proj.weight"] for expert in range(count)])
+            for role in ("gate", "up", "down")
+        )
+        fused |= {f"{experts}.gate_up_proj": torch.cat((gate, up), dim=1), f"{experts}.down_proj": down}
+    return {name: tensor for name, tensor in tensors.items() if name not in apart} | fused
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:

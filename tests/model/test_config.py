@@ -1,6 +1,7 @@
 """Reading and writing config.json."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from olmo_dynamics.errors import CheckpointError, UnknownModelError
-from olmo_dynamics.model import ModelConfig, parse_config, to_config_json
+from olmo_dynamics.model import Experts, ModelConfig, Yarn, parse_config, to_config_json, unknown_keys
 from tests.model.drawing import configs, distance, random_model, random_tokens, tiny_config
 
 LEAST = {
@@ -90,7 +91,7 @@ def test_rope_is_read_in_every_spelling(rope):
     assert parse_config(LEAST | rope).rope_theta == 5e5
 
 
-@settings(max_examples=20)
+@settings(max_examples=40)
 @given(config=configs(), pad=st.sampled_from([None, 0, 3]), eos=st.sampled_from([None, 5, (5, 6)]))
 def test_written_configs_are_read_back(config, pad, eos):
     written = to_config_json(config) | {
@@ -99,22 +100,27 @@ def test_written_configs_are_read_back(config, pad, eos):
     }
     read = parse_config(json.loads(json.dumps(written)))
     assert to_config_json(read) == written
-    assert (read.head_dim, read.kv_heads, read.tied_embeddings) == (
-        config.head_dim,
-        config.kv_heads,
-        config.tied_embeddings,
-    )
+    assert replace(read, pad_token_id=None, eos_token_id=None) == config
     assert hash(read) == hash(parse_config(written))
 
 
-@pytest.mark.parametrize("changes", [{}, {"tied_embeddings": True}, {"hidden_size": 40, "eos_token_id": (3, 4)}])
-def test_transformers_loads_what_we_write(tmp_path, changes):
-    model = random_model(tiny_config(**changes))
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("olmo", {"tied_embeddings": True}),
+        ("olmo2", {"hidden_size": 40, "eos_token_id": (3, 4)}),
+        ("olmo2", {"yarn": Yarn(factor=4.0, original_positions=16)}),
+        ("olmo3", {}),
+        ("olmoe", {"experts": Experts(count=4, per_token=3, renormalized=True), "clip_qkv": 0.5}),
+    ],
+)
+def test_transformers_loads_what_we_write(tmp_path, family, changes):
+    model = random_model(tiny_config(family, **changes))
     (tmp_path / "config.json").write_text(json.dumps(to_config_json(model.config, dtype="float32")))
     save_file(model.state_dict(), tmp_path / "model.safetensors", metadata={"format": "pt"})
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     assert theirs.dtype == torch.float32
-    assert parse_config(json.loads(theirs.config.to_json_string())) == model.config
+    assert parse_config(theirs.config.to_dict()) == model.config
     token_ids = random_tokens(model.config, 2, 7)
     with torch.no_grad():
         assert distance(model(token_ids), theirs(token_ids).logits) <= 1e-5
@@ -123,7 +129,7 @@ def test_transformers_loads_what_we_write(tmp_path, changes):
 @pytest.mark.parametrize("model_type", ["llama", None])
 def test_unknown_model_types_can_still_be_recorded(model_type):
     message = (
-        rf"^model_type must be one of olmo2 to run a forward pass; got {model_type!r}: "
+        rf"^model_type must be one of olmo, olmo2, olmo3, olmoe to run a forward pass; got {model_type!r}: "
         r"record parameters only, which needs no forward pass$"
     )
     with pytest.raises(UnknownModelError, match=message):
@@ -142,19 +148,29 @@ def test_unknown_model_types_can_still_be_recorded(model_type):
             "layer_types must be 'full_attention' only for the forward pass implemented here; got ['sliding_attention']",
         ),
         (
-            {"rope_scaling": {"rope_type": "yarn", "factor": 8.0}},
-            "rope_scaling must be of rope_type 'default' for the forward pass implemented here; "
-            "got {'rope_type': 'yarn', 'factor': 8.0}",
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+            "rope_scaling must be of rope_type 'default' or 'yarn' for the forward pass implemented here; "
+            "got {'rope_type': 'llama3', 'factor': 8.0}",
         ),
         (
             {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
-            "rope_parameters must be of rope_type 'default' for the forward pass implemented here; "
+            "rope_parameters must be of rope_type 'default' or 'yarn' for the forward pass implemented here; "
             "got {'rope_type': 'linear', 'rope_theta': 10000.0, 'factor': 2.0}",
         ),
         (
             {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
-            "rope_parameters must be of rope_type 'default' for the forward pass implemented here; "
+            "rope_parameters must be of rope_type 'default' or 'yarn' for the forward pass implemented here; "
             "got {'full_attention': {'rope_type': 'default'}}",
+        ),
+        ({"rope_theta": None}, "rope_theta must be a number for the forward pass implemented here; got None"),
+        ({"num_experts": 8}, "num_experts must be 0 or 1 for the forward pass implemented here; got 8"),
+        (
+            {"quantization_config": {"bits": 4}},
+            "quantization_config must be absent for the forward pass implemented here; got {'bits': 4}",
+        ),
+        (
+            {"attn_logit_softcapping": 50.0},
+            "attn_logit_softcapping must be absent for the forward pass implemented here; got 50.0",
         ),
     ],
 )
@@ -189,9 +205,62 @@ def test_other_computations_are_refused(changes, message):
             {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}},
             "rope_theta must be one number; got 500000.0 in rope_parameters and 10000.0 beside it: remove one",
         ),
+        (
+            {"rope_scaling": {"type": "default"}, "rope_parameters": {"rope_theta": 5e5}},
+            "rope_parameters and rope_scaling must not be given together; got {'rope_theta': 500000.0} and "
+            "{'type': 'default'}: remove one",
+        ),
+        (
+            {"model_type": "olmo", "clip_qkv": 0},
+            "clip_qkv must be a number above 0; got 0.0: correct the config",
+        ),
+        ({"rms_norm_eps": float("inf")}, "norm_eps must be a number above 0; got inf: correct the config"),
     ],
 )
 def test_contradictions_are_refused(changes, message):
     with pytest.raises(CheckpointError) as caught:
         parse_config(LEAST | changes)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        (
+            "olmo2",
+            {"clip_qkv": 8.0},
+            "clip_qkv must be left out for olmo2, which has none; got 8.0: correct the config",
+        ),
+        (
+            "olmo",
+            {"sliding_layers": (0,)},
+            "sliding_layers must be left out for olmo, which has none; got (0,): correct the config",
+        ),
+        ("olmoe", {"experts": None}, "experts must be given for olmoe; got None: correct the config"),
+        ("olmo3", {"sliding_layers": (2, 3)}, "sliding_layers must be layers of 0 to 2; got [3]: correct the config"),
+    ],
+)
+def test_parts_that_a_family_does_not_have_are_refused(family, changes, message):
+    with pytest.raises(CheckpointError) as caught:
+        tiny_config(family, **changes)
+    assert str(caught.value) == message
+
+
+def test_a_flat_yarn_stretches_every_layer_of_other_families():
+    scaling = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": None}
+    config = parse_config(LEAST | {"rope_scaling": scaling | {"original_max_position_embeddings": 16}})
+    assert config.yarn == Yarn(factor=8.0, original_positions=16)
+    del scaling["original_max_position_embeddings"]
+    assert parse_config(LEAST | {"rope_scaling": scaling}).yarn == Yarn(factor=8.0, original_positions=2048)
+
+
+def test_keys_that_nobody_here_has_heard_of_are_named():
+    written = to_config_json(tiny_config("olmoe"), dtype="bfloat16") | {
+        "use_cache": False,
+        "frobnicate": 3,
+        "alpha": None,
+    }
+    assert unknown_keys(written) == ("alpha", "frobnicate")
+    assert parse_config(written).experts == Experts(count=5, per_token=2)
+    for family in ("olmo", "olmo2", "olmo3"):
+        assert unknown_keys(transformers.AutoConfig.for_model(**to_config_json(tiny_config(family))).to_dict()) == ()

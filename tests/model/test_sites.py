@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.model import Tap, build_model, find_tap
+from olmo_dynamics.model import MODEL_TYPES, Tap, build_model, find_tap
 from olmo_dynamics.names import NO_LAYER, Site
-from tests.model.drawing import tiny_config
+from tests.model.drawing import random_model, random_tokens, tiny_config
+from tests.model.test_families import seen_by_ours
 
 
 def test_a_tap_returns_what_it_is_given():
@@ -51,6 +52,25 @@ def test_a_printed_tap_says_where_it_is():
 def test_a_place_that_is_not_there_is_refused(site, layer, message):
     with pytest.raises(OptionError, match=message):
         find_tap(build_model(tiny_config()), site, layer)
+
+
+def test_a_site_of_another_family_is_refused():
+    message = (
+        r"^site must be one that the model has, embedding, residual_in, attention_input, q, k, attention_output, "
+        r"residual_middle, mlp_input, mlp_hidden, mlp_output, residual_out, final_norm, logits; got router_logits: "
+        r"choose one of them$"
+    )
+    with pytest.raises(OptionError, match=message):
+        find_tap(build_model(tiny_config("olmo")), Site.ROUTER_LOGITS, 0)
+
+
+def test_every_site_of_a_block_is_as_wide_as_it_says():
+    for family in MODEL_TYPES:
+        model = random_model(tiny_config(family))
+        for (site, layer), values in seen_by_ours(model, random_tokens(model.config, 1, 3)).items():
+            assert site.in_block is (layer != NO_LAYER)
+            assert site.hidden_wide is (values.shape[-1] == 48) or site is Site.QUERY  # which is as wide by chance
+            assert site.is_choice is not values.is_floating_point()
 
 
 def test_the_door_is_lazy():

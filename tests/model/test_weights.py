@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from olmo_dynamics.errors import CheckpointError, ShapeError
-from olmo_dynamics.model import build_model, check_shapes, expected_shapes, load_model_weights, to_tensor
+from olmo_dynamics.model import ModelConfig, build_model, check_shapes, expected_shapes, load_model_weights, to_tensor
 from olmo_dynamics.names import TensorInfo
 from tests.model.drawing import random_model, random_tokens, tiny_config
 
@@ -169,3 +169,29 @@ def test_weights_of_another_model_are_refused():
     )
     with pytest.raises(ShapeError, match=message):
         load_model_weights(build_model(tiny_config()), came)
+
+
+def test_the_rows_of_another_release_are_noticed():
+    came = {name: torch.empty(shape, device="meta") for name, shape in expected_shapes(published(100_278)).items()}
+    check_shapes(published(100_278), came)
+    message = (
+        r"; 2 mis-shaped: model\.embed_tokens\.weight wanted \[100352, 8\] got \[100278, 8\], "
+        r"lm_head\.weight wanted \[100352, 8\] got \[100278, 8\]: check"
+    )
+    with pytest.raises(ShapeError, match=message):
+        check_shapes(published(100_352), came)
+
+
+def published(rows: int) -> ModelConfig:
+    """Olmo 3's rows, cut to the tokenizer's or padded as its trainer pads them, on a narrow model."""
+    return tiny_config("olmo3", vocab_size=rows, hidden_size=8)
+
+
+def test_another_familys_tensors_are_refused():
+    message = (
+        r"^tensors must have the 23 names and shapes that config\.json implies; 13 unexpected: "
+        r"model\.layers\.0\.self_attn\.q_norm\.weight \[48\], model\.layers\.0\.self_attn\.k_norm\.weight \[24\], "
+        r"model\.layers\.0\.post_attention_layernorm\.weight \[48\], …: check"
+    )
+    with pytest.raises(ShapeError, match=message):
+        check_shapes(tiny_config("olmo"), tensors_of())

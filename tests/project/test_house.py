@@ -99,3 +99,20 @@ def test_modules_keep_to_their_size() -> None:
 
 def test_the_changelog_knows_this_version() -> None:
     assert f"## {od.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_docs_build_strictly(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "--fail-on-warning",
+        "--quiet",
+        "--builder",
+        "html",
+        "docs",
+        str(tmp_path),
+    ]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    assert (tmp_path / "glossary.html").exists()

@@ -9,6 +9,9 @@ from olmo_dynamics.quantities import of_group
 from olmo_dynamics.recorders import FORWARD_GROUPS, ForwardRecorders
 from tests.recorders.material import Tokens
 
+LACKING = {Site.ATTENTION_INPUT, Site.MLP_INPUT, Site.ROUTER_LOGITS, Site.CHOSEN_EXPERTS}
+OLMO2_SITES = tuple(site for site in Site if site not in LACKING)
+
 LAYERS, SEQUENCES, POSITIONS, WIDTH, VOCAB = 3, 4, 6, 8, 20
 
 
@@ -69,7 +72,7 @@ def watch(recorders, **how):
 
 
 def recorders(groups=FORWARD_GROUPS):
-    return ForwardRecorders(probe(), LAYERS, groups)
+    return ForwardRecorders(probe(), LAYERS, groups, available=OLMO2_SITES)
 
 
 def test_harvesting_every_stage_gives_everything_once():
@@ -117,8 +120,17 @@ def test_sites_needed():
     assert recorders({"outliers"}).sites == {
         Site.EMBEDDING, Site.RESIDUAL_IN, Site.RESIDUAL_MIDDLE, Site.RESIDUAL_OUT,
     }  # fmt: skip
-    assert recorders({"activations"}).sites == set(Site) - {Site.LOGITS}
-    assert recorders().sites == set(Site)
+    assert recorders({"activations"}).sites == set(OLMO2_SITES) - {Site.LOGITS}
+    assert recorders().sites == set(OLMO2_SITES)
+
+
+def test_outliers_are_read_after_input_norms_where_there_are_any():
+    normed = ForwardRecorders(probe(), LAYERS, {"outliers"}, available=tuple(Site))
+    assert normed.sites == {Site.EMBEDDING, Site.ATTENTION_INPUT, Site.MLP_INPUT, Site.RESIDUAL_OUT}
+
+
+def test_indices_of_experts_are_not_measured_as_activations():
+    assert Site.CHOSEN_EXPERTS not in ForwardRecorders(probe(), LAYERS, {"activations"}, available=tuple(Site)).sites
 
 
 def test_halves_of_the_sequences_merge():

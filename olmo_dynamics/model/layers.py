@@ -1,0 +1,111 @@
+"""The parts that families share: a norm, an MLP, and attention once queries, keys and values are made.
+
+>>> import torch
+>>> visible(5, window=2)[4]  # a token sees itself and the one before
+tensor([False, False, False,  True,  True])
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from olmo_dynamics.model.config import ModelConfig
+from olmo_dynamics.model.rope import Rope, rotate
+from olmo_dynamics.model.sites import Tap
+from olmo_dynamics.names import Site
+
+
+class RMSNorm(nn.RMSNorm):
+    """`weight * x / sqrt(mean(x**2) + eps)`, computed in float32 and rounded once."""
+
+    def forward(self, x: Float[Tensor, "batch positions width"]) -> Float[Tensor, "batch positions width"]:
+        """Vectors of RMS 1, times the weight; in `x`'s dtype, also where autocast keeps the weight in another."""
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
+class SwiGLU(nn.Module):
+    """`down(silu(gate(x)) * up(x))`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def gated(self, x: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens intermediate"]:
+        """What `down_proj` reads."""
+        gated: Tensor = F.silu(self.gate_proj(x)) * self.up_proj(x)
+        return gated
+
+    def forward(self, x: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens hidden"]:
+        """What the tokens become, each by itself."""
+        written: Tensor = self.down_proj(self.gated(x))
+        return written
+
+
+class MLP(SwiGLU):
+    """A block's only SwiGLU, through which every token goes; its inside is tapped."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__(config)
+        self.hidden = Tap(Site.MLP_HIDDEN, layer)
+        self.output = Tap(Site.MLP_OUTPUT, layer)
+
+    def forward(self, x: Float[Tensor, "batch positions hidden"]) -> Float[Tensor, "batch positions hidden"]:
+        """What the MLP writes."""
+        return self.output(self.down_proj(self.hidden(self.gated(x))))
+
+
+class CausalAttention(nn.Module):
+    """Attention's projections, and what is done with queries, keys and values; making these is left to each family.
+
+    With fewer key-value heads than heads, each serves a run of neighbouring query heads.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.window: int | None = None  # a token sees all before it
+        self.q_proj = nn.Linear(config.hidden_size, config.query_width, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, config.kv_width, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, config.kv_width, bias=False)
+        self.o_proj = nn.Linear(config.query_width, config.hidden_size, bias=False)
+        self.query = Tap(Site.QUERY, layer)
+        self.key = Tap(Site.KEY, layer)
+        self.output = Tap(Site.ATTENTION_OUTPUT, layer)
+
+    def attend(
+        self,
+        q: Float[Tensor, "batch positions queries"],
+        k: Float[Tensor, "batch positions keys"],
+        v: Float[Tensor, "batch positions keys"],
+        rope: Rope,
+    ) -> Float[Tensor, "batch positions hidden"]:
+        """`o_proj(softmax(q kᵀ / sqrt(head_dim)) v)`, head by head, queries and keys turned by their positions."""
+        q, k = self.query(q), self.key(k)
+        q, k, v = (t.view(*t.shape[:2], -1, self.head_dim) for t in (q, k, v))  # [batch, positions, heads, head_dim]
+        q, k = rotate(q, rope), rotate(k, rope)
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        mask = self.mask(q.shape[2], q.device)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+        return self.output(self.o_proj(mixed.transpose(1, 2).flatten(2)))
+
+    def mask(self, positions: int, device: torch.device) -> Bool[Tensor, "positions positions"] | None:
+        """What a window leaves visible; None where it hides nothing, since a mask rules out the fastest kernels."""
+        if self.window is None or self.window >= positions:
+            return None
+        return visible(positions, self.window, device=device)
+
+
+def clip(x: Float[Tensor, "batch positions width"], limit: float | None) -> Float[Tensor, "batch positions width"]:
+    """`x` cut off at ±`limit`, or `x` itself."""
+    return x if limit is None else x.clamp(-limit, limit)
+
+
+def visible(positions: int, window: int, *, device: torch.device | str = "cpu") -> Bool[Tensor, "positions positions"]:
+    """Whether a row's token sees a column's: itself and those before it, `window` of them in all."""
+    everything = torch.ones(positions, positions, dtype=torch.bool, device=device)
+    return everything.tril() & everything.triu(1 - window)

@@ -1,0 +1,109 @@
+"""OLMoE: OLMo 1's pre-norm blocks with OLMo 2's norms, and a mixture of experts in place of each MLP.
+
+    middle = x + attention(norm(x))
+    out = middle + experts(norm(middle))
+
+A router scores all experts; the token goes to the `per_token` it prefers, and what they write is added up by the
+router's probabilities. These are a softmax over all experts, taken before the choice, so they sum to less than 1 unless
+the config has them divided by their sum. No token is ever dropped.
+
+    >>> import torch
+    >>> from olmo_dynamics.model import build_model, init_weights, parse_config
+    >>> model = build_model(parse_config({"model_type": "olmoe", "hidden_size": 64, "num_hidden_layers": 2,
+    ...     "num_attention_heads": 4, "intermediate_size": 32, "vocab_size": 100, "num_experts": 8,
+    ...     "num_experts_per_tok": 2}), device="cpu")
+    >>> init_weights(model, seed=0)
+    >>> model(torch.tensor([[5, 17, 42]])).shape
+    torch.Size([1, 3, 100])
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from olmo_dynamics.model.blocks import PreNormBlock
+from olmo_dynamics.model.config import ModelConfig
+from olmo_dynamics.model.language_model import LanguageModel
+from olmo_dynamics.model.layers import CausalAttention, RMSNorm, SwiGLU, clip
+from olmo_dynamics.model.rope import Rope
+from olmo_dynamics.model.sites import Tap
+from olmo_dynamics.names import Site
+
+
+class Attention(CausalAttention):
+    """Queries and keys are normalised over all heads at once, then cut off, with values, where the config says so."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__(config, layer)
+        self.q_norm = RMSNorm(config.query_width, eps=config.norm_eps)
+        self.k_norm = RMSNorm(config.kv_width, eps=config.norm_eps)
+        self.clip_qkv = config.clip_qkv
+
+    def forward(
+        self, x: Float[Tensor, "batch positions hidden"], rope: Rope
+    ) -> Float[Tensor, "batch positions hidden"]:
+        """What attention writes."""
+        q, k, v = self.q_norm(self.q_proj(x)), self.k_norm(self.k_proj(x)), self.v_proj(x)
+        q, k, v = (clip(t, self.clip_qkv) for t in (q, k, v))
+        return self.attend(q, k, v, rope)
+
+
+class MixtureOfExperts(nn.Module):
+    """`sum over chosen e of probability(e) * expert_e(x)`, each expert a SwiGLU that sees its own tokens only."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        assert config.experts is not None
+        self.per_token = config.experts.per_token
+        self.renormalized = config.experts.renormalized
+        self.gate = nn.Linear(config.hidden_size, config.experts.count, bias=False)
+        self.experts = nn.ModuleList(SwiGLU(config) for _ in range(config.experts.count))
+        self.router_logits = Tap(Site.ROUTER_LOGITS, layer)
+        self.chosen_experts = Tap(Site.CHOSEN_EXPERTS, layer)
+        self.output = Tap(Site.MLP_OUTPUT, layer)
+
+    def forward(self, x: Float[Tensor, "batch positions hidden"]) -> Float[Tensor, "batch positions hidden"]:
+        """What the experts write, mixed."""
+        logits = self.router_logits(self.gate(x))
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        weights, chosen = wide.softmax(dim=-1).topk(self.per_token, dim=-1)
+        if self.renormalized:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        return self.output(self.mixed(x, weights.to(logits.dtype), self.chosen_experts(chosen)))
+
+    def mixed(
+        self,
+        x: Float[Tensor, "batch positions hidden"],
+        weights: Float[Tensor, "batch positions chosen"],
+        chosen: Int[Tensor, "batch positions chosen"],
+    ) -> Float[Tensor, "batch positions hidden"]:
+        """The sum of the chosen experts' outputs, weighted; an expert that nobody chose gets a gradient of zeros."""
+        tokens, weights, chosen = x.flatten(0, 1), weights.flatten(), chosen.flatten()
+        by_expert = chosen.argsort(stable=True)  # places in `chosen`: expert 0's, then expert 1's, …
+        loads = chosen.bincount(minlength=len(self.experts)).tolist()
+        total = torch.zeros_like(tokens)
+        for expert, places in zip(self.experts, torch.split(by_expert, loads), strict=True):
+            rows = places // self.per_token
+            written = expert(tokens[rows]) * weights[places, None]
+            total.index_add_(0, rows, written.to(total.dtype))
+        return total.view_as(x)
+
+
+class Block(PreNormBlock):
+    """One layer: attention, then experts, each reading the normalised stream."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__(layer)
+        self.self_attn = Attention(config, layer)
+        self.mlp = MixtureOfExperts(config, layer)
+        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.norm_eps)
+
+
+class Olmoe(LanguageModel):
+    """An OLMoE language model."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config, Block, RMSNorm(config.hidden_size, eps=config.norm_eps))

@@ -1,0 +1,131 @@
+"""What a `config.json` says about rotary position embeddings, in any of its three spellings.
+
+transformers 4 wrote `rope_theta` with `rope_scaling` beside it; transformers 5 writes `rope_parameters`, which Olmo 3 has
+once for its full and once for its sliding layers. One flat theta holds for every layer, as it did in training; only
+the stretching is for full layers alone.
+
+    >>> from olmo_dynamics.model.rope_json import read_rope
+    >>> read_rope({"model_type": "olmo2", "rope_theta": 5e5, "rope_scaling": None})
+    {'rope_theta': 500000.0, 'yarn': None}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from olmo_dynamics.errors import CheckpointError
+from olmo_dynamics.model.config import ModelConfig, Yarn, refuse
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""The words for a layer's kind of attention in `layer_types` and `rope_parameters`."""
+
+_DEFAULT_THETA = {"olmo3": 500_000.0}  # 10000 elsewhere
+_SAME: dict[str, tuple[Any, ...]] = {
+    "partial_rotary_factor": (None, 1),
+    "mscale": (None,),
+    "mscale_all_dim": (None,),
+    "truncate": (None, True),
+}
+"""Keys that change the computation, and the values that leave it as implemented; None stands for an absent key too."""
+
+_Rope = Mapping[str, Any]
+
+
+def read_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `ModelConfig` that say how positions turn queries and keys.
+
+    Raises CheckpointError where spellings contradict each other, or ask for a kind of RoPE that is not implemented.
+    """
+    if config["model_type"] == "olmo3" and config.get("rope_parameters"):
+        return _by_layer_type(config)
+    if config.get("rope_parameters") and config.get("rope_scaling"):
+        raise CheckpointError(
+            "rope_parameters and rope_scaling must not be given together; "
+            f"got {config['rope_parameters']!r} and {config['rope_scaling']!r}: remove one"
+        )
+    key = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
+    rope = config.get(key) or {}
+    return {"rope_theta": _theta(key, rope, config), "yarn": _yarn(key, rope, config)}
+
+
+def write_rope(config: ModelConfig) -> dict[str, Any]:
+    """The inverse of `read_rope`, in the spelling of transformers 4 and, where layers differ, that of 5 too.
+
+    transformers 5.23 gives sliding layers a theta of 500000 if only a flat one is written, whatever it is.
+    """
+    scaling = _scaling(config.yarn)
+    written: dict[str, Any] = {"rope_theta": config.rope_theta, "rope_scaling": scaling}
+    if config.model_type == "olmo3":
+        written["rope_parameters"] = {
+            FULL: (scaling or {"rope_type": "default"}) | {"rope_theta": config.rope_theta},
+            SLIDING: {"rope_type": "default", "rope_theta": config.sliding_rope_theta or config.rope_theta},
+        }
+    return written
+
+
+def as_float(value: Any) -> Any:
+    """A whole number as JSON may write a real one; anything else as it is."""
+    return float(value) if type(value) is int else value
+
+
+def _by_layer_type(config: Mapping[str, Any]) -> dict[str, Any]:
+    key, ropes = "rope_parameters", config["rope_parameters"]
+    if not all(name in (FULL, SLIDING) and isinstance(rope, Mapping) for name, rope in ropes.items()):
+        refuse(key, ropes, f"given for {FULL} and {SLIDING} apart")
+    full, sliding = ropes.get(FULL, {}), ropes.get(SLIDING, {})
+    if _yarn(f"{key} of {SLIDING}", sliding, config):
+        refuse(f"{key} of {SLIDING}", sliding, "of rope_type 'default'")
+    yarn, beside = _yarn(key, full, config), config.get("rope_scaling")
+    if beside and _yarn("rope_scaling", beside, config) != yarn:
+        raise CheckpointError(
+            f"rope_scaling must be what {key} has for {FULL}; got {beside!r} and {full!r}: remove the wrong one"
+        )
+    theta, own = _theta(key, full, config), sliding.get("rope_theta")
+    sliding_theta = _theta(key, {}, config) if own is None else as_float(own)
+    return {"rope_theta": theta, "yarn": yarn, "sliding_rope_theta": None if sliding_theta == theta else sliding_theta}
+
+
+def _theta(key: str, rope: _Rope, config: Mapping[str, Any]) -> float:
+    """RoPE's base: in `rope_parameters`, or beside it, or else the family's default."""
+    found = [theta for theta in (rope.get("rope_theta"), config.get("rope_theta")) if theta is not None]
+    if not found and "rope_theta" in config:
+        refuse("rope_theta", None, "a number")  # some models were trained on without positions
+    if len(set(found)) > 1:
+        raise CheckpointError(
+            f"rope_theta must be one number; got {found[0]!r} in {key} and {found[1]!r} beside it: remove one"
+        )
+    return as_float(found[0]) if found else _DEFAULT_THETA.get(config["model_type"], 10_000.0)
+
+
+def _yarn(key: str, rope: _Rope, config: Mapping[str, Any]) -> Yarn | None:
+    """How RoPE is stretched, if it is."""
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ("default", "yarn") or any(isinstance(value, Mapping) for value in rope.values()):
+        refuse(key, dict(rope), "of rope_type 'default' or 'yarn'")
+    for name, same in _SAME.items():
+        if rope.get(name) not in same:
+            refuse(
+                f"{name} of {key}", rope[name], " or ".join("absent" if each is None else repr(each) for each in same)
+            )
+    if kind == "default":
+        return None
+    optional = ("beta_fast", "beta_slow", "attention_factor")
+    given: dict[str, Any] = {name: rope[name] for name in optional if rope.get(name) is not None}
+    given["factor"] = rope.get("factor")
+    return Yarn(
+        original_positions=rope.get("original_max_position_embeddings", config["max_position_embeddings"]), **given
+    )
+
+
+def _scaling(yarn: Yarn | None) -> dict[str, Any] | None:
+    if yarn is None:
+        return None
+    written = {
+        "rope_type": "yarn",
+        "factor": yarn.factor,
+        "original_max_position_embeddings": yarn.original_positions,
+        "beta_fast": yarn.beta_fast,
+        "beta_slow": yarn.beta_slow,
+    }
+    return written if yarn.attention_factor is None else written | {"attention_factor": yarn.attention_factor}

@@ -80,6 +80,8 @@ def audit(
         SelectionError: `headers` cannot be read, or matches nothing.
     """
     opened = source if isinstance(source, Source) else open_source(source)
+    if opened.kind == "web" and not lists_only:
+        raise OptionError(f"{opened.name} is one checkpoint on a web server; audit a hub repo or a folder of revisions")
     if lists_only and not lists:
         raise OptionError("to audit lists only, name them: --lists FILE.csv or a folder of lists")
     run = known_run(opened.name)

@@ -11,8 +11,9 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
-from olmo_dynamics.auditing.evidence import CONFIG_FILE, Evidence, Listing
+from olmo_dynamics.auditing.evidence import Evidence, Listing
 from olmo_dynamics.auditing.findings import Finding, Severity, some
+from olmo_dynamics.checkpoints.source import CONFIG_FILE
 from olmo_dynamics.names import Revision
 
 SAME_SIZE = 0.001

@@ -18,11 +18,11 @@ from typing import Any
 from olmo_dynamics.auditing.record import Record, load_record, save_record
 from olmo_dynamics.checkpoints import Checkpoint, KnownRun, Source, known_run
 from olmo_dynamics.checkpoints.official_lists import OfficialList
+from olmo_dynamics.checkpoints.source import CONFIG_FILE, MAX_CONFIG_BYTES
+from olmo_dynamics.checkpoints.tensors import parse_object
 from olmo_dynamics.errors import CheckpointError, UnknownRevisionError
 from olmo_dynamics.names import Revision
 from olmo_dynamics.progress import Silent
-
-CONFIG_FILE = "config.json"
 
 _WEIGHTS = re.compile(
     r"[^/]*\.safetensors|pytorch_model[^/]*\.bin|model\.pt|(?:model_and_optim/|model/)?__[0-9]+_[0-9]+\.distcp"
@@ -159,8 +159,16 @@ class _Gathering:
         config = files.get(CONFIG_FILE)
         try:
             if config and config.id not in self.configs:
-                self.configs[config.id] = checkpoint.config
+                self.configs[config.id] = _read_config(checkpoint)
             if name in self._wanted:
                 self.headers[name] = {each.name: (each.dtype, each.shape) for each in checkpoint.tensors.values()}
         except CheckpointError as problem:
             self.broken[name] = str(problem)
+
+
+def _read_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The file as it was published, whatever the format; `Checkpoint.config` puts it in Hugging Face's words."""
+    size = checkpoint.files[CONFIG_FILE]
+    if size > MAX_CONFIG_BYTES:
+        raise CheckpointError(f"{checkpoint.label}: {CONFIG_FILE} may take {MAX_CONFIG_BYTES} bytes, it has {size}")
+    return parse_object(checkpoint.read_file(CONFIG_FILE), f"{checkpoint.label}: {CONFIG_FILE}", CheckpointError)

@@ -27,14 +27,14 @@ _MARKS = ("config.yaml", "config.json")
 
 
 class WebSource(Source):
-    """The one checkpoint at an address, named after the address's last part."""
+    """The one checkpoint at an address, named after the address's last part unless `revision` says what it is."""
 
     kind = "web"
 
-    def __init__(self, address: str, *, patience: Patience | None = None) -> None:
+    def __init__(self, address: str, *, revision: Revision | None = None, patience: Patience | None = None) -> None:
         self.name = address.rstrip("/")
         self._patience = patience
-        self._revision = named_revision(self.name.rpartition("/")[2])
+        self._revision = revision or named_revision(self.name.rpartition("/")[2])
 
     def revisions(self, *, refresh: bool = False) -> list[Revision]:
         """The one revision.

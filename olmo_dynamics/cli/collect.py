@@ -39,6 +39,8 @@ _MEGABYTE = 1e6
 @click.option(
     "--dtype", default="auto", show_default=True, help="What it is computed in: auto, float32, bfloat16, float64."
 )
+@click.option("--lists", multiple=True, type=click.Path(), metavar="FILE|DIR", help="Fetch steps that SOURCE lacks from the "
+              "native directories in these official lists (CSV); may be repeated.")  # fmt: skip
 @click.option("--quarantine", type=click.Path(), metavar="FILE.json", help="Leave out the revisions that this file names. "
               "Default: the file that the last audit of SOURCE left, if there was one.")  # fmt: skip
 @click.option("--include-quarantined", is_flag=True, help="Measure revisions that are in quarantine all the same.")
@@ -60,14 +62,14 @@ def collect(
     """
     from olmo_dynamics.frames.run import Run
 
+    run = Run(source, lists=given.pop("lists"))
     options = _options(given)
     if dry_run:
-        _print_plan(Run(source), revisions, out=out, rate=rate * _MEGABYTE, style=style, options=options)
+        _print_plan(run, revisions, out=out, rate=rate * _MEGABYTE, style=style, options=options)
         return
     from olmo_dynamics.collection import choose
     from olmo_dynamics.collection import collect as collect_into
 
-    run = Run(source)
     store = collect_into(run, revisions=revisions, out=out, progress=progress_listener(quiet), **options)
     facts: dict[str, Any] = {"store": str(store.path), "revisions": len(store.done), "missing": len(store.missing)}
     choice = choose(

@@ -32,13 +32,14 @@ def revisions(source: str, expression: str, *, lists: tuple[str, ...], refresh: 
       olmo-dyn revisions allenai/OLMo-2-1124-7B --lists manifests/ --select stage1:first10
       olmo-dyn revisions cache/demo/run --format csv
     """
+    from olmo_dynamics.checkpoints.listed import ListedSource
     from olmo_dynamics.frames.run import Run, availability_frame, revisions_frame
 
-    found = Run(source)
+    found = Run(source, lists=lists)
     if refresh:
         found.source.revisions(refresh=True)
-    if lists:
-        chosen = availability_frame(found, lists, select_expression=expression)
+    if isinstance(found.source, ListedSource):
+        chosen = availability_frame(found.source, expression)
     else:
         chosen = revisions_frame(found.select(expression))
     age = found.source.catalogue_age()

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import polars as pl
 
-from olmo_dynamics.checkpoints import Checkpoint, Source, known_run, open_source, select
-from olmo_dynamics.checkpoints.availability import join_lists
-from olmo_dynamics.checkpoints.official_lists import find_lists
+from olmo_dynamics.checkpoints import Checkpoint, Source, open_source, select
+from olmo_dynamics.checkpoints.listed import ListedSource
 from olmo_dynamics.names import Revision
 
 _SCHEMA = {
@@ -31,10 +30,15 @@ _SCHEMA = {
 
 
 class Run:
-    """A source of revisions: a hub repo id, or a folder whose sub-folders are revisions."""
+    """A source of revisions: a hub repo id, or a folder whose sub-folders are revisions.
 
-    def __init__(self, source: str | Path | Source) -> None:
-        self.source = source if isinstance(source, Source) else open_source(source)
+    With `lists` (official lists of native checkpoints, CSV files or folders of them), listed steps that the source lacks are
+    revisions too.
+    """
+
+    def __init__(self, source: str | Path | Source, *, lists: Sequence[str | Path] = ()) -> None:
+        opened = source if isinstance(source, Source) else open_source(source)
+        self.source = ListedSource(opened, lists) if lists else opened
 
     @property
     def name(self) -> str:
@@ -66,19 +70,16 @@ class Run:
         return f"Run({self.name!r})"
 
 
-def availability_frame(run: Run, lists: Sequence[str | Path], *, select_expression: str = "all") -> pl.DataFrame:
-    """The revisions of a run joined with official lists: as `revisions_frame`, with `hub`, `native` and `native_url`.
+def availability_frame(source: ListedSource, expression: str = "all") -> pl.DataFrame:
+    """The selected revisions as `revisions_frame` gives them, with where each can be fetched from.
 
-    Listed steps that the source lacks are rows too; `hub` says whether the source has a step, `native` whether a list does.
+    `hub` says whether the source has it, `native` whether a list does, `native_url` in which directory.
 
     Raises:
-        SourceError: a list cannot be read, or none of a folder belongs to the run.
         SelectionError: the expression cannot be read, or matches nothing.
     """
-    known = known_run(run.name)
-    joined = join_lists(run.source.revisions(), find_lists(lists, run.name, known), known)
-    by_name = {each.revision.name: each for each in joined}
-    chosen = [by_name[each.name] for each in select([each.revision for each in joined], select_expression)]
+    joined = {each.revision.name: each for each in source.availability()}
+    chosen = [joined[each.name] for each in select([each.revision for each in joined.values()], expression)]
     return revisions_frame([each.revision for each in chosen]).with_columns(
         pl.Series("hub", [each.hub for each in chosen], dtype=pl.Boolean),
         pl.Series("native", [bool(each.native_url) for each in chosen], dtype=pl.Boolean),

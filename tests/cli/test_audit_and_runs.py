@@ -73,6 +73,8 @@ def test_one_run_in_full(run, name: str) -> None:
         (("audit", "{run}", "--lists", "{none}"), "could not read"),
         (("audit", "{run}", "--headers", "stage7"), "'stage7' matches no revision"),
         (("revisions", "{run}", "--lists", "{run}"), "no list in "),
+        (("collect", "{run}", "--out", "{none}", "--lists", "{none}"), "could not read"),
+        (("audit", "https://a.example/step1"), "is one checkpoint on a web server; audit a hub repo or a folder"),
         (("collect", "{run}", "--out", "{none}", "--quarantine", "{none}"), "the quarantine "),
     ],
 )

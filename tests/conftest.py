@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import beartype  # noqa: F401 - before nnsight, which gives every object a method that this import would trip over
 import pytest
 from jaxtyping import install_import_hook
 
 # While tests run, the shapes in the signatures of these modules are checked at every call.
 SHAPED = {
+    "interventions": ("edits", "effects", "tracing"),
     "model": ("olmo2", "rope", "sites", "stream", "weights"),
     "recorders": ("activations", "embeddings", "forward", "losses", "magnitudes", "massive", "moments", "observed", "order",
                   "outliers", "parameters", "survey"),

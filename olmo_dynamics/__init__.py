@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from olmo_dynamics import interventions as interventions
     from olmo_dynamics import plots as plots
     from olmo_dynamics.auditing import audit as audit
     from olmo_dynamics.collection import collect as collect
@@ -38,6 +39,7 @@ __all__ = [
     "__version__",
     "audit",
     "collect",
+    "interventions",
     "load_model",
     "open_store",
     "plan",
@@ -51,8 +53,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("olmo-dynamics")
-    if name == "plots":
-        return import_module("olmo_dynamics.plots")
+    if name in ("interventions", "plots"):
+        return import_module(f"olmo_dynamics.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import beartype  # noqa: F401 - before nnsight, which gives every object a method that this import would trip over
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
+
+settings.register_profile(
+    "shared machine", deadline=None
+)  # how long an example takes says nothing of whether it is right
+settings.load_profile("shared machine")
 
 # While tests run, the shapes in the signatures of these modules are checked at every call.
 SHAPED = {
+    "interventions": ("edits", "effects", "tracing"),
     "model": ("blocks", "language_model", "layers", "olmo1", "olmo2", "olmo3", "olmoe", "rope", "sites", "stream",
               "weights"),
     "recorders": ("activations", "embeddings", "forward", "losses", "magnitudes", "massive", "moments", "observed", "order",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,9 @@ def test_python_blocks_run(page: Path, demo_folder: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(demo_folder)
     namespace: dict[str, object] = {}
     for number, block in enumerate(blocks(page), 1):
-        exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)  # noqa: S102 - our own documents
+        name = f"{page.name}, block {number}"
+        linecache.cache[name] = (len(block), None, block.splitlines(keepends=True), name)  # for nnsight, which reads it
+        exec(compile(block, name, "exec"), namespace)  # noqa: S102 - our own documents
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -32,6 +32,8 @@ from olmo_dynamics.frames import open_store
 from olmo_dynamics.names import TensorInfo
 from olmo_dynamics.progress import Silent
 from olmo_dynamics.quantities import GROUPS
+from olmo_dynamics.reporting import render_report
+from tests.collection import reference
 from tests.conftest import REVISIONS
 from tests.hub import LocalHub
 from tests.runs import edit_config, write_revision
@@ -149,16 +151,27 @@ def test_nan_in_the_weights_is_recorded_and_reported(tmp_path: Path) -> None:
 
 
 def test_an_unknown_model_type_still_has_parameters(tmp_path: Path) -> None:
+    """Pythia's architecture under Pythia's revision names, as transformers writes it."""
     config = GPTNeoXConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=64
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=64
     )
-    GPTNeoXForCausalLM(config).save_pretrained(tmp_path / "run" / "step0")
+    steps = (0, 1, 512, 143000)
+    for step in steps:
+        torch.manual_seed(step)
+        GPTNeoXForCausalLM(config).save_pretrained(tmp_path / "run" / f"step{step}")
     store = collect(tmp_path / "run", out=tmp_path / "store.zarr", progress=Silent())
     assert store.layout.groups == ("parameters",)
-    assert store.table("parameters").filter(role="dense_h_to_4h")["layer"].to_list() == [0]
+    table = store.table("parameters")
+    assert table["step"].unique().sort().to_list() == list(steps)
+    fused = table.filter(role="query_key_value", step=143000)
+    assert fused["layer"].to_list() == [0, 1]
+    weights = reference.weights(tmp_path / "run" / "step143000")
+    for row in fused.iter_rows(named=True):
+        assert row["l2_norm"] == pytest.approx(float(np.linalg.norm(weights[row["tensor"]])), rel=1e-12)
     with pytest.raises(UnknownModelError, match=r"olmo2.*gpt_neox"):
         collect(tmp_path / "run", out=tmp_path / "other.zarr", record=("activations",), progress=Silent())
     assert not (tmp_path / "other.zarr").exists()
+    assert ">Weight norms over training</h2>" in render_report(store)
 
 
 def test_chosen_tensors_only(tiny_run: Path, tmp_path: Path) -> None:

@@ -1,16 +1,19 @@
-"""Write the generated pages: the glossary from the quantities, the CLI reference from the commands.
+"""Write the generated pages: the glossary from the quantities, the CLI reference from the commands, the known runs.
 
 Run by `make docs`; a test fails when a page in git is stale.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
 import click
 
 from olmo_dynamics import quantities
+from olmo_dynamics.checkpoints import KnownRun, known_runs
+from olmo_dynamics.checkpoints.runs import FAULT_KINDS, Fault
 from olmo_dynamics.cli import cli
 from olmo_dynamics.names import Quantity
 
@@ -72,7 +75,103 @@ def _help(command: click.Command, path: str) -> str:
     return f"```text\n{command.get_help(context)}\n```\n"
 
 
-PAGES = {"glossary.md": glossary, "cli.md": cli_reference}
+FORMATS = (
+    ("Hub safetensors", "`config.json`, `model*.safetensors`, `model.safetensors.index.json`, tokenizer files",
+     "weights; no optimiser state in any repo", "OLMo 2, Olmo 3, OLMoE, Hybrid, and every repo whose name ends in `-hf`"),
+    ("`pytorch`", "`config.json` (`hf_olmo`), `pytorch_model.bin`, tokenizer files",
+     "weights under OLMo's own names, float32, a pickle (read by an allow-list)", "OLMo-1B, OLMo-7B, OLMo-7B-0424"),
+    ("`olmo`", "`config.yaml`, `model.pt` or `model.safetensors` (encoded keys), `optim.*`, `train.pt`",
+     "weights, optimiser state, position in the data, the whole recipe", "`stepN-unsharded/` in native stores of OLMo 1 and 2"),
+    ("`olmo-core`", "`config.json`, `model_and_optim/.metadata`, `__R_B.distcp`, `train/rankR.pt`, `.metadata.json`",
+     "weights and optimiser state in shards, position in the data, the whole recipe",
+     "`stepN/` in native stores of OLMo 2 32B, Olmo 3 and Hybrid"),
+    ("our own folder", "`config.json`, `model*.safetensors`, tokenizer files",
+     "weights of a run trained here, which transformers loads", "`step{N}-tokens{T}/`"),
+)  # fmt: skip
+"""Format, its files, what it holds, where it is found."""
+
+FAULT_WORDS = {
+    "duplicate": "the same bytes under several names",
+    "missing": "a revision that is not there",
+    "rewritten": "weights replaced after publication",
+    "label": "a token label that breaks the repo's own rule",
+    "name": "a name unlike the others",
+    "list": "a mistake in the official list of native checkpoints",
+}
+
+
+def published() -> str:
+    """Every known run, what is wrong with it, and the formats."""
+    parts = [
+        HEADER,
+        "# What is published, and what is wrong with it\n",
+        "What `olmo-dyn runs` knows, from one file, `checkpoints/runs.toml`: names, numbers of tokens and faults of the public "
+        "OLMo runs. `olmo-dyn audit SOURCE` looks for such faults itself, and shows these beside what it finds. Tokens are "
+        "steps times the batch, never the label in a name.\n",
+        "## Formats\n",
+        _table(("format", "files", "what it holds", "where"), FORMATS),
+        "The [guide to checkpoints](guide/checkpoints.md) says how each is opened. Native stores are web directories that "
+        "cannot be listed, only asked for named files; some of their addresses were replaced after they stopped answering, so "
+        "`olmo-dyn revisions SOURCE --lists DIR` takes them from the official lists.\n",
+        "## Runs\n",
+        _table(("run", "type", "parameters", "stages", "native checkpoints", "faults"), map(_overview, known_runs())),
+        "Kinds of faults: " + "; ".join(f"*{kind}*, {FAULT_WORDS[kind]}" for kind in FAULT_KINDS) + ".\n",
+        *map(_run, known_runs()),
+    ]
+    return "\n".join(parts)
+
+
+def _overview(run: KnownRun) -> tuple[str, ...]:
+    stages = ", ".join(str(stage.number) for stage in run.stages if stage.number) or "-"
+    native = "listed" if run.lists else "-"
+    return run.title, f"`{run.model_type}`", f"{run.parameters:,}", stages, native, str(len(run.faults))
+
+
+def _run(run: KnownRun) -> str:
+    """One run: repos, stages, ingredients, `main`, labels, native store, faults, notes."""
+    lines = [f"Repos: {', '.join(f'`{repo}`' for repo in run.repos)}"]
+    lines += [f"`main`: {run.main}" + (f" (`{run.main_revision}`)" if run.main_revision else "")] if run.main else []
+    lines += [f"Labels: {rule.rounding} of step x {rule.tokens_per_step or 'batch'}, in billions ({', '.join(rule.repos)})"
+              for rule in run.labels]  # fmt: skip
+    lines += [f"Native checkpoints: {store.base}" + (f", {len(store.directories)} restarts" if store.directories else "")
+              for store in run.native]  # fmt: skip
+    lines += [f"Official lists: {', '.join(f'`{name}`' for name in run.lists)}"] if run.lists else []
+    lines += [f"Note: {note}" for note in run.notes]
+    parts = [f"### {run.title}\n", "".join(f"- {line}.\n" for line in lines)]
+    if run.stages:
+        parts.append(_table(("stage", "tokens a step", "from step", "to step", "data seed"), _stages(run)))
+    if run.faults:
+        parts.append(_table(("fault", "revisions", "what", "reference"), map(_fault, run.faults)))
+    return "\n".join(parts)
+
+
+def _stages(run: KnownRun) -> list[tuple[str, ...]]:
+    rows = []
+    for stage in run.stages:
+        size = f"{stage.tokens_per_step:,} ({stage.sequences} x {stage.positions})"
+        rows.append((str(stage.number) if stage.number else "-", size, *_known(stage.start, stage.steps, stage.seed)))
+        rows += [(f"{stage.number}, ingredient {each.name}", "the same", *_known(stage.start, each.steps, each.seed))
+                 for each in run.ingredients if each.stage == stage.number]  # fmt: skip
+    return rows
+
+
+def _known(*values: int | None) -> tuple[str, ...]:
+    return tuple("-" if value is None else str(value) for value in values)
+
+
+def _fault(fault: Fault) -> tuple[str, ...]:
+    revisions = ", ".join(f"`{term}`" for term in fault.revisions)
+    return fault.kind, revisions, f"{fault.what} ({', '.join(fault.repos)})", fault.reference or "-"
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    header = tuple(header)
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+
+
+PAGES = {"glossary.md": glossary, "cli.md": cli_reference, "published.md": published}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from olmo_dynamics import plots as plots
+    from olmo_dynamics.auditing import audit as audit
     from olmo_dynamics.collection import collect as collect
     from olmo_dynamics.collection import plan as plan
     from olmo_dynamics.errors import OlmoDynamicsError as OlmoDynamicsError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Run": "olmo_dynamics.frames.run",
+    "audit": "olmo_dynamics.auditing",
     "collect": "olmo_dynamics.collection",
     "load_model": "olmo_dynamics.loading",
     "open_store": "olmo_dynamics.frames",
@@ -34,6 +36,7 @@ __all__ = [
     "OlmoDynamicsError",
     "Run",
     "__version__",
+    "audit",
     "collect",
     "load_model",
     "open_store",

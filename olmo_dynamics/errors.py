@@ -11,7 +11,8 @@
     ├── CheckpointError               a checkpoint that contradicts itself
     │   ├── HeaderError               a safetensors header that is too large, truncated, overlapping or out of bounds
     │   ├── IndexFileError            an index naming a missing shard or a path outside the repo
-    │   └── ShapeError                tensor shapes that contradict the config
+    │   ├── ShapeError                tensor shapes that contradict the config
+    │   └── ConformanceError          a forward pass that differs from transformers'
     ├── UnknownModelError             a model type whose forward pass we do not know
     ├── ProbeError                    a text or token file that cannot be read to a model
     ├── StoreError                    a store that is not ours, or was made with other settings
@@ -74,6 +75,10 @@ class IndexFileError(CheckpointError):
 
 class ShapeError(CheckpointError):
     """Tensor shapes that contradict the config."""
+
+
+class ConformanceError(CheckpointError):
+    """A forward pass of ours that differs from transformers' of the same weights."""
 
 
 class UnknownModelError(OlmoDynamicsError):

@@ -117,7 +117,7 @@ class Bar(Silent):
 
 
 class Steps(Bar):
-    """A progress bar that counts steps instead of bytes, for training."""
+    """A progress bar that counts steps instead of bytes, for training and for listing."""
 
     def __init__(self, console: Console | None = None) -> None:
         super().__init__(console)

@@ -59,12 +59,49 @@ def render_report(store: RecordedStore) -> str:
     """The page as HTML text."""
     if not store.done:
         raise StoreError(f"{store.path} holds no finished revision; run olmo-dyn collect first")
-    sections = list(_sections(store))
-    return page(f"Training dynamics of {store.attributes['source']}", sections, facts=_facts(store))
+    drawn, left_out = _drawable(store)
+    sections = list(_sections(_Drawn(store, drawn)))
+    return page(f"Training dynamics of {store.attributes['source']}", sections, facts=_facts(store, left_out))
 
 
-def _sections(store: RecordedStore) -> Iterator[Section]:
-    drawers: dict[str, tuple[Callable[[RecordedStore], Iterator[Section]], ...]] = {
+def _drawable(store: RecordedStore) -> tuple[list[str], list[str]]:
+    """The revisions that have a place on a step axis of their own, and the others with the reason."""
+    revisions = store.table("revisions").filter(pl.col("revision").is_in(list(store.done)))
+    stepped = revisions.filter(pl.col("step").is_not_null())
+    first = stepped.unique(["stage", "ingredient", "step"], keep="first", maintain_order=True)
+    if first.is_empty():
+        names = ", ".join(revisions["revision"].head(3))
+        raise StoreError(
+            f"{store.path} holds no revision with a step to draw against (only {names}); collect some that have one"
+        )
+    drawn = first["revision"].to_list()
+    reasons = dict.fromkeys(revisions.filter(pl.col("step").is_null())["revision"], "has no step")
+    reasons |= {name: "has another's step" for name in stepped["revision"] if name not in drawn}
+    return drawn, [f"{name} ({reason})" for name, reason in reasons.items()]
+
+
+class _Drawn:
+    """A store seen through the revisions that are drawn."""
+
+    def __init__(self, store: RecordedStore, revisions: list[str]) -> None:
+        self.store, self.attributes, self.groups = store, store.attributes, store.groups
+        self._revisions = revisions
+
+    def table(self, name: str) -> pl.DataFrame:
+        return self._only(self.store.table(name))
+
+    def births(self, threshold: float) -> pl.DataFrame:
+        return self._only(births(self.store, threshold=threshold, relative=True))
+
+    def saturation(self) -> pl.DataFrame:
+        return self._only(saturation(self.store))
+
+    def _only(self, frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.filter(pl.col("revision").is_in(self._revisions))
+
+
+def _sections(store: _Drawn) -> Iterator[Section]:
+    drawers: dict[str, tuple[Callable[[_Drawn], Iterator[Section]], ...]] = {
         "loss": (_loss,),
         "parameters": (_weights,),
         "embeddings": (_embeddings,),
@@ -74,7 +111,7 @@ def _sections(store: RecordedStore) -> Iterator[Section]:
         "routing": (_routing, _experts),
     }
     for group, draw in drawers.items():
-        if group in store.layout.groups:
+        if group in store.groups:
             for each in draw:
                 yield from each(store)
 
@@ -88,12 +125,12 @@ def _draw(
     return chart(fewer, *words, style=Style(note=notes, probe_tokens=tokens))
 
 
-def _probe_tokens(store: RecordedStore) -> int | None:
+def _probe_tokens(store: _Drawn) -> int | None:
     probe = store.attributes.get("probe") or {}
     return probe.get("tokens")
 
 
-def _loss(store: RecordedStore) -> Iterator[Section]:
+def _loss(store: _Drawn) -> Iterator[Section]:
     losses, tokens = store.table("loss"), _probe_tokens(store)
     with_average = pl.concat([losses, macro_average(losses)], how="diagonal_relaxed")
     for quantity, title in (("cross_entropy", "Loss by domain"), ("bits_per_byte", "Bits per byte by domain")):
@@ -101,7 +138,7 @@ def _loss(store: RecordedStore) -> Iterator[Section]:
             yield Section(title, _draw(plots.loss_by_domain, with_average, quantity, tokens=tokens), reading.LOSS)
 
 
-def _weights(store: RecordedStore) -> Iterator[Section]:
+def _weights(store: _Drawn) -> Iterator[Section]:
     measured = store.table("parameters")
     parameters = pool_experts(measured)
     note = "" if len(parameters) == len(measured) else "the experts of a layer taken together"
@@ -118,7 +155,7 @@ def _weights(store: RecordedStore) -> Iterator[Section]:
     yield from _fans(store)
 
 
-def _fans(store: RecordedStore) -> Iterator[Section]:
+def _fans(store: _Drawn) -> Iterator[Section]:
     quantiles = store.table("parameters.element_quantile").filter(pl.col("expert").fill_null(0) == 0)
     roles = [role for role in _FAN_ROLES if role in set(quantiles["role"])]
     layers = quantiles["layer"].drop_nulls().unique().sort()
@@ -130,18 +167,18 @@ def _fans(store: RecordedStore) -> Iterator[Section]:
         yield Section("The distribution of weights", fan, reading.FAN)
 
 
-def _embeddings(store: RecordedStore) -> Iterator[Section]:
+def _embeddings(store: _Drawn) -> Iterator[Section]:
     band = _draw(plots.embedding_band, store.table("embeddings.row_l2_quantile"))
     yield Section("Embedding rows", band, reading.EMBEDDINGS)
 
 
-def _stream(store: RecordedStore) -> Iterator[Section]:
+def _stream(store: _Drawn) -> Iterator[Section]:
     stream = store.table("activations").filter(pl.col("site").is_in(_STREAM))
     depth = _draw(plots.depth_profile, stream, "rms", tokens=_probe_tokens(store))
     yield Section("The residual stream by depth", depth, reading.DEPTH.of(find("activations/rms")))
 
 
-def _stream_outliers(store: RecordedStore) -> Iterator[Section]:
+def _stream_outliers(store: _Drawn) -> Iterator[Section]:
     blocks = store.table("activations").filter(pl.col("site") == Site.RESIDUAL_OUT.value)
     titles = {
         "feature_kurtosis": "Outliers in the residual stream: kurtosis over features",
@@ -152,9 +189,9 @@ def _stream_outliers(store: RecordedStore) -> Iterator[Section]:
         yield Section(title, chart, reading.ACTIVATION_OUTLIERS.of(find(f"activations/{quantity}")))
 
 
-def _births(store: RecordedStore) -> Iterator[Section]:
+def _births(store: _Drawn) -> Iterator[Section]:
     for threshold in _THRESHOLDS:
-        born = births(store, threshold=threshold, relative=True)
+        born = store.births(threshold)
         if born.is_empty():
             continue
         style = Style(note=f"threshold {threshold:g} times the token's own RMS", probe_tokens=_probe_tokens(store))
@@ -163,12 +200,12 @@ def _births(store: RecordedStore) -> Iterator[Section]:
         return
 
 
-def _logits(store: RecordedStore) -> Iterator[Section]:
+def _logits(store: _Drawn) -> Iterator[Section]:
     chart = _draw(plots.trajectory, store.table("logits"), "lse_mean", tokens=_probe_tokens(store))
     yield Section("What the head says", chart, reading.LOGITS.of(find("logits/lse_mean")))
 
 
-def _routing(store: RecordedStore) -> Iterator[Section]:
+def _routing(store: _Drawn) -> Iterator[Section]:
     layers, tokens = store.table("routing"), _probe_tokens(store)
     panel = _draw(plots.norms_panel, layers, "load_imbalance", tokens=tokens)
     imbalance = reading.LOAD_IMBALANCE.of(find("routing/load_imbalance"))
@@ -176,11 +213,11 @@ def _routing(store: RecordedStore) -> Iterator[Section]:
     curves = _draw(partial(plots.trajectory, color="layer"), layers, "router_z", tokens=tokens)
     yield Section("Size of the router's logits", curves, reading.ROUTER_LOGITS.of(find("routing/router_z")))
     if layers["revision"].n_unique() > 1:
-        settled = _draw(plots.saturation, saturation(store), tokens=tokens)
+        settled = _draw(plots.saturation, store.saturation(), tokens=tokens)
         yield Section("Router saturation", settled, reading.SATURATION)
 
 
-def _experts(store: RecordedStore) -> Iterator[Section]:
+def _experts(store: _Drawn) -> Iterator[Section]:
     tokens = _probe_tokens(store)
     loads = _three_layers(store.table("routing.expert_load"))
     yield Section("Which experts are used", _draw(plots.expert_load, loads, tokens=tokens), reading.EXPERT_LOAD)
@@ -196,7 +233,7 @@ def _three_layers(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.filter(pl.col("layer").is_in([layers[0], layers[(len(layers) - 1) // 2], layers[-1]]))
 
 
-def _facts(store: RecordedStore) -> dict[str, str]:
+def _facts(store: RecordedStore, left_out: list[str]) -> dict[str, str]:
     probe = store.attributes.get("probe") or {}
     facts = {
         "source": str(store.attributes["source"]),
@@ -206,4 +243,6 @@ def _facts(store: RecordedStore) -> dict[str, str]:
     }
     if probe:
         facts["probe"] = f"{probe['tokens']:,} tokens in {len(probe['domains'])} domains, sha256 {probe['sha256'][:12]}"
+    if left_out:
+        facts["not drawn"] = ", ".join(left_out)
     return facts | {"olmo_dynamics": str(store.attributes["olmo_dynamics_version"])}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from olmo_dynamics.checkpoints.folder import FolderSource
 from olmo_dynamics.checkpoints.memory import MemorySource
 from olmo_dynamics.checkpoints.revision_names import parse_revision
-from olmo_dynamics.checkpoints.runs import KnownRun, known_run, known_runs
+from olmo_dynamics.checkpoints.runs import KnownRun, find_run, known_run, known_runs
 from olmo_dynamics.checkpoints.selection import select
 from olmo_dynamics.checkpoints.source import REQUEST_BYTES, Checkpoint, Source, open_source
 
@@ -27,6 +27,7 @@ __all__ = [
     "KnownRun",
     "MemorySource",
     "Source",
+    "find_run",
     "known_run",
     "known_runs",
     "open_source",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,19 @@ from olmo_dynamics.checkpoints.tensors import Span
 from olmo_dynamics.errors import CheckpointError, UnknownSourceError
 from olmo_dynamics.names import Revision
 
+OTHER_FORMATS = {
+    "model_and_optim": "olmo-core",
+    ".metadata": "olmo-core",
+    "config.yaml": "olmo",
+    "model.pt": "olmo",
+    "pytorch_model.bin": "pytorch",
+    "pytorch_model.bin.index.json": "pytorch",
+}
+"""The format a checkpoint is stored in, by a file that only it has; the first found decides."""
+
 
 class FolderSource(Source):
-    """A folder whose sub-folders with a `config.json` or safetensors are revisions, or that is itself one checkpoint."""
+    """A folder whose sub-folders with a config or weights are revisions, or that is itself one checkpoint."""
 
     kind = "folder"
 
@@ -39,7 +50,8 @@ class FolderSource(Source):
         Raises:
             UnknownSourceError: the folder is gone, or holds no checkpoint.
         """
-        return sorted(map(named_revision, self._homes()), key=sort_key)
+        found = (replace(named_revision(name), format=_format(home)) for name, home in self._homes().items())
+        return sorted(found, key=sort_key)
 
     def open(self, revision: Revision) -> Checkpoint:
         """The checkpoint of that name."""
@@ -50,12 +62,12 @@ class FolderSource(Source):
         folder = self._folder
         if not folder.is_dir():
             raise UnknownSourceError(f"wanted a folder of checkpoints, {self.name} is none; check the path")
-        if (folder / CONFIG_FILE).is_file() and _has_weights(folder):
+        if _is_whole(folder):
             return {folder.resolve().name: folder}
         homes = {child.name: child for child in folder.iterdir() if child.is_dir() and _is_checkpoint(child)}
         if not homes:
             raise UnknownSourceError(
-                f"{self.name} holds no checkpoint: wanted {CONFIG_FILE} and *.safetensors in it, or in sub-folders such as "
+                f"{self.name} holds no checkpoint: wanted {CONFIG_FILE} and weights in it, or in sub-folders such as "
                 "step1000-tokens2097152"
             )
         return homes
@@ -103,9 +115,20 @@ def map_file(path: str | Path) -> np.ndarray:
         return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
+def _is_whole(folder: Path) -> bool:
+    """Whether the folder is itself one checkpoint: a config beside weights."""
+    return any((folder / name).is_file() for name in (CONFIG_FILE, "config.yaml")) and _has_weights(folder)
+
+
 def _is_checkpoint(folder: Path) -> bool:
     return (folder / CONFIG_FILE).is_file() or _has_weights(folder)
 
 
 def _has_weights(folder: Path) -> bool:
-    return any(folder.glob("*.safetensors"))
+    others = (name for name in OTHER_FORMATS if name != "config.yaml")
+    return any(folder.glob("*.safetensors")) or any((folder / name).exists() for name in others)
+
+
+def _format(folder: Path) -> str:
+    found = next((form for name, form in OTHER_FORMATS.items() if (folder / name).exists()), "safetensors")
+    return "safetensors" if found == "pytorch" and any(folder.glob("*.safetensors")) else found

@@ -42,11 +42,12 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class RemoteFile(NamedTuple):
-    """A file as the hub lists it; `sha256` is known of large files only."""
+    """A file as the hub lists it; `sha256` is known of large files only, `oid` is git's hash."""
 
     name: str
     size: int
     sha256: str
+    oid: str
 
 
 class HubSource(Source):
@@ -178,6 +179,10 @@ class HubCheckpoint(Checkpoint):
         """The hub's own hash of a large file, which moves no bytes; a small file is read and hashed."""
         return self._listed[name].sha256 or super().file_sha256(name)
 
+    def file_id(self, name: str) -> str:
+        """The hub's own hash: sha256 of a large file, git's of a small one."""
+        return self._listed[name].sha256 or self._listed[name].oid
+
     def _fetch(self, spans: Sequence[Span]) -> list[np.ndarray]:
         found, wanted = [], []
         for span in spans:
@@ -207,4 +212,5 @@ def _parse_refs(answer: Any) -> dict[str, str]:
 def _parse_file(item: Any) -> RemoteFile | None:
     if item["type"] != "file":
         return None
-    return RemoteFile(str(item["path"]), int(item["size"]), str((item.get("lfs") or {}).get("oid", "")))
+    sha256 = str((item.get("lfs") or {}).get("oid", ""))
+    return RemoteFile(str(item["path"]), int(item["size"]), sha256, str(item.get("oid", "")))

@@ -1,4 +1,4 @@
-"""What is publicly known of the OLMo runs: batch sizes, what `main` is, which published revisions are at fault.
+"""What is publicly known of the OLMo runs: stages, batches, seeds, where native checkpoints lie, which revisions are at fault.
 
 The facts lie in `runs.toml` beside this module, one entry for the repos that share a training run.
 
@@ -12,33 +12,50 @@ cards, and the issues and discussions each fault names.
 
 from __future__ import annotations
 
+import math
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from olmo_dynamics.errors import UnknownSourceError
 from olmo_dynamics.names import Revision
 
 WITHOUT_STAGE = 0
 """The stage of a run whose revision names carry none."""
 
-FAULT_KINDS = ("duplicate", "missing", "rewritten", "label", "name")
+FAULT_KINDS = ("duplicate", "missing", "rewritten", "label", "name", "list")
 """Identical bytes under several names, a gap, weights replaced after publication, a token label that breaks the repo's
-own rule, and a name that is unlike the others."""
+own rule, a name that is unlike the others, and a mistake in an official list of native checkpoints."""
+
+ROUNDINGS: dict[str, Callable[[Fraction], int]] = {"floor": math.floor, "ceil": math.ceil, "round": round}
+"""How a repo makes whole billions of its token counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage of training and its batch: sequences and positions of one optimiser step."""
+    """A stage of training: sequences and positions of one optimiser step, and where the stage begins and ends.
+
+    `start` is the step of the stage before from which it started, `steps` its own last step, `seed` that of its data
+    order; None where that is not certain.
+    """
 
     number: int
     sequences: int
     positions: int
+    start: int | None = None
+    steps: int | None = None
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         if self.number < 0 or self.sequences < 1 or self.positions < 1:
-            raise ValueError(f"a stage needs a number >= 0 and a batch of at least 1x1; got {self}")
+            raise ValueError(
+                f"a stage needs a number >= 0 and a batch of at least 1x1; got stage {self.number} of "
+                f"{self.sequences}x{self.positions}"
+            )
 
     @property
     def tokens_per_step(self) -> int:
@@ -47,11 +64,21 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Ingredient:
+    """One of several runs of a stage that are averaged or chosen from: its name, its seed, its last step."""
+
+    stage: int
+    name: str
+    seed: int | None = None
+    steps: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Fault:
     """Something wrong with published revisions: which, in which of the run's repos, what, and who reported it.
 
     `revisions` holds terms of the selection language (exact names, globs, `step200000..251000`); for the kind `missing`
-    they name what is not there.
+    they name what is not there, for the kind `list` rows of the official list.
     """
 
     kind: str
@@ -68,8 +95,43 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelRule:
+    """How repos make the token label in a revision's name: rounding, and tokens per step where they are not the batch's."""
+
+    rounding: str
+    repos: tuple[str, ...]
+    tokens_per_step: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rounding not in ROUNDINGS:
+            raise ValueError(f"a label is made by {', '.join(ROUNDINGS)}; got {self.rounding!r}")
+
+    def billions(self, step: int, batch_tokens: int) -> int:
+        """The number that a label of that step should hold, in billions of tokens."""
+        return ROUNDINGS[self.rounding](Fraction(step * (self.tokens_per_step or batch_tokens), 10**9))
+
+
+@dataclass(frozen=True, slots=True)
+class NativeStore:
+    """Where native checkpoints lie: below `base` itself, or below its sub-folders `directories` (one a restart)."""
+
+    base: str
+    directories: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.base.startswith("https://") or not self.base.endswith("/"):
+            raise ValueError(f"a native store is an https address that ends in /; got {self.base!r}")
+
+    def holds(self, url: str) -> bool:
+        """Whether a checkpoint directory's address lies in this store."""
+        if not self.directories:
+            return url.startswith(self.base)
+        return url.startswith(self.base) and url.removeprefix(self.base).split("/")[0] in self.directories
+
+
+@dataclass(frozen=True, slots=True)
 class KnownRun:
-    """One published training run: its repos, its batch by stage, its tokenizer, what `main` is, what is at fault."""
+    """One published training run: its repos, stages, seeds, native store, tokenizer, what `main` is, what is at fault."""
 
     title: str
     repos: tuple[str, ...]
@@ -78,9 +140,14 @@ class KnownRun:
     tokenizer: str
     tokenizer_size: int
     stages: tuple[Stage, ...] = ()
+    ingredients: tuple[Ingredient, ...] = ()
+    labels: tuple[LabelRule, ...] = ()
+    native: tuple[NativeStore, ...] = ()
+    lists: tuple[str, ...] = ()  # file names of the official lists of its native checkpoints
     main: str = ""
     main_revision: str = ""  # the other name of the weights in `main`, where it has one
     faults: tuple[Fault, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.title or not self.repos or any(repo.count("/") != 1 for repo in self.repos):
@@ -89,7 +156,9 @@ class KnownRun:
             raise ValueError(f"{self.title}: parameters and tokenizer_size must be positive")
         if len({stage.number for stage in self.stages}) != len(self.stages):
             raise ValueError(f"{self.title}: a stage is declared twice")
-        if stray := {repo for fault in self.faults for repo in fault.repos} - set(self.repos):
+        named = {repo for fault in self.faults for repo in fault.repos}
+        named |= {repo for rule in self.labels for repo in rule.repos}
+        if stray := named - set(self.repos):
             raise ValueError(f"{self.title}: faults of repos that are not its own: {sorted(stray)}")
 
     def tokens_at(self, revision: Revision) -> int | None:
@@ -108,11 +177,42 @@ class KnownRun:
         wanted = WITHOUT_STAGE if number is None else number
         return next((stage for stage in self.stages if stage.number == wanted), None)
 
+    def label_rule(self, repo: str) -> LabelRule | None:
+        """How that repo of the run makes its token labels, where it is known to."""
+        wanted = repo.casefold()
+        return next((rule for rule in self.labels if wanted in (each.casefold() for each in rule.repos)), None)
+
+    def faults_of(self, repo: str) -> tuple[Fault, ...]:
+        """What is known to be wrong with that repo of the run."""
+        wanted = repo.casefold()
+        return tuple(fault for fault in self.faults if wanted in (each.casefold() for each in fault.repos))
+
+    def owns(self, url: str) -> bool:
+        """Whether a native checkpoint's address lies in one of the run's stores."""
+        return any(store.holds(url) for store in self.native)
+
 
 def known_run(source: str) -> KnownRun | None:
     """The run published under a hub repo id, in any case (`allenai/Olmo-2-0425-1b`), or None."""
     wanted = source.casefold()
     return next((run for run in known_runs() if wanted in (repo.casefold() for repo in run.repos)), None)
+
+
+def find_run(name: str) -> KnownRun:
+    """The run of that repo or title, in any case, or the only one of whose repos or title `name` is a part.
+
+    Raises:
+        UnknownSourceError: no run is called so, or several are.
+    """
+    wanted = name.casefold()
+    words = {run: [run.title.casefold(), *(repo.casefold() for repo in run.repos)] for run in known_runs()}
+    exact = [run for run, own in words.items() if wanted in own or wanted in (each.partition("/")[2] for each in own)]
+    found = exact or [run for run, own in words.items() if any(wanted in each for each in own)]
+    if len(found) != 1:
+        which = ", ".join(run.title for run in found or known_runs())
+        what = f"{name!r} may be any of" if found else f"no known run is called {name!r}; there are"
+        raise UnknownSourceError(f"{what} {which}")
+    return found[0]
 
 
 @cache
@@ -135,14 +235,36 @@ def parse_runs(text: str) -> tuple[KnownRun, ...]:
 
 def _run(fields: dict[str, Any]) -> KnownRun:
     repos = tuple(fields.pop("repos"))
-    stages = tuple(Stage(int(number), *batch) for number, batch in fields.pop("batch", {}).items())
-    faults = tuple(_fault(fault, repos) for fault in fields.pop("fault", []))
-    return KnownRun(repos=repos, stages=stages, faults=faults, **fields)
+    return KnownRun(
+        repos=repos,
+        stages=_stages(fields),
+        ingredients=tuple(Ingredient(**each) for each in fields.pop("ingredient", [])),
+        labels=tuple(LabelRule(**_listed(each, repos)) for each in fields.pop("label", [])),
+        native=tuple(
+            NativeStore(each["base"], tuple(each.get("directories", ()))) for each in fields.pop("native", [])
+        ),
+        faults=tuple(_fault(fault, repos) for fault in fields.pop("fault", [])),
+        lists=tuple(fields.pop("lists", ())),
+        notes=tuple(fields.pop("notes", ())),
+        **fields,
+    )
+
+
+def _stages(fields: dict[str, Any]) -> tuple[Stage, ...]:
+    """Stages from the tables `batch`, `start`, `steps` and `seed`, each keyed by the stage's number."""
+    batches = fields.pop("batch", {})
+    others = {name: fields.pop(name, {}) for name in ("start", "steps", "seed")}
+    if stray := sorted({number for table in others.values() for number in table} - set(batches)):
+        raise ValueError(f"{fields['title']}: stages without a batch: {', '.join(stray)}")
+    return tuple(
+        Stage(int(number), *batch, **{name: table.get(number) for name, table in others.items()})
+        for number, batch in batches.items()
+    )
 
 
 def _fault(fields: dict[str, Any], repos: tuple[str, ...]) -> Fault:
-    return Fault(
-        revisions=tuple(fields.pop("revisions")),
-        repos=tuple(fields.pop("repos", repos)),
-        **fields,
-    )
+    return Fault(revisions=tuple(fields.pop("revisions")), **_listed(fields, repos))
+
+
+def _listed(fields: dict[str, Any], repos: tuple[str, ...]) -> dict[str, Any]:
+    return {**fields, "repos": tuple(fields.get("repos", repos))}

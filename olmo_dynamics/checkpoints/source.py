@@ -20,7 +20,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from olmo_dynamics.checkpoints.revision_names import parse_revision
 from olmo_dynamics.checkpoints.tensors import Span, parse_object, read_tensors, weight_files
 from olmo_dynamics.errors import CheckpointError, UnknownRevisionError, UnknownSourceError
 from olmo_dynamics.names import Revision, TensorInfo
+
+if TYPE_CHECKING:
+    from olmo_dynamics.checkpoints.formats import Format, OptimizerState
 
 CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 16 << 20  # 16 MiB; real ones take a few hundred bytes
@@ -90,7 +93,7 @@ class Checkpoint(ABC):
     def __init__(self, source: str, revision: Revision, files: Mapping[str, int]) -> None:
         self.source = source
         self.revision = revision
-        self.files = dict(files)
+        self.files: Mapping[str, int] = dict(files)
         self._moved = 0
 
     @abstractmethod
@@ -112,12 +115,39 @@ class Checkpoint(ABC):
         return self._moved
 
     @cached_property
+    def stored_as(self) -> Format | None:
+        """The format the weights are stored in, None for plain safetensors."""
+        from olmo_dynamics.checkpoints.formats import find_format  # only few checkpoints need them
+
+        return find_format(self.read_spans, self.files)
+
+    @property
+    def format(self) -> str:
+        """`safetensors`, `pytorch` (a .bin file), `olmo` or `olmo-core`."""
+        return self.stored_as.name if self.stored_as else "safetensors"
+
+    @property
+    def optimizer(self) -> OptimizerState | None:
+        """The optimiser's state under canonical names, None where none is published."""
+        with self._naming_revision():
+            return self.stored_as.optimizer if self.stored_as else None
+
+    @property
+    def trainer(self) -> dict[str, Any]:
+        """The trainer's counters and position in the data, as plain values; empty where none are published."""
+        with self._naming_revision():
+            return self.stored_as.trainer if self.stored_as else {}
+
+    @cached_property
     def config(self) -> dict[str, Any]:
-        """The revision's own `config.json`; branches of one repo differ in it.
+        """The revision's own config in Hugging Face's words; branches of one repo differ in it.
 
         Raises:
             CheckpointError: it is missing, too large, or no JSON object.
         """
+        if self.stored_as:
+            with self._naming_revision():
+                return self.stored_as.config
         size = self.files.get(CONFIG_FILE, 0)
         if size > MAX_CONFIG_BYTES:
             raise CheckpointError(f"{self.label}: {CONFIG_FILE} may take {MAX_CONFIG_BYTES} bytes, it has {size}")
@@ -126,12 +156,14 @@ class Checkpoint(ABC):
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
-        """Every weight tensor by name, in file order; reads headers only.
+        """Every weight tensor by its Hugging Face name, in file order; reads headers only.
 
         Raises:
-            CheckpointError: no safetensors weights, a broken header (HeaderError), or a wrong index (IndexFileError).
+            CheckpointError: no weights, a broken header (HeaderError), or a wrong index (IndexFileError).
         """
         with self._naming_revision():
+            if self.stored_as:
+                return dict(self.stored_as.weights.infos)
             return read_tensors(self.read_spans, self.files)
 
     @cached_property
@@ -150,6 +182,9 @@ class Checkpoint(ABC):
 
     def read_many(self, tensors: Sequence[TensorInfo]) -> dict[str, np.ndarray]:
         """Several tensors' bytes by name; over HTTP in parallel, neighbours in one request."""
+        if self.stored_as:
+            with self._naming_revision():
+                return self.stored_as.weights.read_many([tensor.name for tensor in tensors])
         raws = self.read_spans([Span(tensor.file, tensor.start, tensor.stop) for tensor in tensors])
         return {tensor.name: raw for tensor, raw in zip(tensors, raws, strict=True)}
 
@@ -184,7 +219,7 @@ class Checkpoint(ABC):
     def weights_sha256(self) -> str:
         """Hash of the weights: the file's own sha256, or that of the lines `{sha256}  {name}` of all shards, by name."""
         with self._naming_revision():
-            names = weight_files(self.read_spans, self.files)
+            names = self.stored_as.weight_files if self.stored_as else weight_files(self.read_spans, self.files)
         if len(names) == 1:
             return self.file_sha256(names[0])
         lines = "\n".join(f"{self.file_sha256(name)}  {name}" for name in names)
@@ -193,6 +228,10 @@ class Checkpoint(ABC):
     def file_sha256(self, name: str) -> str:
         """Hash of one file."""
         return hashlib.sha256(self.read_file(name)).hexdigest()
+
+    def file_id(self, name: str) -> str:
+        """A hash that files of the same bytes share; unlike `file_sha256`, a hub gives it for every file without reading."""
+        return self.file_sha256(name)
 
     @contextmanager
     def _naming_revision(self) -> Iterator[None]:
@@ -213,11 +252,15 @@ class Checkpoint(ABC):
 
 
 def open_source(name: str | Path) -> Source:
-    """The source of that name: a folder that exists, else a hub repo such as `allenai/OLMo-2-0425-1B`.
+    """The source of that name: the address of a checkpoint, a folder that exists, or a hub repo.
 
     Raises:
-        UnknownSourceError: it is neither.
+        UnknownSourceError: it is none of them.
     """
+    if str(name).startswith(("https://", "http://")):
+        from olmo_dynamics.checkpoints.web import WebSource
+
+        return WebSource(str(name))
     if name and Path(name).expanduser().is_dir():
         from olmo_dynamics.checkpoints.folder import FolderSource
 

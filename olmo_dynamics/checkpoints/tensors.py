@@ -160,10 +160,6 @@ def single_file(files: Mapping[str, int]) -> str:
         raise IndexFileError(
             f"found {len(found)} safetensors files ({found[0]}, …) and no {INDEX_FILE} to say which tensor is where"
         )
-    if not found and any(name.startswith("pytorch_model") for name in files):
-        raise CheckpointError(
-            "wanted safetensors, found only pytorch_model (pickle), which is never loaded; use the repo whose name ends in -hf"
-        )
     if not found:
         raise CheckpointError(f"wanted {SINGLE_FILE} or {INDEX_FILE}, found {_listing(files)}")
     return found[0]

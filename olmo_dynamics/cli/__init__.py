@@ -12,12 +12,14 @@ import sys
 
 import click
 
+from olmo_dynamics.cli.audit import audit
 from olmo_dynamics.cli.collect import collect
 from olmo_dynamics.cli.demo import demo
 from olmo_dynamics.cli.export import export
 from olmo_dynamics.cli.lab import lab
 from olmo_dynamics.cli.report import report
 from olmo_dynamics.cli.revisions import revisions
+from olmo_dynamics.cli.runs import runs
 from olmo_dynamics.cli.show import show
 from olmo_dynamics.errors import OlmoDynamicsError
 from olmo_dynamics.settings import wait_without_spinning
@@ -36,13 +38,14 @@ def cli() -> None:
     Examples:
       olmo-dyn demo                                        a whole small study, offline, in minutes
       olmo-dyn revisions allenai/OLMo-2-0425-1B            what exists
+      olmo-dyn audit allenai/OLMo-2-0425-1B                what is wrong with it
       olmo-dyn collect allenai/OLMo-2-0425-1B \\
           --revisions stage1:log24 --out olmo2-1b.zarr     measure 24 of them
       olmo-dyn report olmo2-1b.zarr                        a page of linked plots
     """
 
 
-for command in (revisions, collect, show, report, export, demo, lab):
+for command in (runs, revisions, audit, collect, show, report, export, demo, lab):
     cli.add_command(command)
 
 

@@ -39,6 +39,12 @@ _MEGABYTE = 1e6
 @click.option(
     "--dtype", default="auto", show_default=True, help="What it is computed in: auto, float32, bfloat16, float64."
 )
+@click.option("--lists", multiple=True, type=click.Path(), metavar="FILE|DIR", help="Fetch steps that SOURCE lacks from the "
+              "native directories in these official lists (CSV); may be repeated.")  # fmt: skip
+@click.option("--quarantine", type=click.Path(), metavar="FILE.json", help="Leave out the revisions that this file names. "
+              "Default: the file that the last audit of SOURCE left, if there was one.")  # fmt: skip
+@click.option("--include-quarantined", is_flag=True, help="Measure revisions that are in quarantine all the same.")
+@click.option("--verify", is_flag=True, help="Compare each forward pass with transformers' first; refuse what differs.")
 @click.option("--dry-run", is_flag=True, help="Say what would be read, and how long it would take; measure nothing.")
 @click.option("--rate", default=100.0, show_default=True, metavar="MB/S", help="The rate that --dry-run reckons with.")
 @format_option("table", "json")
@@ -56,14 +62,20 @@ def collect(
     """
     from olmo_dynamics.frames.run import Run
 
+    run = Run(source, lists=given.pop("lists"))
     options = _options(given)
     if dry_run:
-        _print_plan(Run(source), revisions, out=out, rate=rate * _MEGABYTE, style=style, options=options)
+        _print_plan(run, revisions, out=out, rate=rate * _MEGABYTE, style=style, options=options)
         return
+    from olmo_dynamics.collection import choose
     from olmo_dynamics.collection import collect as collect_into
 
-    store = collect_into(source, revisions=revisions, out=out, progress=progress_listener(quiet), **options)
-    print_facts({"store": str(store.path), "revisions": len(store.done), "missing": len(store.missing)}, style)
+    store = collect_into(run, revisions=revisions, out=out, progress=progress_listener(quiet), **options)
+    facts: dict[str, Any] = {"store": str(store.path), "revisions": len(store.done), "missing": len(store.missing)}
+    choice = choose(
+        run, revisions, quarantine=options["quarantine"], include_quarantined=options["include_quarantined"]
+    )
+    print_facts(facts | _left_out(list(choice.left_out), choice.summary, style), style)
 
 
 def _options(given: dict[str, Any]) -> dict[str, Any]:
@@ -72,6 +84,13 @@ def _options(given: dict[str, Any]) -> dict[str, Any]:
         "record": _words(given["record"]),
         "tensors": _words(given["tensors"]),
     }
+
+
+def _left_out(names: list[str], summary: str, style: str) -> dict[str, Any]:
+    """What the summary says of revisions in quarantine; a table without any says nothing."""
+    if style == "json":
+        return {"quarantined": names}
+    return {"quarantined": summary} if names else {}
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -85,7 +104,7 @@ def _print_plan(run: Any, revisions: str, *, out: str, rate: float, style: str, 
     if style == "json":
         facts: dict[str, Any] = {
             "source": found.source, "revisions": list(found.to_do), "done": list(found.done), "bytes": found.nbytes,
-            "requests": found.requests, "seconds": found.seconds, "rate": found.rate,
+            "requests": found.requests, "seconds": found.seconds, "rate": found.rate, "quarantined": list(found.left_out),
         }  # fmt: skip
     else:
         facts = {
@@ -94,5 +113,7 @@ def _print_plan(run: Any, revisions: str, *, out: str, rate: float, style: str, 
             "bytes": f"{human_bytes(found.nbytes)} ({human_bytes(found.revision_bytes)} a revision)",
             "requests": found.requests,
             "time": f"{human_seconds(found.seconds)} at {human_bytes(found.rate)}/s, or the forward pass where that is slower",
-        }
+        } | _left_out(
+            list(found.left_out), f"{', '.join(found.left_out)}; --include-quarantined measures them too", style
+        )
     print_facts(facts, style)

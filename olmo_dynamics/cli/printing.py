@@ -68,9 +68,9 @@ def _print_table(rows: list[Mapping[str, Any]]) -> None:
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     console = Console(highlight=False, markup=False)
-    # A pipe has no width: let lines be as long as they need to be.
-    width = None if console.is_terminal else 10_000
-    console.print(table, width=width, soft_wrap=not console.is_terminal)
+    if not console.is_terminal:  # a pipe has no width: lines are as long as they need to be
+        console = Console(highlight=False, markup=False, width=10_000)
+    console.print(table)
 
 
 def progress_listener(quiet: bool) -> Any:

@@ -4,8 +4,9 @@
 >>> store = collect("cache/demo/run", out="cache/demo/store.zarr")  # doctest: +SKIP
 """
 
+from olmo_dynamics.collection.choice import Choice, choose
 from olmo_dynamics.collection.conductor import collect
 from olmo_dynamics.collection.measurement import Measurement, Options
 from olmo_dynamics.collection.planner import Plan, plan
 
-__all__ = ["Measurement", "Options", "Plan", "collect", "plan"]
+__all__ = ["Choice", "Measurement", "Options", "Plan", "choose", "collect", "plan"]

@@ -8,14 +8,19 @@ costs at most the revision under way.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
+import torch
+
 from olmo_dynamics.checkpoints import Checkpoint, Source
+from olmo_dynamics.collection.choice import choose
 from olmo_dynamics.collection.measurement import Measurement, Options
 from olmo_dynamics.collection.planner import needed_tensors
 from olmo_dynamics.collection.study import Study, describe_probe, prepare, read_probe
+from olmo_dynamics.collection.verification import TOKENS, verify
 from olmo_dynamics.collection.walk import measure
 from olmo_dynamics.errors import CheckpointError, StoreMismatchError
 from olmo_dynamics.frames import RecordedStore, open_store
@@ -29,6 +34,8 @@ def collect(
     *,
     revisions: str = "all",
     out: str | Path,
+    quarantine: str | Path | None = None,
+    include_quarantined: bool = False,
     progress: Silent | None = None,
     **options: Unpack[Options],
 ) -> RecordedStore:
@@ -38,6 +45,8 @@ def collect(
         run: a hub repo id, a folder of revisions, or a `Run`.
         revisions: a selection expression such as `stage1:log24,main`.
         out: the store's folder; made if it is not there, continued if it is.
+        quarantine: a file of revisions to leave out; unless given, the one that the last audit of this run left.
+        include_quarantined: whether to measure them all the same.
         progress: who is told how far it is; a bar on stderr unless given (`Silent()` for none).
         **options: what is measured and how, see `Measurement`.
 
@@ -48,8 +57,11 @@ def collect(
     """
     measurement = Measurement(**options)
     run = run if isinstance(run, Run) else Run(run)
-    chosen = run.select(revisions)
+    choice = choose(run, revisions, quarantine=quarantine, include_quarantined=include_quarantined)
+    chosen = choice.revisions
     with progress or Bar() as listener:
+        if choice.left_out:
+            listener.note(choice.summary)
         store, study = _open(run, chosen, Path(out), measurement=measurement, listener=listener)
         with store.lock():
             store.plan(chosen)
@@ -106,6 +118,10 @@ def _collect_missing(
 
 def _collect_one(checkpoint: Checkpoint, *, store: RecordedStore, study: Study, listener: Silent) -> None:
     _check_same_probe(checkpoint, study)
+    if study.measurement.verify and study.probe is not None:
+        unverified = verify(checkpoint, torch.tensor(study.probe.token_ids[:1, :TOKENS]))
+        if unverified:
+            listener.note(unverified)
     records = measure(checkpoint, study, listener.advance)
     store.append(
         checkpoint.revision,
@@ -122,8 +138,10 @@ def _check_same_probe(checkpoint: Checkpoint, study: Study) -> None:
     """A revision whose tokenizer reads the probe text otherwise is not comparable with the others."""
     if study.probe is None or study.measurement.tokens is not None:
         return
-    probe = describe_probe(read_probe(checkpoint, study.measurement, study.config))
     expected = study.attributes["probe"]
+    if hashlib.sha256(checkpoint.read_file("tokenizer.json")).hexdigest() == expected["tokenizer_sha256"]:
+        return
+    probe = describe_probe(read_probe(checkpoint, study.measurement, study.config))
     if probe["sha256"] != expected["sha256"]:
         raise StoreMismatchError(
             f"{checkpoint.revision.name}'s tokenizer turns the probe text into other tokens (sha256 {probe['sha256'][:12]}) "

@@ -30,6 +30,7 @@ class Options(TypedDict, total=False):
     batch: str | tuple[int, int] | None
     device: str
     dtype: str
+    verify: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Measurement:
         device: where the forward pass runs, `cpu` or `cuda`.
         dtype: what it is computed in: `float32`, `bfloat16`, `float64`, or `auto`: bfloat16 for weights stored so,
             else float32.
+        verify: compare each revision's forward pass with transformers' before recording it.
     """
 
     record: Collection[str] = ()
@@ -54,6 +56,7 @@ class Measurement:
     batch: str | tuple[int, int] | None = None
     device: str = "cpu"
     dtype: str = "auto"
+    verify: bool = False
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.record if name not in quantities.GROUPS]

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Unpack
 
 from olmo_dynamics.checkpoints import REQUEST_BYTES, Checkpoint, Source
+from olmo_dynamics.collection.choice import choose
 from olmo_dynamics.collection.measurement import Measurement, Options
 from olmo_dynamics.collection.study import choose_tensors
+from olmo_dynamics.collection.walk import in_groups
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.frames import open_store
 from olmo_dynamics.frames.run import Run
@@ -32,6 +34,7 @@ class Plan:
     revision_bytes: int
     revision_requests: int
     rate: float  # bytes per second
+    left_out: tuple[str, ...] = ()  # selected, but in quarantine
 
     @property
     def to_do(self) -> tuple[str, ...]:
@@ -46,7 +49,7 @@ class Plan:
 
     @property
     def requests(self) -> int:
-        """Range requests for weights (each at most 32 MiB); none for local files."""
+        """About how many range requests for weights (each at most 32 MiB); none for local files."""
         return self.revision_requests * len(self.to_do)
 
     @property
@@ -61,6 +64,8 @@ def plan(
     revisions: str = "all",
     out: str | Path | None = None,
     rate: float = DEFAULT_RATE,
+    quarantine: str | Path | None = None,
+    include_quarantined: bool = False,
     **options: Unpack[Options],
 ) -> Plan:
     """What `collect` with the same arguments would move: read from one revision's headers, no weights.
@@ -75,12 +80,13 @@ def plan(
         raise OptionError(f"rate must be positive bytes per second; got {rate}")
     measurement = Measurement(**options)
     run = run if isinstance(run, Run) else Run(run)
-    chosen = run.select(revisions)
+    choice = choose(run, revisions, quarantine=quarantine, include_quarantined=include_quarantined)
+    chosen = choice.revisions
     done = _done(out, chosen)
     first = next((each for each in chosen if each.name not in done), chosen[0])
     with run.open(first) as checkpoint:
         needed = needed_tensors(checkpoint, measurement)
-        requests = 0 if run.source.kind == "folder" else sum(-(-info.nbytes // REQUEST_BYTES) for info in needed)
+        requests = 0 if run.source.kind in ("folder", "memory") else _count_requests(needed)
         return Plan(
             source=run.name,
             revisions=tuple(each.name for each in chosen),
@@ -88,6 +94,7 @@ def plan(
             revision_bytes=sum(info.nbytes for info in needed),
             revision_requests=requests,
             rate=rate,
+            left_out=tuple(choice.left_out),
         )
 
 
@@ -96,6 +103,20 @@ def needed_tensors(checkpoint: Checkpoint, measurement: Measurement) -> list[Ten
     if measurement.wants_forward:
         return list(checkpoint.tensors.values())
     return choose_tensors(checkpoint.tensors, measurement.tensors)
+
+
+def _count_requests(infos: Sequence[TensorInfo]) -> int:
+    """Requests for tensors read in groups: neighbours joined, at most `REQUEST_BYTES` each."""
+    count = 0
+    for group in in_groups(infos):
+        runs: list[list[int]] = []
+        for info in sorted(group, key=lambda info: (info.file, info.start)):
+            if runs and info.start == runs[-1][1]:
+                runs[-1][1] = info.stop
+            else:
+                runs.append([info.start, info.stop])
+        count += sum(-(-(stop - start) // REQUEST_BYTES) for start, stop in runs)
+    return count
 
 
 def _done(out: str | Path | None, chosen: Sequence[Revision]) -> tuple[str, ...]:

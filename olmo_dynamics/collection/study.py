@@ -19,7 +19,7 @@ from olmo_dynamics import quantities
 from olmo_dynamics.checkpoints import Checkpoint
 from olmo_dynamics.collection.measurement import DTYPES, Measurement, parse_batch
 from olmo_dynamics.errors import OptionError, ProbeError, UnknownModelError
-from olmo_dynamics.model import ModelConfig, check_shapes, model_sites, parse_config
+from olmo_dynamics.model import ModelConfig, check_shapes, model_sites, parse_config, unknown_keys
 from olmo_dynamics.names import FLOAT_DTYPES, NO_LAYER, Site, TensorInfo
 from olmo_dynamics.probes import Probe, load_probe
 from olmo_dynamics.quantities import PARAMETER_GROUPS
@@ -85,7 +85,8 @@ def _known_parts(
     groups = tuple(name for name in quantities.GROUPS if not measurement.record or name in measurement.record)
     try:
         config = parse_config(checkpoint.config)
-        return config, _with_experts(config, groups, asked="routing" in measurement.record), ()
+        groups = _with_experts(config, groups, asked="routing" in measurement.record)
+        return config, groups, _unknown_words(checkpoint)
     except UnknownModelError as error:
         if measurement.record and measurement.wants_forward:
             raise
@@ -101,6 +102,14 @@ def _with_experts(config: ModelConfig, groups: tuple[str, ...], *, asked: bool) 
             f"routing is of models with experts; {config.model_type} has none; leave routing out of what is recorded"
         )
     return groups if config.experts is not None else tuple(name for name in groups if name != "routing")
+
+
+def _unknown_words(checkpoint: Checkpoint) -> tuple[str, ...]:
+    unknown = unknown_keys(checkpoint.config)
+    if not unknown:
+        return ()
+    words = f"{', '.join(unknown[:5])}{', …' if len(unknown) > 5 else ''}"
+    return (f"{checkpoint.revision.name}: its config says {words}, which nobody here knows; taken to change nothing",)
 
 
 def _needs_probe(groups: Collection[str]) -> bool:

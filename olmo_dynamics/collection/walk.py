@@ -53,15 +53,19 @@ _Part = tuple[Sequence[TensorInfo], dict[str, np.ndarray], Callable[[dict[str, n
 
 
 def _parameter_walk(checkpoint: Checkpoint, wanted: set[str]) -> Iterator[_Part]:
-    groups: list[list[TensorInfo]] = [[]]
-    for info in checkpoint.tensors.values():
-        if info.name not in wanted:
-            continue
-        if sum(each.nbytes for each in groups[-1]) + info.nbytes > _GROUP_BYTES and groups[-1]:
-            groups.append([])
-        groups[-1].append(info)
+    groups = in_groups([info for info in checkpoint.tensors.values() if info.name in wanted])
     for infos, raw in _fetched(checkpoint, groups):
         yield infos, raw, lambda _: []
+
+
+def in_groups(infos: Sequence[TensorInfo]) -> list[list[TensorInfo]]:
+    """Neighbouring tensors of up to 128 MiB together, or one larger tensor alone."""
+    groups: list[list[TensorInfo]] = [[]]
+    for info in infos:
+        if groups[-1] and sum(each.nbytes for each in groups[-1]) + info.nbytes > _GROUP_BYTES:
+            groups.append([])
+        groups[-1].append(info)
+    return groups
 
 
 def _forward_walk(checkpoint: Checkpoint, study: Study) -> Iterator[_Part]:

@@ -7,12 +7,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import polars as pl
 
 from olmo_dynamics.checkpoints import Checkpoint, Source, open_source, select
+from olmo_dynamics.checkpoints.listed import ListedSource
 from olmo_dynamics.names import Revision
 
 _SCHEMA = {
@@ -28,10 +30,15 @@ _SCHEMA = {
 
 
 class Run:
-    """A source of revisions: a hub repo id, or a folder whose sub-folders are revisions."""
+    """A source of revisions: a hub repo id, or a folder whose sub-folders are revisions.
 
-    def __init__(self, source: str | Path | Source) -> None:
-        self.source = source if isinstance(source, Source) else open_source(source)
+    With `lists` (official lists of native checkpoints, CSV files or folders of them), listed steps that the source lacks are
+    revisions too.
+    """
+
+    def __init__(self, source: str | Path | Source, *, lists: Sequence[str | Path] = ()) -> None:
+        opened = source if isinstance(source, Source) else open_source(source)
+        self.source = ListedSource(opened, lists) if lists else opened
 
     @property
     def name(self) -> str:
@@ -61,6 +68,23 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.name!r})"
+
+
+def availability_frame(source: ListedSource, expression: str = "all") -> pl.DataFrame:
+    """The selected revisions as `revisions_frame` gives them, with where each can be fetched from.
+
+    `hub` says whether the source has it, `native` whether a list does, `native_url` in which directory.
+
+    Raises:
+        SelectionError: the expression cannot be read, or matches nothing.
+    """
+    joined = {each.revision.name: each for each in source.availability()}
+    chosen = [joined[each.name] for each in select([each.revision for each in joined.values()], expression)]
+    return revisions_frame([each.revision for each in chosen]).with_columns(
+        pl.Series("hub", [each.hub for each in chosen], dtype=pl.Boolean),
+        pl.Series("native", [bool(each.native_url) for each in chosen], dtype=pl.Boolean),
+        pl.Series("native_url", [each.native_url for each in chosen], dtype=pl.String),
+    )
 
 
 def revisions_frame(revisions: list[Revision]) -> pl.DataFrame:

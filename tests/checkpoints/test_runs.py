@@ -20,6 +20,9 @@ from olmo_dynamics.names import Revision
 
 LISTS = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "revisions"
 
+WITHOUT_STEP = ("nitro", "fp32", "load-balancing", "non-annealed")
+"""Branches at fault whose names say no step."""
+
 CUMULATIVE = ("Olmo-3-1025-7B", "Olmo-3-1125-32B", "Olmo-Hybrid-7B")
 """Lists whose tokens run on through the stages; ours start again at each, so they differ by a constant a stage."""
 
@@ -137,6 +140,51 @@ def test_tokens_at(source: str, name: str, tokens: int | None) -> None:
     assert run.tokens_at(parse_revision(name)) == tokens
 
 
+@pytest.mark.parametrize("repo", [*LABEL_RULES, "OLMo-1B-hf", "OLMo-7B-0424-hf"])
+def test_label_rules_make_the_published_labels(repo: str) -> None:
+    run, broken = run_of(repo), set()
+    rule = run.label_rule(f"allenai/{repo}")
+    assert rule is not None
+    for revision in map(named, rows(repo)):
+        if revision.token_label and revision.step is not None:
+            stage = run.stage(revision.stage)
+            assert stage is not None
+            if revision.token_label != f"{rule.billions(revision.step, stage.tokens_per_step)}B":
+                broken.add(revision.name)
+    assert broken == LABEL_EXCEPTIONS.get(repo, {"step477000-tokens2000B"} if repo == "OLMo-7B-0424-hf" else set())
+
+
+@pytest.mark.parametrize("path", sorted(LISTS.glob("revisions_*.csv")), ids=lambda path: path.stem)
+def test_native_addresses_lie_in_the_stores_of_their_run_alone(path: Path) -> None:
+    run = run_of(path.stem.removeprefix("revisions_"))
+    urls = [row["native_url"] for row in rows(path.stem.removeprefix("revisions_")) if row["native_url"]]
+    assert all(run.owns(url) for url in urls)
+    others = {known.title for known in known_runs() if known is not run and any(known.owns(url) for url in urls)}
+    assert others <= {"OLMo 7B 0424 (OLMo 1.7)", "OLMo 7B 0724"}  # one training, two repos
+
+
+def test_stages_start_where_the_one_before_ends_or_forked() -> None:
+    for run in known_runs():
+        for stage in run.stages:
+            before = run.stage(stage.number - 1)
+            if stage.start is not None:
+                assert before is not None and (before.steps or stage.start) == stage.start
+        assert all(run.stage(each.stage) for each in run.ingredients)
+
+
+def test_seeds_of_the_ingredients() -> None:
+    seeds = {run.title: [each.seed for each in run.ingredients] for run in known_runs() if run.ingredients}
+    assert seeds == {
+        "OLMoE 1B-7B 0125": [42, 43, 44],
+        "OLMo 2 7B": [42, 42069, 666],
+        "OLMo 2 13B": [1110, 2662, 6209, 2662],
+        "OLMo 2 32B": [1110, 2662, 2662],
+        "OLMo 2 1B": [42069, 666, 42],
+        "Olmo 3 32B": [None, None],
+        "Olmo Hybrid 7B": [1337, 683],
+    }
+
+
 def test_runs_are_found_by_any_of_their_repos_in_any_case() -> None:
     assert known_run("allenai/olmo-2-0425-1b") is known_run("allenai/OLMo-2-0425-1B")
     assert known_run("allenai/OLMo-1B") is known_run("allenai/OLMo-1B-hf")
@@ -162,11 +210,11 @@ def test_tokenizers_are_smaller_than_the_embeddings_they_feed() -> None:
 @pytest.mark.parametrize("run", known_runs(), ids=lambda run: run.title)
 def test_faults_are_names_or_terms_that_select_can_read(run: KnownRun) -> None:
     for term in (term for fault in run.faults for term in fault.revisions):
-        if any(mark in term for mark in (":", "..", "*")):
+        if any(mark in term for mark in (":", "..", "*")) or re.fullmatch("stage[0-9]", term):
             with pytest.raises(SelectionError, match=rf"^{re.escape(repr(term))} matches no revision; "):
                 select([Revision("another")], term)
         else:
-            assert parse_revision(term).step is not None or term in ("nitro", "fp32")
+            assert parse_revision(term).step is not None or term in WITHOUT_STEP
 
 
 def test_faults_name_the_listed_revisions() -> None:
@@ -216,13 +264,17 @@ def test_a_declared_run_is_read() -> None:
         (GOOD.replace('"org/a"', '"a"'), "a run needs a title and repos such as org/name; got 'A', ('a',)"),
         (GOOD.replace("parameters = 1", "parameters = 0"), "A: parameters and tokenizer_size must be positive"),
         (GOOD + "batch = { 1 = [0, 8] }", "a stage needs a number >= 0 and a batch of at least 1x1; got "
-         "Stage(number=1, sequences=0, positions=8)"),
+         "stage 1 of 0x8"),
         (GOOD + "batch = { 1 = [2, 8], 01 = [2, 8] }", "A: a stage is declared twice"),
         (GOOD + '[[run.fault]]\nkind = "odd"\nwhat = "w"\nrevisions = ["x"]\n',
-         "a fault's kind is one of duplicate, missing, rewritten, label, name; got 'odd'"),
+         "a fault's kind is one of duplicate, missing, rewritten, label, name, list; got 'odd'"),
         (GOOD + '[[run.fault]]\nkind = "name"\nwhat = "w"\nrevisions = []\n',
          "a fault says what is wrong with which revisions of which repos; got Fault(kind='name', what='w', "
          "revisions=(), repos=('org/a',), reference='')"),
+        (GOOD + "batch = { 1 = [2, 8] }\nstart = { 2 = 5 }", "A: stages without a batch: 2"),
+        (GOOD + '[[run.label]]\nrounding = "up"\n', "a label is made by floor, ceil, round; got 'up'"),
+        (GOOD + '[[run.native]]\nbase = "https://a.b/run"\n',
+         "a native store is an https address that ends in /; got 'https://a.b/run'"),
         (GOOD + '[[run.fault]]\nkind = "name"\nwhat = "w"\nrevisions = ["x"]\nrepos = ["org/b"]\n',
          "A: faults of repos that are not its own: ['org/b']"),
     ],

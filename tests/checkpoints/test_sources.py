@@ -217,11 +217,6 @@ BROKEN: dict[str, tuple[dict[str, bytes], type[CheckpointError], str]] = {
         IndexFileError,
         f"found 2 safetensors files (model-00001-of-00002.safetensors, …) and no {INDEX} to say which tensor is where",
     ),
-    "pickled weights": (
-        {"config.json": b"{}", "pytorch_model.bin": b"pickle"},
-        CheckpointError,
-        "wanted safetensors, found only pytorch_model (pickle), which is never loaded; use the repo whose name ends in -hf",
-    ),
     "no weights": (
         {"config.json": b"{}"},
         CheckpointError,
@@ -301,7 +296,7 @@ class TestFolder:
         with pytest.raises(UnknownSourceError) as caught:
             FolderSource(tmp_path).revisions()
         assert str(caught.value) == (
-            f"{tmp_path} holds no checkpoint: wanted config.json and *.safetensors in it, or in sub-folders such as "
+            f"{tmp_path} holds no checkpoint: wanted config.json and weights in it, or in sub-folders such as "
             "step1000-tokens2097152"
         )
         with pytest.raises(UnknownSourceError) as caught:

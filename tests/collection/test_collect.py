@@ -78,31 +78,41 @@ def test_collecting_from_a_hub_gives_what_the_folder_gives(tiny_run: Path, tmp_p
     assert from_hub.table("revisions").select(columns).equals(from_folder.table("revisions").select(columns))
 
 
-def test_killed_half_way_and_run_again_the_store_is_the_undisturbed_one(tiny_run: Path, tmp_path: Path) -> None:
-    undisturbed = tmp_path / "undisturbed.zarr"
-    collect(tiny_run, out=undisturbed, **SMALL)
-    out = tmp_path / "killed.zarr"
-    command = [
-        sys.executable,
-        "-m",
-        "olmo_dynamics",
-        "collect",
-        str(tiny_run),
-        "--out",
-        str(out),
-        "--batch",
-        "6x16",
-        "-q",
-    ]
-    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (out.exists() and open_store(out).done) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert 0 < len(open_store(out).done) <= len(REVISIONS)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    assert contents(out) == contents(undisturbed)
+@pytest.mark.parametrize("from_hub", [False, True], ids=["folder", "hub"])
+def test_killed_half_way_and_run_again_the_store_is_the_undisturbed_one(
+    from_hub: bool, tiny_run: Path, tmp_path: Path
+) -> None:
+    with LocalHub() as hub:
+        hub.add_repo("allenai/tiny", {name: tiny_run / name for name in REVISIONS})
+        source = "allenai/tiny" if from_hub else str(tiny_run)
+        environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf")}
+
+        def start(out: Path) -> subprocess.Popen[bytes]:
+            command = [
+                sys.executable,
+                "-m",
+                "olmo_dynamics",
+                "collect",
+                source,
+                "--revisions",
+                "all",
+                "--batch",
+                "6x16",
+                "-q",
+            ]
+            return subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL, env=environment)
+
+        assert start(tmp_path / "undisturbed.zarr").wait() == 0
+        out = tmp_path / "killed.zarr"
+        killed = start(out)
+        deadline = time.monotonic() + 120
+        while not (out.exists() and open_store(out).done) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        assert 0 < len(open_store(out).done) <= len(REVISIONS)
+        assert start(out).wait() == 0
+    assert contents(out) == contents(tmp_path / "undisturbed.zarr")
 
 
 def test_xarray_reads_the_store_with_no_code_of_ours(tiny_run: Path, tmp_path: Path) -> None:
@@ -287,3 +297,19 @@ def test_command_line_environment_reaches_the_local_hub(tiny_run: Path, tmp_path
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["revision"] for row in rows] == list(REVISIONS)
     assert [row["step"] for row in rows] == [0, 10, 100, None]
+
+
+def test_a_tokenizer_that_reads_the_probe_otherwise_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    file = run / REVISIONS[2] / "tokenizer.json"
+    written = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(written, indent=1), encoding="utf-8")  # other bytes, the same meaning
+    assert collect(run, revisions="stage1", out=tmp_path / "same.zarr", **SMALL).done == set(REVISIONS[:3])
+    written["model"]["merges"] = written["model"]["merges"][:5]
+    file.write_text(json.dumps(written), encoding="utf-8")
+    with pytest.raises(
+        StoreMismatchError, match=r"step100-tokens1B's tokenizer turns the probe text into other tokens"
+    ):
+        collect(run, revisions="stage1", out=tmp_path / "other.zarr", **SMALL)
+    assert open_store(tmp_path / "other.zarr").done == set(REVISIONS[:2])

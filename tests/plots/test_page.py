@@ -115,5 +115,8 @@ def test_readings_are_short_and_name_their_sources() -> None:
 def test_a_reading_can_be_told_what_is_drawn() -> None:
     told = reading.MAP.of(find("activations/kurtosis"))
     assert told.text.endswith("3 for a Gaussian.")
-    assert told.sources == reading.MAP.sources  # a standard definition is no work to name
+    assert told.sources == reading.MAP.sources, "a standard definition names no work"
+    kurtosis = find("activations/feature_kurtosis")
+    assert reading.MAP.of(kurtosis).sources == (*reading.MAP.sources, kurtosis.source)
+    assert reading.ACTIVATION_OUTLIERS.of(kurtosis).sources == reading.ACTIVATION_OUTLIERS.sources, "named already"
     assert reading.FAN.of(find("parameters/mean")).sources == reading.FAN.sources

@@ -35,7 +35,7 @@ def test_the_door_is_cheap() -> None:
     )
 
 
-@pytest.mark.parametrize("room", ["frames", "plots", "store", "checkpoints"])
+@pytest.mark.parametrize("room", ["frames", "plots", "store", "checkpoints", "auditing"])
 def test_rooms_import_on_a_machine_with_no_torch(room: str) -> None:
     python(f"import sys; sys.modules['torch'] = None; import olmo_dynamics.{room}")
 

@@ -1,0 +1,22 @@
+"""What is wrong with a published run, found without downloading weights.
+
+>>> found = audit("allenai/OLMo-2-1124-7B", lists=["manifests"])  # doctest: +SKIP
+>>> found.quarantine.revisions  # doctest: +SKIP
+"""
+
+from olmo_dynamics.auditing.auditor import Audit, audit, inspect
+from olmo_dynamics.auditing.findings import KINDS, Finding, Severity, some
+from olmo_dynamics.auditing.quarantine import Quarantine, find_quarantine, save_quarantine
+
+__all__ = [
+    "KINDS",
+    "Audit",
+    "Finding",
+    "Quarantine",
+    "Severity",
+    "audit",
+    "find_quarantine",
+    "inspect",
+    "save_quarantine",
+    "some",
+]

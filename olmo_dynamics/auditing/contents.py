@@ -1,0 +1,174 @@
+"""What lies in the revisions: the same bytes under several names, parts that are missing, sizes and files unlike the others.
+
+>>> [finding.revisions for finding in find_duplicates(evidence)]  # doctest: +SKIP
+[('stage1-step101000-tokens424B', 'stage1-step175000-tokens735B', 'stage1-step300000-tokens1259B')]
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
+
+from olmo_dynamics.auditing.evidence import Evidence, Listing
+from olmo_dynamics.auditing.findings import Finding, Severity, some
+from olmo_dynamics.checkpoints.source import CONFIG_FILE
+from olmo_dynamics.names import Revision
+
+SAME_SIZE = 0.001
+"""Sizes that differ by less than this share are equal: headers and archives vary a little, tensors do not."""
+
+Value = TypeVar("Value", bound=Hashable)
+
+_SHARD = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})(\.[a-z]+)")
+
+
+def find_duplicates(evidence: Evidence) -> list[Finding]:
+    """Revisions whose weights are the same bytes, in every file, or in some of several."""
+    whole: dict[Hashable, list[str]] = defaultdict(list)
+    shard: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, listing in evidence.listings.items():
+        hashes = {file: facts.id for file, facts in listing.weights.items()}
+        if hashes:
+            whole[tuple(sorted(hashes.values()))].append(name)
+        for file, digest in hashes.items() if len(hashes) > 1 else ():
+            shard[file, digest].append(name)
+    alike = [names for names in whole.values() if len(names) > 1]
+    found = [_same_bytes(names, evidence) for names in alike]
+    told = {frozenset(names) for names in alike}
+    return found + _shared_files(shard, told, evidence)
+
+
+def places(names: Sequence[str], evidence: Evidence) -> list[Revision]:
+    """Those of the revisions whose names claim different places in training.
+
+    `main` and other names without a step claim none; nor does the step 0 of a later stage, which is the end of the one before.
+    """
+    by_name = {revision.name: revision for revision in evidence.revisions}
+    found: dict[Hashable, Revision] = {}
+    for revision in (by_name[name] for name in names):
+        if revision.step is None or (revision.step == 0 and (revision.stage or 0) > 1):
+            continue
+        place = (revision.stage, revision.ingredient, revision.prefix, revision.step, revision.suffix)
+        found.setdefault(place, revision)
+    return list(found.values())
+
+
+def _same_bytes(names: list[str], evidence: Evidence) -> Finding:
+    claims = places(names, evidence)
+    hashes = sorted({facts.id for facts in evidence.listings[names[0]].weights.values()})
+    found = f"{len(names)} names, the same bytes (sha256 {hashes[0][:12]}{'…' if len(hashes) > 1 else ''})"
+    if len(claims) < 2:
+        return Finding("duplicate", Severity.NOTE, tuple(names), "", found)
+    true_name = evidence.run.main_revision if evidence.run and "main" in names else ""
+    suspects = tuple(name for name in names if name in {each.name for each in claims} and name != true_name)
+    return Finding("duplicate", Severity.WRONG, tuple(names), "different weights at different steps", found,
+                   quarantine=suspects)  # fmt: skip
+
+
+def _shared_files(
+    shard: Mapping[tuple[str, str], list[str]], told: set[frozenset[str]], evidence: Evidence
+) -> list[Finding]:
+    """Files that revisions share although the rest of their weights differ."""
+    sharing: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for (file, _), names in shard.items():
+        if len(places(names, evidence)) > 1 and not any(set(names) <= group for group in told):
+            sharing[tuple(names)].append(file)
+    return [
+        Finding("duplicate", Severity.DOUBTFUL, names, "different weights at different steps",
+                f"the same bytes in {some(sorted(files))}, though not in all files")
+        for names, files in sharing.items()
+    ]  # fmt: skip
+
+
+def find_incomplete(evidence: Evidence) -> list[Finding]:
+    """Revisions without weights or config, with a shard missing, or with files that cannot be read."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, listing in evidence.listings.items():
+        for wanted, came in _gaps(listing):
+            found[wanted, came].append(name)
+    for name, problem in evidence.broken.items():
+        found["files that can be read", problem].append(name)
+    return [
+        Finding("incomplete", Severity.WRONG, tuple(names), wanted, came, quarantine=tuple(names))
+        for (wanted, came), names in found.items()
+    ]
+
+
+def _gaps(listing: Listing) -> list[tuple[str, str]]:
+    """What a listing should hold and does not: pairs of what was wanted and what came."""
+    if listing.problem:
+        return [("a list of files", listing.problem)]
+    found = [] if CONFIG_FILE in listing.files or "config.yaml" in listing.files else [("config.json", "there is none")]
+    if not listing.weights:
+        return [*found, ("weights", "there are none")]
+    shards = [part for name in listing.weights if (part := _SHARD.fullmatch(name))]
+    for stem, total, ending in sorted({(part[1], part[3], part[4]) for part in shards}):
+        wanted = [f"{stem}-{number:05d}-of-{total}{ending}" for number in range(1, int(total) + 1)]
+        if missing := [name for name in wanted if name not in listing.files]:
+            found.append((f"{int(total)} shards", f"{some(missing)} is missing" if len(missing) == 1 else
+                          f"{some(missing)} are missing"))  # fmt: skip
+    return found
+
+
+def find_drift(evidence: Evidence) -> list[Finding]:
+    """Revisions whose weights have another size, or are cut into other files, than most."""
+    held = {name: listing.weights for name, listing in evidence.listings.items() if listing.weights}
+    weights = {name: files for name, files in held.items() if not _cut_short(list(files))}  # that is said elsewhere
+    sizes = {name: sum(facts.size for facts in files.values()) for name, files in weights.items()}
+    files = {name: tuple(sorted(names)) for name, names in weights.items()}
+    common = _most_common_size(list(sizes.values()))
+    return _size_drift(sizes, common) + _file_drift(files)
+
+
+def majority(values: Mapping[str, Value]) -> Value | None:
+    """The value that more than half of the revisions have, if there is one."""
+    for value, count in Counter(values.values()).most_common(1):
+        return value if 2 * count > len(values) else None
+    return None
+
+
+def _most_common_size(sizes: list[int]) -> int | None:
+    """The size that more than half are near to."""
+    for size in sorted(set(sizes)):
+        if 2 * sum(_near(size, other) for other in sizes) > len(sizes):
+            return size
+    return None
+
+
+def _near(size: int, other: int) -> bool:
+    return abs(size - other) <= max(SAME_SIZE * size, 4096)  # small headers weigh more in small files
+
+
+def _size_drift(sizes: Mapping[str, int], common: int | None) -> list[Finding]:
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, size in sizes.items():
+        if common and not _near(common, size):
+            ratio = size / common
+            kind = "dtype" if any(abs(ratio - other) < 0.01 for other in (0.5, 2.0)) else "shape"
+            guess = f", {ratio:.3g} times as many: another dtype" if kind == "dtype" else ""
+            groups[kind, f"{size} bytes of weights{guess}"].append(name)
+    return [
+        Finding(kind, Severity.DOUBTFUL, tuple(names), f"{common} bytes, as most revisions have", found)
+        for (kind, found), names in groups.items()
+    ]
+
+
+def _file_drift(files: Mapping[str, tuple[str, ...]]) -> list[Finding]:
+    common = majority(files)
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for name, names in files.items():
+        if common is not None and names != common:
+            groups[names].append(name)
+    expected = some(common or ())
+    return [
+        Finding("shards", Severity.NOTE, tuple(names), f"{expected}, as most revisions have", some(list(others)))
+        for others, names in groups.items()
+    ]
+
+
+def _cut_short(names: Sequence[str]) -> bool:
+    """Whether shards are missing."""
+    parts = [part for name in names if (part := _SHARD.fullmatch(name))]
+    return any(len(parts) < int(part[3]) for part in parts)

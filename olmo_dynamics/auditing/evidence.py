@@ -1,0 +1,174 @@
+"""What an audit looks at: the files, hashes, configs and (where asked) tensor headers of every revision. No weights.
+
+On a hub, a revision costs one request for the list of its files, once: lists belong to commits, which never change, so they are
+kept in the audit's record. A config is read once however many revisions share it.
+
+    >>> evidence = gather(open_source("allenai/OLMo-2-0425-1B"))  # doctest: +SKIP
+    >>> evidence.listings["main"].files["model.safetensors"].size  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from olmo_dynamics.auditing.record import Record, load_record, save_record
+from olmo_dynamics.checkpoints import Checkpoint, KnownRun, Source, known_run
+from olmo_dynamics.checkpoints.official_lists import OfficialList
+from olmo_dynamics.checkpoints.source import CONFIG_FILE, MAX_CONFIG_BYTES
+from olmo_dynamics.checkpoints.tensors import parse_object
+from olmo_dynamics.errors import CheckpointError, UnknownRevisionError
+from olmo_dynamics.names import Revision
+from olmo_dynamics.progress import Silent
+
+_WEIGHTS = re.compile(
+    r"[^/]*\.safetensors|pytorch_model[^/]*\.bin|model\.pt|(?:model_and_optim/|model/)?__[0-9]+_[0-9]+\.distcp"
+)
+
+Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Tensor name to dtype and shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """A file's size in bytes, and a hash that files of the same bytes share."""
+
+    size: int
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files of one revision; of weights and configs with their hashes. `problem` says why there are none."""
+
+    revision: Revision
+    files: Mapping[str, FileFacts]
+    problem: str = ""
+
+    @property
+    def weights(self) -> dict[str, FileFacts]:
+        """The files that hold weights, by name."""
+        return {name: facts for name, facts in sorted(self.files.items()) if _WEIGHTS.fullmatch(name)}
+
+    @property
+    def state(self) -> str:
+        """What changes when the revision does: its commit, or where there are none a hash over its files' hashes."""
+        if self.revision.commit:
+            return self.revision.commit
+        lines = "\n".join(f"{facts.id} {facts.size} {name}" for name, facts in sorted(self.files.items()))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that the checks read. `configs` maps a file's hash to what it says; `before` is what was there at the last audit."""
+
+    source: str
+    revisions: tuple[Revision, ...]
+    run: KnownRun | None = None
+    listings: Mapping[str, Listing] = field(default_factory=dict)
+    configs: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    headers: Mapping[str, Tensors] = field(default_factory=dict)
+    broken: Mapping[str, str] = field(default_factory=dict)
+    before: Mapping[str, str] = field(default_factory=dict)
+    lists: tuple[OfficialList, ...] = ()
+
+    def config_of(self, name: str) -> dict[str, Any] | None:
+        """The config of a revision, None where it has none that can be read."""
+        facts = self.listings[name].files.get(CONFIG_FILE) if name in self.listings else None
+        return self.configs.get(facts.id) if facts else None
+
+
+def gather(
+    source: Source,
+    *,
+    headers: Collection[str] = (),
+    lists: tuple[OfficialList, ...] = (),
+    listener: Silent | None = None,
+) -> Evidence:
+    """List every revision's files, and read the headers of those named in `headers`; keep what was listed.
+
+    Raises:
+        SourceError: the source does not answer; what was listed until then is kept.
+    """
+    listener = listener or Silent()
+    revisions = tuple(source.revisions(refresh=True))
+    kept = load_record(source)
+    listener.expect(revisions=len(revisions), nbytes=len(revisions))
+    gathering = _Gathering(source, kept, headers)
+    try:
+        for revision in revisions:
+            listener.begin(revision.name)
+            gathering.add(revision)
+            listener.advance(1)
+            listener.finish(revision.name)
+    except BaseException:
+        listed = {**kept.listings, **gathering.by_commit()}
+        save_record(source, replace(kept, listings=listed, configs=gathering.configs))
+        raise
+    states = {name: listing.state for name, listing in gathering.listings.items()}
+    save_record(source, Record(states, gathering.by_commit(), gathering.configs))
+    return Evidence(
+        source.name, revisions, known_run(source.name), gathering.listings, gathering.configs, gathering.headers,
+        gathering.broken, kept.states, lists,
+    )  # fmt: skip
+
+
+class _Gathering:
+    """Listings, configs and headers as they come in."""
+
+    def __init__(self, source: Source, kept: Record, headers: Collection[str]) -> None:
+        self.listings: dict[str, Listing] = {}
+        self.configs: dict[str, dict[str, Any]] = dict(kept.configs)
+        self.headers: dict[str, Tensors] = {}
+        self.broken: dict[str, str] = {}
+        self._source, self._kept, self._wanted = source, kept, frozenset(headers)
+
+    def add(self, revision: Revision) -> None:
+        """List one revision, from the record where its commit was listed before."""
+        files = self._kept.listings.get(revision.commit) if revision.commit else None
+        config_known = files is not None and (CONFIG_FILE not in files or files[CONFIG_FILE][1] in self.configs)
+        if files is not None and config_known and revision.name not in self._wanted:
+            self.listings[revision.name] = Listing(revision, {name: FileFacts(*facts) for name, facts in files.items()})
+            return
+        try:
+            with self._source.open(revision) as checkpoint:
+                self._read(checkpoint)
+        except (CheckpointError, UnknownRevisionError) as problem:
+            self.listings[revision.name] = Listing(revision, {}, str(problem))
+
+    def by_commit(self) -> dict[str, dict[str, tuple[int, str]]]:
+        """What was listed, in the record's form."""
+        return {
+            listing.revision.commit: {name: (facts.size, facts.id) for name, facts in listing.files.items()}
+            for listing in self.listings.values()
+            if listing.revision.commit and not listing.problem
+        }
+
+    def _read(self, checkpoint: Checkpoint) -> None:
+        name = checkpoint.revision.name
+        looked = {file for file in checkpoint.files if file == CONFIG_FILE or _WEIGHTS.fullmatch(file)}
+        files = {
+            file: FileFacts(size, checkpoint.file_id(file) if file in looked else "")
+            for file, size in checkpoint.files.items()
+        }
+        self.listings[name] = Listing(checkpoint.revision, files)
+        config = files.get(CONFIG_FILE)
+        try:
+            if config and config.id not in self.configs:
+                self.configs[config.id] = _read_config(checkpoint)
+            if name in self._wanted:
+                self.headers[name] = {each.name: (each.dtype, each.shape) for each in checkpoint.tensors.values()}
+        except CheckpointError as problem:
+            self.broken[name] = str(problem)
+
+
+def _read_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The file as it was published, whatever the format; `Checkpoint.config` puts it in Hugging Face's words."""
+    size = checkpoint.files[CONFIG_FILE]
+    if size > MAX_CONFIG_BYTES:
+        raise CheckpointError(f"{checkpoint.label}: {CONFIG_FILE} may take {MAX_CONFIG_BYTES} bytes, it has {size}")
+    return parse_object(checkpoint.read_file(CONFIG_FILE), f"{checkpoint.label}: {CONFIG_FILE}", CheckpointError)

@@ -1,0 +1,98 @@
+"""One native checkpoint on a plain web server, such as those at olmo-checkpoints.org.
+
+>>> source = open_source("https://olmo-checkpoints.org/ai2-llm/peteish7/step1000-unsharded")  # doctest: +SKIP
+>>> source.revisions()[0].step  # doctest: +SKIP
+1000
+
+Such servers cannot be listed: files are asked for by name, and the address must be that of one checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from olmo_dynamics.checkpoints.formats.web import WebDirectory
+from olmo_dynamics.checkpoints.patience import Patience
+from olmo_dynamics.checkpoints.source import Checkpoint, Source, named_revision
+from olmo_dynamics.checkpoints.tensors import Span
+from olmo_dynamics.errors import UnknownRevisionError, UnknownSourceError
+from olmo_dynamics.names import Revision
+
+_BLOCK_BYTES = 32 << 20  # 32 MiB at a time when a whole file is hashed
+_MARKS = ("config.yaml", "config.json")
+
+
+class WebSource(Source):
+    """The one checkpoint at an address, named after the address's last part unless `revision` says what it is."""
+
+    kind = "web"
+
+    def __init__(self, address: str, *, revision: Revision | None = None, patience: Patience | None = None) -> None:
+        self.name = address.rstrip("/")
+        self._patience = patience
+        self._revision = revision or named_revision(self.name.rpartition("/")[2])
+
+    def revisions(self, *, refresh: bool = False) -> list[Revision]:
+        """The one revision.
+
+        Raises:
+            UnknownSourceError: no checkpoint answers at the address.
+        """
+        with self._directory() as found:
+            return [replace(self._revision, format=found.format)]
+
+    def open(self, revision: Revision) -> Checkpoint:
+        """The checkpoint; its files' sizes are found out as they are asked for.
+
+        Raises:
+            UnknownRevisionError: another revision was asked for.
+            UnknownSourceError: no checkpoint answers at the address.
+        """
+        if revision.name != self._revision.name:
+            raise UnknownRevisionError(
+                f"{self.name} is the checkpoint {self._revision.name} alone; got {revision.name!r}"
+            )
+        return self._directory()
+
+    def _directory(self) -> WebCheckpoint:
+        directory = WebDirectory(self.name, patience=self._patience)
+        if not any(mark in directory.files for mark in _MARKS):
+            directory.close()
+            raise UnknownSourceError(
+                f"no checkpoint answers at {self.name}: neither {' nor '.join(_MARKS)} is there; give the address of one "
+                "checkpoint, such as https://…/step1000-unsharded"
+            )
+        return WebCheckpoint(self.name, self._revision, directory)
+
+
+class WebCheckpoint(Checkpoint):
+    """Files under one address, read by span."""
+
+    def __init__(self, source: str, revision: Revision, directory: WebDirectory) -> None:
+        super().__init__(source, revision, {})
+        self.files: Mapping[str, int] = directory.files  # sizes are asked for one by one
+        self._directory = directory
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes received so far."""
+        return self._directory.bytes_moved
+
+    def close(self) -> None:
+        """End the connections' threads."""
+        self._directory.close()
+
+    def file_sha256(self, name: str) -> str:
+        """Hash of one file, which is read whole: such servers publish none."""
+        digest = hashlib.sha256()
+        for start in range(0, self.files[name], _BLOCK_BYTES):
+            [block] = self.read_spans([Span(name, start, min(start + _BLOCK_BYTES, self.files[name]))])
+            digest.update(block.data)
+        return digest.hexdigest()
+
+    def _fetch(self, spans: Sequence[Span]) -> list[np.ndarray]:
+        return self._directory.read_spans(spans)

@@ -1,0 +1,113 @@
+"""The quarantine file: written whole, found by itself, refused where it is another's."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from olmo_dynamics.auditing import audit, find_quarantine
+from olmo_dynamics.auditing.record import Record, load_record, quarantine_path, record_path, save_record
+from olmo_dynamics.checkpoints import FolderSource, MemorySource
+from olmo_dynamics.errors import OptionError
+from olmo_dynamics.names import Revision
+from tests.auditing.conftest import REPO, Run, audit_memory, clean_run, name_of
+
+
+@pytest.fixture
+def spoilt() -> Run:
+    run = clean_run()
+    run[name_of(4000)] = run[name_of(3000)]
+    return run
+
+
+def test_is_left_where_collect_finds_it_and_where_it_is_asked_for(spoilt: Run, tmp_path: Path) -> None:
+    file = tmp_path / "study" / "leave-out.json"
+    found = audit_memory(spoilt, quarantine=file)
+    source = MemorySource(spoilt, REPO)
+    by_itself, given = find_quarantine(source), find_quarantine(source, file)
+    assert found.quarantine.path == file and by_itself.path == quarantine_path(source)
+    assert by_itself.revisions == given.revisions == found.quarantine.revisions
+    assert set(given.revisions) == {name_of(3000), name_of(4000)}
+    assert not list(tmp_path.rglob("*.part"))
+    assert audit_memory(clean_run()).quarantine.revisions == {}
+    assert find_quarantine(source).revisions == {}, "a later audit that finds nothing ends it"
+
+
+def test_says_why_and_whether_the_branch_moved(spoilt: Run, tmp_path: Path) -> None:
+    file = tmp_path / "q.json"
+    audit_memory(spoilt, quarantine=file)
+    content = json.loads(file.read_text())
+    content["revisions"][name_of(3000)]["commit"] = "a" * 40
+    file.write_text(json.dumps(content))
+    found = find_quarantine(MemorySource(spoilt, REPO), file)
+    assert found.reason(Revision(name_of(3000), commit="a" * 40)).startswith(
+        "duplicate: 2 names, the same bytes (sha256 "
+    )
+    assert found.reason(Revision(name_of(3000), commit="b" * 40)).endswith("; it changed since, so audit again")
+    assert found.reason(Revision(name_of(1000))) == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "the quarantine {path} cannot be read: No such file or directory"),
+        ("[]", "wanted a quarantine as `olmo-dyn audit tiny-org/tiny-run` writes it, {path} is none; audit again"),
+        ('{"source": "a/b"', "wanted a quarantine as `olmo-dyn audit tiny-org/tiny-run` writes it, {path} is none; audit again"),
+        ('{"source": "a/b", "revisions": {"x": 3}}',
+         "wanted a quarantine as `olmo-dyn audit tiny-org/tiny-run` writes it, {path} is none; audit again"),
+        ('{"source": "a/b", "revisions": {}}', "{path} is the quarantine of a/b, not of tiny-org/tiny-run"),
+    ],
+)  # fmt: skip
+def test_files_that_are_none(content: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "q.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(OptionError, match=f"^{re.escape(message.format(path=path))}$"):
+        find_quarantine(MemorySource({}, REPO), path)
+
+
+def test_there_is_no_writing_where_a_folder_cannot_be(spoilt: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OptionError, match=r"^the quarantine cannot be written to .*: "):
+        audit_memory(spoilt, quarantine=tmp_path / "file" / "q.json")
+
+
+def test_a_cache_that_cannot_be_written_takes_nothing_from_an_audit(
+    spoilt: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("OLMO_DYNAMICS_CACHE", str(tmp_path / "file"))
+    found = audit_memory(spoilt)
+    assert set(found.quarantine.revisions) == {name_of(3000), name_of(4000)} and found.quarantine.path is None
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", '{"layout": 0, "source": "x"}', '{"layout": 1, "source": "tiny-org/tiny-run"}']
+)
+def test_a_damaged_record_is_as_good_as_none(damage: str) -> None:
+    source = MemorySource({}, REPO)
+    save_record(source, Record({"main": "c"}, {"c": {"a": (1, "h")}}, {}))
+    assert load_record(source) == Record({"main": "c"}, {"c": {"a": (1, "h")}}, {})
+    record_path(source).write_text(damage)
+    assert load_record(source) == Record()
+
+
+def test_two_folders_of_one_name_have_records_of_their_own(tmp_path: Path) -> None:
+    paths = {record_path(FolderSource(tmp_path / parent / "run")) for parent in "ab"}
+    assert len(paths) == 2 and {path.name[:4] for path in paths} == {"run-"}
+
+
+def test_lists_alone_need_lists_and_leave_no_quarantine(tmp_path: Path) -> None:
+    source = MemorySource({}, REPO)
+    with pytest.raises(OptionError, match=r"^to audit lists only, name them: --lists FILE\.csv or a folder of lists$"):
+        audit(source, lists_only=True)
+    (tmp_path / "a.csv").write_text("Step,Checkpoint Directory\n5,https://a.b/step6/\nx,https://a.b/step6/\n")
+    found = audit(source, lists=[tmp_path / "a.csv"], lists_only=True)
+    assert [each.line for each in found.findings] == [
+        "list: a.csv: line 2 leads to https://a.b/step6/ (wanted step5)",
+        "list: a.csv: wanted a whole number as Step, got 'x'",
+    ]
+    assert not quarantine_path(source).exists()

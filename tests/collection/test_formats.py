@@ -1,0 +1,70 @@
+"""One model written in every format gives the same numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Olmo2Config, Olmo2ForCausalLM
+
+from olmo_dynamics.collection import collect
+from olmo_dynamics.frames import RecordedStore
+from olmo_dynamics.progress import Silent
+from tests.checkpoints.formats.test_one_model import TINY, WRITERS
+
+
+def collected(revision: Path, folder: Path) -> RecordedStore:
+    np.save(folder / "ids.npy", np.arange(64).reshape(2, 32) % 32)
+    out = folder / f"{revision.parent.name}.zarr"
+    return collect(
+        revision.parent, out=out, tokens=folder / "ids.npy", batch="2x32", dtype="float32", progress=Silent()
+    )
+
+
+@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def model(request: pytest.FixtureRequest) -> Olmo2ForCausalLM:
+    torch.manual_seed(0)
+    model = Olmo2ForCausalLM(Olmo2Config(**TINY))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.to(request.param)
+
+
+@pytest.fixture
+def reference(model: Olmo2ForCausalLM, tmp_path: Path) -> RecordedStore:
+    model.save_pretrained(tmp_path / "single" / "step7")
+    return collected(tmp_path / "single" / "step7", tmp_path)
+
+
+def assert_same_numbers(store: RecordedStore, reference: RecordedStore) -> None:
+    for name in ("parameters", "activations", "outliers", "loss", "logits"):
+        ours, theirs = store.table(name), reference.table(name)
+        order = [column for column in ("tensor", "site", "layer", "domain") if column in theirs.columns]
+        assert ours.sort(order).equals(theirs.sort(order)), name
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_every_format_gives_the_same_numbers(writer: str, reference: RecordedStore, tmp_path: Path) -> None:
+    state = load_file(tmp_path / "single" / "step7" / "model.safetensors")
+    WRITERS[writer](tmp_path / writer / "step7", state)
+    assert_same_numbers(collected(tmp_path / writer / "step7", tmp_path), reference)
+
+
+def test_shards_give_the_same_numbers(model: Olmo2ForCausalLM, reference: RecordedStore, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "sharded" / "step7", max_shard_size="4KB")
+    assert len(list((tmp_path / "sharded" / "step7").glob("*.safetensors"))) > 2
+    assert_same_numbers(collected(tmp_path / "sharded" / "step7", tmp_path), reference)
+
+
+def test_bf16_numbers_are_the_fp32_numbers_within_rounding(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = Olmo2ForCausalLM(Olmo2Config(**TINY))
+    losses = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model.to(dtype).save_pretrained(tmp_path / str(dtype)[6:] / "step7")
+        losses.append(collected(tmp_path / str(dtype)[6:] / "step7", tmp_path).table("loss")["cross_entropy"][0])
+    assert losses[0] != losses[1] == pytest.approx(losses[0], rel=2**-8)

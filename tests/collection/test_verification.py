@@ -1,0 +1,63 @@
+"""`--verify`: what agrees with transformers is recorded, what does not is refused, and where it begins is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Olmo3Config,
+    Olmo3ForCausalLM,
+    OlmoConfig,
+    OlmoeConfig,
+    OlmoeForCausalLM,
+    OlmoForCausalLM,
+)
+
+from olmo_dynamics.collection import collect
+from olmo_dynamics.errors import CheckpointError
+from olmo_dynamics.progress import Silent
+from tests.runs import TINY, edit_config, tiny_tokenizer
+
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
+SLIDING = {"num_hidden_layers": 4, "sliding_window": 8}
+
+
+def write(folder: Path, config: object, kind: type) -> Path:
+    torch.manual_seed(0)
+    model = kind(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(folder / "step1")
+    (folder / "step1" / "tokenizer.json").write_text(tiny_tokenizer(), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        (OlmoConfig(**TINY), OlmoForCausalLM),
+        (Olmo2Config(**TINY), Olmo2ForCausalLM),
+        (Olmo3Config(**TINY | SLIDING), Olmo3ForCausalLM),
+        (OlmoeConfig(**TINY | EXPERTS), OlmoeForCausalLM),
+    ],
+    ids=["olmo", "olmo2", "olmo3", "olmoe"],
+)
+def test_every_family_agrees_with_transformers(config: object, kind: type, tmp_path: Path) -> None:
+    run = write(tmp_path / "run", config, kind)
+    store = collect(run, out=tmp_path / "s.zarr", batch="2x24", record=("loss",), verify=True, progress=Silent())
+    assert store.done == {"step1"}
+
+
+def test_a_difference_is_refused_with_its_size_and_place(tmp_path: Path) -> None:
+    """transformers gives the sliding layers of a flat Olmo 3 config another base of rotation than the config says."""
+    run = write(tmp_path / "run", Olmo3Config(**TINY | SLIDING), Olmo3ForCausalLM)
+    edit_config(run / "step1", rope_theta=100.0, rope_parameters=None)
+    with pytest.raises(
+        CheckpointError, match=r"step1 is not recorded: our forward pass differs .* first after layer 0"
+    ):
+        collect(run, out=tmp_path / "s.zarr", batch="2x24", record=("loss",), verify=True, progress=Silent())

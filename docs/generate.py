@@ -27,6 +27,7 @@ INTRODUCTIONS = {
     "logits": "What the head says, before the loss.",
     "loss": "How well each domain of the probe is predicted.",
     "tokens": "The loss of every single token of the probe.",
+    "routing": "Where tokens are sent, layer by layer; of models with experts only. N_i: the tokens sent to expert i.",
 }
 
 

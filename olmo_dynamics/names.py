@@ -21,6 +21,9 @@ import numpy as np
 NO_LAYER = -1
 """Layer index of what lies outside the blocks: the embedding, the final norm, the head."""
 
+NO_EXPERT = -1
+"""Expert index of a tensor that belongs to none."""
+
 ITEM_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
               "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "U32": 4, "U64": 8}  # fmt: skip
 """Bytes an element takes, by safetensors dtype name."""
@@ -51,6 +54,7 @@ class Revision:
 
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.(.+)$")
+_EXPERT = re.compile(r"(?:^|\.)experts\.(\d+)\.")
 
 _READS_RESIDUAL = frozenset(
     {"embed_tokens", "lm_head", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "gate", "router"}
@@ -88,6 +92,12 @@ class TensorInfo:
         """The block the tensor belongs to, or `NO_LAYER`."""
         found = _LAYER.search(self.name)
         return int(found.group(1)) if found else NO_LAYER
+
+    @property
+    def expert(self) -> int:
+        """The expert of its layer that the tensor belongs to, or `NO_EXPERT`."""
+        found = _EXPERT.search(self.name)
+        return int(found.group(1)) if found else NO_EXPERT
 
     @property
     def role(self) -> str:

@@ -8,8 +8,9 @@ plots take their titles from it, and the glossary in the docs is printed from it
     'sqrt(sum(x**2) / n)'
 
 Letters in formulas: x an element, n the number of elements (of tokens: N), d the width of the residual stream, T the
-positions of a sequence, V the vocabulary. Activation quantities whose name ends in `_without_first` leave out position 0
-of every sequence, where attention sinks and massive activations sit.
+positions of a sequence, V the vocabulary, E the experts of a layer, k of which a token is sent to. Activation quantities
+whose name ends in `_without_first` leave out position 0 of every sequence, where attention sinks and massive activations
+sit.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ _AXES: dict[str, tuple[str, ...]] = {
     "logits": (),
     "loss": ("domain",),
     "tokens": (),
+    "routing": ("layer",),
 }
 
 GROUPS: tuple[str, ...] = tuple(_AXES)

@@ -19,7 +19,7 @@ import polars as pl
 
 from olmo_dynamics import plots
 from olmo_dynamics.errors import DiskFullError, OptionError, StoreError
-from olmo_dynamics.frames import RecordedStore, births, macro_average, thin
+from olmo_dynamics.frames import RecordedStore, births, macro_average, pool_experts, saturation, thin
 from olmo_dynamics.names import Site
 from olmo_dynamics.plots import AnyChart, Style, reading
 from olmo_dynamics.plots.page import Section, page
@@ -93,6 +93,9 @@ class _Drawn:
     def births(self, threshold: float) -> pl.DataFrame:
         return self._only(births(self.store, threshold=threshold, relative=True))
 
+    def saturation(self) -> pl.DataFrame:
+        return self._only(saturation(self.store))
+
     def _only(self, frame: pl.DataFrame) -> pl.DataFrame:
         return frame.filter(pl.col("revision").is_in(self._revisions))
 
@@ -105,6 +108,7 @@ def _sections(store: _Drawn) -> Iterator[Section]:
         "activations": (_stream, _stream_outliers),
         "outliers": (_births,),
         "logits": (_logits,),
+        "routing": (_routing, _experts),
     }
     for group, draw in drawers.items():
         if group in store.groups:
@@ -135,28 +139,31 @@ def _loss(store: _Drawn) -> Iterator[Section]:
 
 
 def _weights(store: _Drawn) -> Iterator[Section]:
-    parameters = store.table("parameters")
+    measured = store.table("parameters")
+    parameters = pool_experts(measured)
+    note = "" if len(parameters) == len(measured) else "the experts of a layer taken together"
     in_blocks = parameters.filter(pl.col("layer").is_not_null())
     if not in_blocks.is_empty():
-        panel = _draw(plots.norms_panel, in_blocks, "rms")
+        panel = _draw(plots.norms_panel, in_blocks, "rms", note=note)
         yield Section("Weight norms, layer by layer", panel, reading.NORMS_PANEL.of(find("parameters/rms")))
-    curves = _draw(partial(plots.trajectory, color="layer"), parameters, "l2_norm")
+    curves = _draw(partial(plots.trajectory, color="layer"), parameters, "l2_norm", note=note)
     yield Section("Weight norms over training", curves, reading.WEIGHT_CURVES.of(find("parameters/l2_norm")))
     matrices = in_blocks.filter(~pl.col("role").str.contains("norm"), pl.col("norm_sparsity").is_finite())
     if not matrices.is_empty():
-        sparse = _draw(plots.layer_step_map, matrices, "norm_sparsity")
+        sparse = _draw(plots.layer_step_map, matrices, "norm_sparsity", note=note)
         yield Section("Weight outliers", sparse, reading.MAP.of(find("parameters/norm_sparsity")))
     yield from _fans(store)
 
 
 def _fans(store: _Drawn) -> Iterator[Section]:
-    quantiles = store.table("parameters.element_quantile")
+    quantiles = store.table("parameters.element_quantile").filter(pl.col("expert").fill_null(0) == 0)
     roles = [role for role in _FAN_ROLES if role in set(quantiles["role"])]
     layers = quantiles["layer"].drop_nulls().unique().sort()
     if roles and len(layers):
         middle = int(layers[len(layers) // 2])
         chosen = quantiles.filter(pl.col("role").is_in(roles), pl.col("layer") == middle)
-        fan = _draw(plots.distribution_fan, chosen, note=f"layer {middle}")
+        note = f"layer {middle}" + ("" if chosen["expert"].is_null().all() else ", expert 0")
+        fan = _draw(plots.distribution_fan, chosen, note=note)
         yield Section("The distribution of weights", fan, reading.FAN)
 
 
@@ -196,6 +203,34 @@ def _births(store: _Drawn) -> Iterator[Section]:
 def _logits(store: _Drawn) -> Iterator[Section]:
     chart = _draw(plots.trajectory, store.table("logits"), "lse_mean", tokens=_probe_tokens(store))
     yield Section("What the head says", chart, reading.LOGITS.of(find("logits/lse_mean")))
+
+
+def _routing(store: _Drawn) -> Iterator[Section]:
+    layers, tokens = store.table("routing"), _probe_tokens(store)
+    panel = _draw(plots.norms_panel, layers, "load_imbalance", tokens=tokens)
+    imbalance = reading.LOAD_IMBALANCE.of(find("routing/load_imbalance"))
+    yield Section("Load over experts, layer by layer", panel, imbalance)
+    curves = _draw(partial(plots.trajectory, color="layer"), layers, "router_z", tokens=tokens)
+    yield Section("Size of the router's logits", curves, reading.ROUTER_LOGITS.of(find("routing/router_z")))
+    if layers["revision"].n_unique() > 1:
+        settled = _draw(plots.saturation, store.saturation(), tokens=tokens)
+        yield Section("Router saturation", settled, reading.SATURATION)
+
+
+def _experts(store: _Drawn) -> Iterator[Section]:
+    tokens = _probe_tokens(store)
+    loads = _three_layers(store.table("routing.expert_load"))
+    yield Section("Which experts are used", _draw(plots.expert_load, loads, tokens=tokens), reading.EXPERT_LOAD)
+    shares = _three_layers(store.table("routing.domain_specialisation"))
+    last = shares.filter(pl.col("revision") == shares["revision"][-1])
+    bars = _draw(plots.domain_specialisation, last, tokens=tokens, note=f"revision {last['revision'][0]}")
+    yield Section("What experts specialise in", bars, reading.SPECIALISATION)
+
+
+def _three_layers(frame: pl.DataFrame) -> pl.DataFrame:
+    """Only the first layer, the middle one and the last: what a page has room for."""
+    layers = frame["layer"].unique().sort()
+    return frame.filter(pl.col("layer").is_in([layers[0], layers[(len(layers) - 1) // 2], layers[-1]]))
 
 
 def _facts(store: RecordedStore, left_out: list[str]) -> dict[str, str]:

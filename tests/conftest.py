@@ -20,7 +20,7 @@ SHAPED = {
     "model": ("blocks", "language_model", "layers", "olmo1", "olmo2", "olmo3", "olmoe", "rope", "sites", "stream",
               "weights"),
     "recorders": ("activations", "embeddings", "forward", "losses", "magnitudes", "massive", "moments", "observed", "order",
-                  "outliers", "parameters", "survey"),
+                  "outliers", "parameters", "routing", "survey"),
     "training": ("gradients", "loss", "trainer"),
 }  # fmt: skip
 install_import_hook(

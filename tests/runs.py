@@ -1,4 +1,4 @@
-"""Tiny real runs for tests: OLMo 2 checkpoints written by transformers, with a tokenizer of their own."""
+"""Tiny real runs for tests: checkpoints written by transformers, with a tokenizer of their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import Olmo2Config, Olmo2ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Olmo2Config, Olmo2ForCausalLM
 
 TINY = {
     "vocab_size": 320,
@@ -22,6 +22,14 @@ TINY = {
     "eos_token_id": 0,
     "tie_word_embeddings": False,
 }
+
+FAMILIES = {
+    "olmo": {"clip_qkv": 8.0},
+    "olmo2": {},
+    "olmo3": {"num_hidden_layers": 4, "sliding_window": 8},
+    "olmoe": {"num_hidden_layers": 3, "intermediate_size": 16, "num_experts": 8, "num_experts_per_tok": 2},
+}
+"""What each family's config has beside `TINY`, or instead."""
 
 
 def tiny_model(seed: int, dtype: torch.dtype = torch.float32) -> Olmo2ForCausalLM:
@@ -66,6 +74,24 @@ def write_run(folder: Path, names: tuple[str, ...], *, dtype: torch.dtype = torc
     """A folder of revisions, each with its own weights."""
     for seed, name in enumerate(names):
         write_revision(folder / name, seed, dtype=dtype)
+    return folder
+
+
+def write_family_run(folder: Path, names: tuple[str, ...], family: str) -> Path:
+    """A run of any family as transformers writes it: random weights that move from one revision to the next."""
+    config = AutoConfig.for_model(family, **TINY | FAMILIES[family])
+    model = AutoModelForCausalLM.from_config(config).eval()
+    generator = torch.Generator().manual_seed(0)
+    for number, name in enumerate(names):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                drawn = torch.randn(parameter.shape, generator=generator)
+                start = torch.zeros_like(parameter) if number == 0 else parameter
+                parameter.copy_(start + drawn * (0.2 if number == 0 else 0.05))
+                if number == 0 and parameter.ndim == 1:
+                    parameter.add_(1)
+        model.save_pretrained(folder / name)
+        (folder / name / "tokenizer.json").write_text(tiny_tokenizer(), encoding="utf-8")
     return folder
 
 

@@ -84,13 +84,24 @@ def _known_parts(
 ) -> tuple[ModelConfig | None, tuple[str, ...], tuple[str, ...]]:
     groups = tuple(name for name in quantities.GROUPS if not measurement.record or name in measurement.record)
     try:
-        return parse_config(checkpoint.config), groups, _unknown_words(checkpoint)
+        config = parse_config(checkpoint.config)
+        groups = _with_experts(config, groups, asked="routing" in measurement.record)
+        return config, groups, _unknown_words(checkpoint)
     except UnknownModelError as error:
         if measurement.record and measurement.wants_forward:
             raise
         if measurement.record:
             return None, groups, ()
         return None, ("parameters",), (str(error),)
+
+
+def _with_experts(config: ModelConfig, groups: tuple[str, ...], *, asked: bool) -> tuple[str, ...]:
+    """The groups less routing, where there are no experts to send tokens to."""
+    if config.experts is None and asked:
+        raise OptionError(
+            f"routing is of models with experts; {config.model_type} has none; leave routing out of what is recorded"
+        )
+    return groups if config.experts is not None else tuple(name for name in groups if name != "routing")
 
 
 def _unknown_words(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -175,6 +186,7 @@ def _layout(
             np.array([info.name for info in chosen]),
             {
                 "layer": np.array([info.layer for info in chosen], dtype=np.int64),
+                "expert": np.array([info.expert for info in chosen], dtype=np.int64),
                 "role": np.array([info.role for info in chosen]),
                 "element_count": np.array([info.size for info in chosen], dtype=np.int64),
             },
@@ -196,6 +208,21 @@ def _layout(
 
 
 def _forward_axes(config: ModelConfig, probe: Probe) -> list[Axis]:
+    return [*_activation_axes(config, probe), *_expert_axes(config)]
+
+
+def _expert_axes(config: ModelConfig) -> list[Axis]:
+    if config.experts is None:
+        return []
+    experts = np.arange(config.experts.count)
+    return [
+        Axis("expert", experts),
+        Axis("partner", experts),
+        Axis("choice", np.arange(1, config.experts.per_token + 1)),
+    ]
+
+
+def _activation_axes(config: ModelConfig, probe: Probe) -> list[Axis]:
     sequences, positions = probe.shape
     domain_of_sequence = np.array([probe.domains[index] for index in probe.domain])
     return [

@@ -6,8 +6,21 @@
 
 from olmo_dynamics.frames.averages import macro_average
 from olmo_dynamics.frames.births import births
+from olmo_dynamics.frames.experts import pool_experts
 from olmo_dynamics.frames.recorded import RecordedStore, export, open_store
+from olmo_dynamics.frames.routing import saturation
 from olmo_dynamics.frames.tables import table, table_names
 from olmo_dynamics.frames.thinning import thin
 
-__all__ = ["RecordedStore", "births", "export", "macro_average", "open_store", "table", "table_names", "thin"]
+__all__ = [
+    "RecordedStore",
+    "births",
+    "export",
+    "macro_average",
+    "open_store",
+    "pool_experts",
+    "saturation",
+    "table",
+    "table_names",
+    "thin",
+]

@@ -30,6 +30,7 @@ BASE_AXES: dict[str, tuple[str, ...]] = {
     "logits": (),
     "loss": ("domain",),
     "tokens": ("sequence", "position"),
+    "routing": ("layer",),
 }
 """The axes of a group's own table, beside revision."""
 

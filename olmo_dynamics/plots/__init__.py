@@ -16,6 +16,7 @@ from olmo_dynamics.plots.losses import loss_by_domain
 from olmo_dynamics.plots.maps import layer_step_map
 from olmo_dynamics.plots.norms import norms_panel
 from olmo_dynamics.plots.panels import linked
+from olmo_dynamics.plots.routing import domain_specialisation, expert_load, saturation
 from olmo_dynamics.plots.rows import MAX_ROWS
 from olmo_dynamics.plots.trajectories import trajectory
 
@@ -25,11 +26,14 @@ __all__ = [
     "Style",
     "depth_profile",
     "distribution_fan",
+    "domain_specialisation",
     "embedding_band",
+    "expert_load",
     "layer_step_map",
     "linked",
     "loss_by_domain",
     "norms_panel",
     "outlier_births",
+    "saturation",
     "trajectory",
 ]

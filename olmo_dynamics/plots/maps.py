@@ -10,6 +10,7 @@ A cell reaches half-way to the revisions before and after it, so that the map's 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import altair as alt
 import numpy as np
@@ -18,7 +19,7 @@ import polars as pl
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.plots.axes import TimeAxis, time_axis
 from olmo_dynamics.plots.colors import magnitude_color
-from olmo_dynamics.plots.look import PLAIN, AnyChart, Style, YScale, finished
+from olmo_dynamics.plots.look import PLAIN, AnyChart, Style, finished
 from olmo_dynamics.plots.panels import small_multiples
 from olmo_dynamics.plots.rows import Rows, drawable, require, with_branch
 from olmo_dynamics.plots.selections import faded, pick, zoom, zoomed
@@ -45,7 +46,7 @@ def layer_step_map(frame: pl.DataFrame, value: str, *, x: str = "step", style: S
     layers = rows.frame["layer"].n_unique()
     height = style.height or max(_LOWEST, min(_HIGHEST, _ROW * layers)) // (2 if several else 1)
     time = time_axis(rows.frame, x, width=width).channel("start", seen="" if several else zoomed("start"))
-    chart = cell_map(rows, value, time, scale=style.scale, height=height).properties(width=width)
+    chart = cell_map(rows, value, time, style=replace(style, height=height)).properties(width=width)
     if several:
         whole: AnyChart = small_multiples(chart, rows, "panel", columns=min(style.columns, 3), free=False)
     else:
@@ -55,34 +56,36 @@ def layer_step_map(frame: pl.DataFrame, value: str, *, x: str = "step", style: S
     return finished(whole, title, [definition(quantity), rows.said], style)
 
 
-def cells(frame: pl.DataFrame, value: str, *, x: str, facet: str | None = None) -> Rows:
-    """The rows of a map: those inside the blocks, with their panel's name and the two ends of each cell."""
-    require(frame, "layer")
+def cells(frame: pl.DataFrame, value: str, *, x: str, facet: str | None = None, row: str = "layer") -> Rows:
+    """The rows of a map: those that have a layer (or expert), with their panel's name and the two ends of each cell."""
+    require(frame, row)
     named = [facet] if facet else []
-    rows = with_branch(drawable(frame.filter(pl.col("layer").is_not_null()), value, x=x, also=named))
+    rows = with_branch(drawable(frame.filter(pl.col(row).is_not_null()), value, x=x, also=named))
     names = [facet] if facet else ["role", "site", "input"] if facet is None else []
     parts = [pl.col(name).cast(pl.String) for name in (*names, "branch") if rows.several(name)] or [pl.lit("")]
     labelled = rows.frame.with_columns(pl.concat_str(parts, separator=" · ", ignore_nulls=True).alias("panel"))
-    if labelled.select("panel", x, "layer").is_duplicated().any():
-        raise OptionError(f"one value of {value!r} for each layer and {x} was wanted; the table has several; filter it")
+    if labelled.select("panel", x, row).is_duplicated().any():
+        raise OptionError(f"one value of {value!r} for each {row} and {x} was wanted; the table has several; filter it")
     axis = time_axis(labelled, x, width=_WIDE)
     ends = pl.concat([_ends(part, axis) for part in labelled.select("panel", x).unique().partition_by("panel")])
     return Rows(labelled.join(ends, on=["panel", x]), rows.left_out)
 
 
-def cell_map(rows: Rows, value: str, x: alt.X, *, scale: YScale, height: int) -> alt.Chart:
+def cell_map(rows: Rows, value: str, x: alt.X, *, style: Style, row: str = "layer") -> alt.Chart:
     """The coloured cells, each from `start` to `stop`; bare of width, title, selections and look."""
     quantity = quantity_of(rows.frame, value)
-    layers = sorted(rows.frame["layer"].unique())
-    labels = alt.Axis(values=layers[:: math.ceil(len(layers) * _LABEL / height)], tickSize=0)
+    height = style.height or _HIGHEST
+    ladder = sorted(rows.frame[row].unique())
+    labels = alt.Axis(values=ladder[:: math.ceil(len(ladder) * _LABEL / height)], tickSize=0)
+    title = "layer (0 is shallowest)" if row == "layer" else row
     # Cells overlap by most of a pixel, or hairlines of the ground would show between them.
-    taller = alt.RelativeBandSize(1 + _OVERLAP * len(layers) / height)
+    taller = alt.RelativeBandSize(1 + _OVERLAP * len(ladder) / height)
     cell = alt.Chart(rows.frame, height=height).mark_rect(x2Offset=_OVERLAP, height=taller)
     chart: alt.Chart = cell.encode(
         x=x,
         x2="stop",
-        y=alt.Y("layer", type="ordinal", title="layer (0 is shallowest)", sort="descending", axis=labels),
-        color=magnitude_color(rows.frame, value, quantity, scale=scale),
+        y=alt.Y(row, type="ordinal", title=title, sort="descending", axis=labels),
+        color=magnitude_color(rows.frame, value, quantity, scale=style.scale),
         tooltip=tooltips(rows.frame, **{value: axis_title(quantity)}),
     )
     return chart

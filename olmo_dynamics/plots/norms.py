@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import altair as alt
 import polars as pl
 
@@ -39,7 +41,7 @@ def norms_panel(frame: pl.DataFrame, value: str = "rms", *, x: str = "step", sty
     time = time_axis(rows.frame, x, width=width)
     brushed, menu = brush("x"), _menu(rows)
     color = magnitude_color(rows.frame, value, quantity, scale=style.scale, below=width)
-    cell = cell_map(rows, value, time.channel("start"), scale=style.scale, height=height).encode(color=color)
+    cell = cell_map(rows, value, time.channel("start"), style=replace(style, height=height)).encode(color=color)
     left = pickable(cell).properties(width=width).add_params(brushed)
     axis = value_axis(rows.frame, value, quantity, scale=style.scale)
     curves = series_lines(rows, axis, time.channel(seen="brush.start", domain=brushed), hue="layer")

@@ -100,3 +100,37 @@ LOGITS = Reading(
     "of the vocabulary size; a z-loss pulls it towards zero.",
     ("OLMo 2, arXiv:2501.00656", "OLMo-core, cross_entropy_loss"),
 )
+
+_OLMOE = "OLMoE, section 5, arXiv:2409.02060"
+
+LOAD_IMBALANCE = Reading(
+    "How much more the busiest expert of a layer is used than the average one, on the probe. The map and the curves show "
+    "the same numbers: drag across the map to zoom the curves, and click a layer to follow it in both.",
+    (_OLMOE,),
+)
+
+ROUTER_LOGITS = Reading(
+    "Each line is one layer, dark for shallow ones and light for deep ones. The router's logits are free to grow or to "
+    "drift together; a z-loss on them pulls this towards zero.",
+    (_OLMOE,),
+)
+
+EXPERT_LOAD = Reading(
+    "Each row is one expert of a layer, its colour how often tokens of the probe are sent to it, relative to the average "
+    "expert: 1 means its fair share, 0 that the probe never reaches it. Rows that stay bright or dark are experts whose "
+    "part is settled.",
+    (_OLMOE,),
+)
+
+SATURATION = Reading(
+    "How many of the experts that a token is sent to are those it is sent to at the end, by layer. Curves that rise early "
+    "mean that routing settles long before the weights do. The dashed line is what random routing would give; the "
+    "reference agrees with itself wholly.",
+    (_OLMOE,),
+)
+
+SPECIALISATION = Reading(
+    "Each bar is one expert: the share of a domain's tokens that are sent to it, in three layers. Were routing blind to the "
+    "domain, all bars would reach the dashed line. Bars far above it are experts that the domain has made its own.",
+    (_OLMOE,),
+)

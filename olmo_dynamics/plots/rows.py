@@ -25,11 +25,11 @@ XS = ("step", "tokens")
 """What can run along the time axis."""
 
 LABELS = ("tensor", "site", "input", "layer", "role", "embedding", "domain", "quantile", "token_quantile", "rank", "top",
-          "decile", "threshold", "rms_threshold", "feature", "position")  # fmt: skip
+          "decile", "threshold", "rms_threshold", "feature", "position", "expert", "partner", "choice")  # fmt: skip
 """Columns that say which series a row belongs to."""
 
 ROLES = ("embed_tokens", "input_layernorm", "q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm",
-         "post_attention_layernorm", "gate_proj", "up_proj", "down_proj", "post_feedforward_layernorm", "norm",
+         "post_attention_layernorm", "gate", "gate_proj", "up_proj", "down_proj", "post_feedforward_layernorm", "norm",
          "lm_head")  # fmt: skip
 """Tensor roles in the order the forward pass meets them."""
 
@@ -61,22 +61,24 @@ class Rows:
         return "; ".join(part for part in (self.span, self.left_out) if part) + "."
 
 
-def drawable(frame: pl.DataFrame, value: str, *, x: str, also: Sequence[str] = ()) -> Rows:
-    """Keeps the labels, `x`, `value` and `also` of the rows whose value is finite and whose `x` is known.
+def drawable(frame: pl.DataFrame, value: str, *, x: str | None, also: Sequence[str] = ()) -> Rows:
+    """Keeps the labels, `x`, `value` and `also` of the rows whose value is finite and whose `x`, if there is one, is known.
 
     Raises OptionError for a column that is not there, a value that is not a number, and a table with nothing or too much
     to draw.
     """
-    if x not in XS:
+    if x not in (*XS, None):
         raise OptionError(f"x must be 'step' or 'tokens'; got {x!r}")
     require(frame, "revision", *XS, value, *also)
     if not frame[value].dtype.is_numeric():
         raise OptionError(f"a column of numbers was wanted to draw; {value!r} holds {frame[value].dtype}")
     known = ("revision", "stage", "ingredient", *XS, *LABELS, value, *also)
-    kept = frame.select(column for column in frame.columns if column in known)
+    of_experts = "expert" in frame.columns and not frame["expert"].is_null().all()  # else a label that says nothing
+    kept = frame.select(column for column in frame.columns if column in known and (of_experts or column != "expert"))
     finite = kept.filter(pl.col(value).cast(pl.Float64).is_finite())
-    placed = finite.filter(pl.col(x).is_not_null())
-    left_out = _left_out(kept.height - finite.height, finite.filter(pl.col(x).is_null())["revision"].n_unique(), x)
+    placed = finite.filter(pl.col(x).is_not_null()) if x else finite
+    unplaced = finite.filter(pl.col(x).is_null())["revision"].n_unique() if x else 0
+    left_out = _left_out(kept.height - finite.height, unplaced, f"{x}")
     if placed.is_empty():
         raise OptionError(f"values of {value!r} to draw were wanted; the table has none ({left_out or 'no rows'})")
     return Rows(_limited(_rounded(placed, value), value), left_out)

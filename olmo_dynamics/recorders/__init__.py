@@ -18,6 +18,7 @@ from olmo_dynamics.recorders.losses import LossRecorder, ProbeTokens
 from olmo_dynamics.recorders.massive import MassiveRecorder
 from olmo_dynamics.recorders.outliers import OutlierRecorder
 from olmo_dynamics.recorders.parameters import measure_tensor, parameter_records
+from olmo_dynamics.recorders.routing import RoutingRecorder, domain_specialisation
 from olmo_dynamics.recorders.survey import Survey, measurable, survey_tensor
 
 __all__ = [
@@ -29,7 +30,9 @@ __all__ = [
     "OutlierFeatures",
     "OutlierRecorder",
     "ProbeTokens",
+    "RoutingRecorder",
     "Survey",
+    "domain_specialisation",
     "embedding_records",
     "llmint8_rule",
     "measurable",

@@ -13,18 +13,20 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
 
 from olmo_dynamics.names import Record, Site
 from olmo_dynamics.recorders.activations import ActivationRecorder
 from olmo_dynamics.recorders.losses import LossRecorder, ProbeTokens
 from olmo_dynamics.recorders.outliers import INPUTS, OUTPUTS, OutlierRecorder
+from olmo_dynamics.recorders.routing import RoutingRecorder
 
-FORWARD_GROUPS = ("activations", "outliers", "logits", "loss", "tokens")
+FORWARD_GROUPS = ("activations", "outliers", "logits", "loss", "tokens", "routing")
 """The groups that need a forward pass."""
 
 _LOSS_GROUPS = frozenset({"logits", "loss", "tokens"})
+_ROUTING = frozenset({Site.ROUTER_LOGITS, Site.CHOSEN_EXPERTS})
 _NORMED_INPUTS = frozenset({Site.ATTENTION_INPUT, Site.MLP_INPUT})
 
 
@@ -34,6 +36,8 @@ def sites_of(group: str, available: Collection[Site]) -> frozenset[Site]:
         return frozenset({Site.LOGITS})
     if group == "activations":
         return frozenset(site for site in available if site is not Site.LOGITS and not site.is_choice)
+    if group == "routing":
+        return _ROUTING & frozenset(available)
     normed = _NORMED_INPUTS & frozenset(available)
     return (normed or frozenset(INPUTS) - _NORMED_INPUTS) | frozenset(OUTPUTS)
 
@@ -51,8 +55,8 @@ class Observation(Protocol):
         """The block, or NO_LAYER."""
 
     @property
-    def values(self) -> Float[Tensor, "batch positions width"]:
-        """The activations."""
+    def values(self) -> Shaped[Tensor, "batch positions width"]:
+        """The activations; indices where experts were chosen."""
 
     @property
     def rows(self) -> slice:
@@ -80,6 +84,7 @@ class ForwardRecorders:
         self._layers: set[int] = set()  # seen since they were last harvested
         self._activations = ActivationRecorder()
         self._outliers = OutlierRecorder(probe.token_ids)
+        self._routing = RoutingRecorder(probe)
         self._losses = LossRecorder(probe)
         self._losses_given = False
         self._rule_given = False
@@ -97,11 +102,15 @@ class ForwardRecorders:
         if "outliers" in self.groups and seen.site in self._sites_of["outliers"]:
             self._outliers.observe(seen.site, seen.layer, seen.values, mask, seen.rows)
 
+        if "routing" in self.groups and seen.site in self._sites_of["routing"]:
+            self._routing.observe(seen.site, seen.layer, seen.values, seen.rows, seen.positions)
+
     def merge(self, other: ForwardRecorders) -> None:
         """Adds what `other` saw and has not harvested."""
         self._layers |= other._layers
         self._activations.merge(other._activations)
         self._outliers.merge(other._outliers)
+        self._routing.merge(other._routing)
         self._losses.merge(other._losses)
 
     def harvest(self, layer: int | None = None) -> list[Record]:
@@ -112,7 +121,7 @@ class ForwardRecorders:
         layers = sorted(self._layers) if layer is None else [layer]
         records = []
         for each in layers:
-            records += self._activations.harvest(each) + self._outliers.harvest(each)
+            records += self._activations.harvest(each) + self._outliers.harvest(each) + self._routing.harvest(each)
         self._layers.difference_update(layers)
         self._unharvested.difference_update(layers)
         if not self._unharvested:

@@ -15,7 +15,7 @@ from olmo_dynamics.errors import StoreError
 from olmo_dynamics.names import Quantity, Record
 from olmo_dynamics.store.layout import Layout
 
-_FILLS: dict[str, float | int] = {"float64": np.nan, "float32": np.nan, "int64": -1, "uint8": 0}
+_FILLS: dict[str, float | int] = {"float64": np.nan, "float32": np.nan, "int64": -1, "int16": -1, "uint8": 0}
 
 
 def lay(records: Iterable[Record], layout: Layout) -> Iterator[tuple[str, np.ndarray]]:

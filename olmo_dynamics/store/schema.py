@@ -203,4 +203,7 @@ _AXES = {
     "domain": ("domain of the probe text", "1"),
     "sequence": ("sequence of the probe", "1"),
     "position": ("token position in its sequence", "tokens"),
+    "expert": ("expert of a layer", "1"),
+    "partner": ("another expert of the layer", "1"),
+    "choice": ("rank by router probability, 1 the most probable", "1"),
 }

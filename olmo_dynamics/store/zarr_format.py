@@ -29,7 +29,15 @@ DOCUMENT = "zarr.json"
 
 _LEVEL = 0  # zstd's own default
 _ZSTD = Zstd(level=_LEVEL)
-_FILLS: dict[str, Any] = {"float64": "NaN", "float32": "NaN", "int64": -1, "uint8": 0, "bool": False, TEXT: ""}
+_FILLS: dict[str, Any] = {
+    "float64": "NaN",
+    "float32": "NaN",
+    "int64": -1,
+    "int16": -1,
+    "uint8": 0,
+    "bool": False,
+    TEXT: "",
+}
 
 
 @dataclass(frozen=True, slots=True)

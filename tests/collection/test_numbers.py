@@ -15,6 +15,7 @@ from olmo_dynamics.quantities import GROUPS, WITHOUT_FIRST, of_group
 from tests.collection import reference
 from tests.runs import write_run
 
+DENSE_GROUPS = tuple(group for group in GROUPS if group != "routing")
 PARAMETERS, ACTIVATIONS, LOSS = 1e-6, 1e-4, 1e-5  # relative
 
 
@@ -49,7 +50,7 @@ def close(ours: np.ndarray, theirs: np.ndarray | float, tolerance: float, what: 
 
 
 def test_every_group_was_recorded(measured: Measured) -> None:
-    assert set(measured.store.layout.groups) == set(GROUPS)
+    assert set(measured.store.layout.groups) == set(DENSE_GROUPS)
 
 
 def test_parameters(measured: Measured) -> None:
@@ -179,7 +180,7 @@ def test_loss(measured: Measured) -> None:
 
 
 def test_no_declared_quantity_is_left_unmeasured(measured: Measured) -> None:
-    for group in GROUPS:
+    for group in DENSE_GROUPS:
         row = measured.row(group, measured.names[0])
         for quantity in of_group(group):
             values = row[quantity.name]

@@ -45,10 +45,11 @@ def test_an_ingredient_is_text_and_its_stage_comes_after(tmp_path: Path) -> None
 def test_parameters(filled: RecordedStore) -> None:
     frame = filled.table("parameters")
     assert frame.columns[:11] == [
-        "revision", "stage", "ingredient", "step", "tokens", "tensor", "layer", "role", "element_count", "status", "l2_norm",
+        "revision", "stage", "ingredient", "step", "tokens", "tensor", "layer", "expert", "role", "element_count", "status",
     ]  # fmt: skip
     assert frame["tensor"].to_list() == [*TENSORS] * 3
     assert frame["layer"].to_list() == [None, 0, 1] * 3
+    assert frame["expert"].null_count() == len(frame)
     assert frame["role"].to_list() == ["embed_tokens", "q_proj", "down_proj"] * 3
     assert frame["status"].unique().to_list() == ["measured"]
     for name in ("rms", "kurtosis", "zero_count"):
@@ -71,6 +72,7 @@ def test_activations_have_a_row_where_a_site_exists(filled: RecordedStore) -> No
         ("outliers", {}, "llmint8_count"),
         ("logits", {}, "lse_mean"),
         ("loss", {"domain": ["prose", "code"]}, "bits_per_byte"),
+        ("routing", {"layer": [0, 1]}, "load_imbalance"),
     ],
 )
 def test_other_groups(filled: RecordedStore, name: str, labels: dict[str, list[str]], quantity: str) -> None:
@@ -99,7 +101,7 @@ def test_tokens_have_a_row_where_they_are_scored(filled: RecordedStore) -> None:
     [
         "parameters.element_quantile", "parameters.residual_feature_l2", "embeddings.row_l2", "embeddings.decile_rms",
         "activations.feature_rms", "outliers.feature_fraction_above", "outliers.massive_median", "outliers.massive_position",
-        "loss.position_cross_entropy",
+        "loss.position_cross_entropy", "routing.domain_specialisation", "routing.co_activation", "routing.chosen_experts",
     ],
 )  # fmt: skip
 def test_further_quantities_are_long(filled: RecordedStore, name: str) -> None:
@@ -166,7 +168,7 @@ def test_a_store_with_no_revision_has_empty_tables(tmp_path: Path) -> None:
 
 
 def test_every_table_begins_alike(filled: RecordedStore) -> None:
-    assert filled.tables[:8] == ("revisions", *GROUPS)
+    assert filled.tables[:9] == ("revisions", *GROUPS)
     for name in filled.tables:
         frame = filled.table(name)
         assert frame.columns[:5] == ["revision", "stage", "ingredient", "step", "tokens"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from olmo_dynamics.errors import CheckpointError
 from olmo_dynamics.model import Experts, build_model, expected_shapes, find_tap, load_model_weights, parse_config
-from olmo_dynamics.names import Site, TensorInfo
+from olmo_dynamics.names import NO_EXPERT, Site, TensorInfo
 from tests.model.drawing import configs, distance, random_model, random_tokens, same_in_transformers, tiny_config
 from tests.model.test_families import cross_entropy, narrowest_choice, seen_by_ours
 
@@ -109,6 +109,7 @@ def test_tensors_are_named_and_placed_as_on_disk():
     assert (router.role, router.layer, router.shape, router.residual_axis) == ("gate", 1, (5, 48), 1)
     assert (down.role, down.layer, down.shape, down.residual_axis) == ("down_proj", 1, (48, 64), 0)
     assert infos["model.layers.1.mlp.experts.4.up_proj.weight"].residual_axis == 1
+    assert (router.expert, down.expert) == (NO_EXPERT, 4)
     assert infos["model.layers.1.post_attention_layernorm.weight"].residual_axis == 0
 
 

@@ -142,3 +142,39 @@ def births(steps: np.ndarray = STEPS, features: int = 14) -> pl.DataFrame:
                                  "fraction": 0.3 if reached else 0.0, "is_outlier": step >= first,
                                  "first_step": first})  # fmt: skip
     return _table(rows)
+
+
+def expert_shares(steps: np.ndarray = STEPS, layers: tuple[int, ...] = (0, 5, 11), experts: int = 16) -> pl.DataFrame:
+    """The table routing.expert_load: alike at the beginning, then each layer has its favourites."""
+    rows = [
+        {**revision, "layer": layer, "expert": expert, "value": float(share)}
+        for index, revision in enumerate(revisions(steps)) for layer in layers
+        for expert, share in enumerate(_favourites(layer, experts, index / 30))
+    ]  # fmt: skip
+    return _table(rows)
+
+
+def _favourites(seed: int, experts: int, progress: float) -> np.ndarray:
+    drawn = np.random.default_rng(seed).dirichlet(np.full(experts, 2.0))
+    share: np.ndarray = (1 - progress) / experts + progress * drawn
+    return share
+
+
+def specialisation(layers: tuple[int, ...] = (0, 5, 11), experts: int = 16, per_token: int = 4) -> pl.DataFrame:
+    """The table routing.domain_specialisation of one revision."""
+    rows = [
+        {**revisions()[-1], "domain": domain, "layer": layer, "expert": expert, "value": float(share) * per_token}
+        for index, domain in enumerate(DOMAINS) for layer in layers
+        for expert, share in enumerate(_favourites(10 * index + layer, experts, 0.6))
+    ]  # fmt: skip
+    return _table(rows)
+
+
+def settled(steps: np.ndarray = STEPS, baseline: float = 0.125) -> pl.DataFrame:
+    """The table of frames.saturation: later layers settle earlier, the last revision agrees with itself."""
+    rows = [
+        {**revision, "layer": layer, "baseline": baseline, "reference": "main",
+         "saturation": baseline + (1 - baseline) * (index / max(1, len(steps) - 1)) ** (1 - layer / 2 / LAYERS)}
+        for index, revision in enumerate(revisions(steps)) for layer in range(LAYERS)
+    ]  # fmt: skip
+    return _table(rows)

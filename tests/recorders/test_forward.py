@@ -9,10 +9,13 @@ from olmo_dynamics.quantities import of_group
 from olmo_dynamics.recorders import FORWARD_GROUPS, ForwardRecorders
 from tests.recorders.material import Tokens
 
-LACKING = {Site.ATTENTION_INPUT, Site.MLP_INPUT, Site.ROUTER_LOGITS, Site.CHOSEN_EXPERTS}
-OLMO2_SITES = tuple(site for site in Site if site not in LACKING)
+ROUTING = {Site.ROUTER_LOGITS, Site.CHOSEN_EXPERTS}
+INPUT_NORMS = {Site.ATTENTION_INPUT, Site.MLP_INPUT}
+OLMO2_SITES = tuple(site for site in Site if site not in ROUTING | INPUT_NORMS)
+ALL_SITES = (*OLMO2_SITES, *ROUTING)  # of no real model: experts, and norms on outputs
 
 LAYERS, SEQUENCES, POSITIONS, WIDTH, VOCAB = 3, 4, 6, 8, 20
+EXPERTS, PER_TOKEN = 12, 3
 
 
 @dataclass
@@ -45,7 +48,8 @@ def stages(*, rows=slice(0, SEQUENCES), at_once=2):
 
     yield list(cut(*whole(Site.EMBEDDING, NO_LAYER)))
     for layer in range(LAYERS):
-        in_block = [whole(site, layer, WIDTH if site.hidden_wide else 12) for site in Site if site.in_block]
+        in_block = [whole(site, layer, WIDTH if site.hidden_wide else EXPERTS) for site in Site if site.in_block]
+        in_block = [(s, n, x.topk(PER_TOKEN).indices if s.is_choice else x) for s, n, x in in_block]
         yield [seen for each in in_block for seen in cut(*each)]
     norm, logits = whole(Site.FINAL_NORM, NO_LAYER), whole(Site.LOGITS, NO_LAYER, VOCAB)
     yield [*cut(*norm), *cut(*logits, positions=4)]
@@ -72,7 +76,7 @@ def watch(recorders, **how):
 
 
 def recorders(groups=FORWARD_GROUPS):
-    return ForwardRecorders(probe(), LAYERS, groups, available=OLMO2_SITES)
+    return ForwardRecorders(probe(), LAYERS, groups, available=ALL_SITES)
 
 
 def test_harvesting_every_stage_gives_everything_once():
@@ -120,8 +124,15 @@ def test_sites_needed():
     assert recorders({"outliers"}).sites == {
         Site.EMBEDDING, Site.RESIDUAL_IN, Site.RESIDUAL_MIDDLE, Site.RESIDUAL_OUT,
     }  # fmt: skip
-    assert recorders({"activations"}).sites == set(OLMO2_SITES) - {Site.LOGITS}
-    assert recorders().sites == set(OLMO2_SITES)
+    assert recorders({"activations"}).sites == set(ALL_SITES) - {Site.LOGITS, Site.CHOSEN_EXPERTS}
+    assert recorders({"routing"}).sites == ROUTING
+    assert recorders().sites == set(ALL_SITES)
+
+
+def test_routing_is_read_only_where_there_are_experts():
+    dense = watch(ForwardRecorders(probe(), LAYERS, FORWARD_GROUPS, available=OLMO2_SITES))
+    assert dense.sites == set(OLMO2_SITES)
+    assert "routing" not in {record.quantity.group for record in dense.records()}
 
 
 def test_outliers_are_read_after_input_norms_where_there_are_any():

@@ -11,10 +11,10 @@ import numpy as np
 
 from olmo_dynamics import quantities
 from olmo_dynamics.frames import RecordedStore
-from olmo_dynamics.names import NO_LAYER, Record, Revision, Site, Status
+from olmo_dynamics.names import NO_EXPERT, NO_LAYER, Record, Revision, Site, Status
 from olmo_dynamics.store import Axis, Layout
 
-LAYERS, FEATURES, TOKENS = 2, 8, 40
+LAYERS, FEATURES, TOKENS, EXPERTS = 2, 8, 40, 6
 WHEN = datetime(2025, 3, 1, 12, 30, tzinfo=UTC)
 TENSORS = ("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight")
 REVISIONS = (
@@ -41,6 +41,7 @@ def axes() -> dict[str, Axis]:
     sites = np.array([site.value for site in (Site.EMBEDDING, Site.QUERY, Site.RESIDUAL_OUT)])
     tensors = {
         "layer": np.array([NO_LAYER, 0, 1]),
+        "expert": np.array([NO_EXPERT] * 3),
         "role": np.array(["embed_tokens", "q_proj", "down_proj"]),
         "element_count": np.array([320, 64, 96]),
     }
@@ -62,6 +63,9 @@ def axes() -> dict[str, Axis]:
         Axis("domain", np.array(["prose", "code"])),
         Axis("sequence", np.arange(3), {"domain_of_sequence": np.array(["prose", "prose", "code"])}),
         Axis("position", np.arange(5)),
+        Axis("expert", np.arange(EXPERTS)),
+        Axis("partner", np.arange(EXPERTS)),
+        Axis("choice", np.arange(1, 3)),
     ]
     return {axis.name: axis for axis in found}
 

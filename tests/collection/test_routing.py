@@ -1,0 +1,147 @@
+"""The routing in the store of a transformers-written OLMoE run equals what transformers' own router logits say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from scipy import special
+from transformers import AutoModelForCausalLM
+
+from olmo_dynamics.collection import collect
+from olmo_dynamics.errors import OptionError
+from olmo_dynamics.frames import RecordedStore, pool_experts, saturation
+from olmo_dynamics.progress import Silent
+from olmo_dynamics.quantities import GROUPS, of_group
+from olmo_dynamics.reporting import render_report
+from tests.runs import write_family_run
+
+NAMES = ("step0-tokens0B", "step100-tokens1B", "step1000-tokens4B")
+LAYERS, EXPERTS, PER_TOKEN = 3, 8, 2
+
+
+class Measured:
+    def __init__(self, run: Path, store: RecordedStore) -> None:
+        self.run, self.store = run, store
+        probe = store.probe()
+        self.token_ids, self.mask, self.domain = probe["token_id"], probe["mask"].astype(bool), probe["domain"]
+
+    def row(self, name: str, revision: str, layer: int) -> np.ndarray:
+        """One quantity of one revision and layer."""
+        position = [each.name for each in self.store.revisions()].index(revision)
+        return self.store.array("routing", name, at={"layer": layer})[position]
+
+    @torch.no_grad()
+    def router_logits(self, revision: str) -> np.ndarray:
+        """transformers' own, [layer, sequence, position, expert] in float64."""
+        model = AutoModelForCausalLM.from_pretrained(self.run / revision, attn_implementation="eager").eval()
+        found = model(torch.from_numpy(self.token_ids), output_router_logits=True).router_logits
+        return np.stack([layer.view(*self.mask.shape, EXPERTS).double().numpy() for layer in found])
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    folder = tmp_path_factory.mktemp("olmoe")
+    run = write_family_run(folder / "run", NAMES, "olmoe")
+    return Measured(run, collect(run, out=folder / "store.zarr", batch="10x40", progress=Silent()))
+
+
+@pytest.mark.parametrize("revision", NAMES)
+def test_routing_is_that_of_transformers(measured: Measured, revision: str) -> None:
+    mask, domains = measured.mask, measured.store.axis("domain").labels.tolist()
+    for layer, logits in enumerate(measured.router_logits(revision)):
+        real = logits[mask]
+        chosen = np.argsort(-logits, axis=-1, kind="stable")[..., :PER_TOKEN]
+        sent = np.zeros((*mask.shape, EXPERTS), dtype=bool)  # whether a token goes to an expert
+        np.put_along_axis(sent, chosen, True, axis=-1)
+        counts, probabilities = sent[mask].sum(0), special.softmax(real, axis=-1).mean(0)
+        load = counts / (PER_TOKEN * mask.sum())
+        expected = {
+            "chosen_experts": np.where(mask[..., None], chosen, -1),
+            "expert_load": load,
+            "mean_probability": probabilities,
+            "load_imbalance": counts.max() / counts.mean(),
+            "load_entropy": special.entr(load).sum() / np.log(EXPERTS),
+            "dead_experts": (counts < 0.1 * counts.mean()).sum(),
+            "balance_loss": EXPERTS / PER_TOKEN * (sent[mask].mean(0) * probabilities).sum(),
+            "router_z": (special.logsumexp(real, axis=-1) ** 2).mean(),
+            "domain_specialisation": [sent[mask & (measured.domain == d)[:, None]].mean(0) for d in range(len(domains))],
+            "status": 1,
+        }  # fmt: skip
+        both = sent[mask].T.astype(int) @ sent[mask].astype(int)
+        with np.errstate(invalid="ignore"):
+            expected["co_activation"] = np.where(np.eye(EXPERTS), np.nan, both / counts[:, None])
+        assert set(expected) == {quantity.name for quantity in of_group("routing")}
+        for name, theirs in expected.items():
+            ours = measured.row(name, revision, layer)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7, err_msg=f"{revision} {layer} {name}")
+
+
+def test_tables(measured: Measured) -> None:
+    store = measured.store
+    assert set(store.groups) == set(GROUPS)
+    routing = store.table("routing")
+    assert routing.select("revision", "layer").rows() == [(name, layer) for name in NAMES for layer in range(LAYERS)]
+    loads = store.table("routing.expert_load").group_by("revision", "layer").agg(pl.col("value").sum())
+    assert loads["value"].to_list() == pytest.approx([1.0] * 3 * LAYERS)
+    shares = (
+        store.table("routing.domain_specialisation").group_by("revision", "layer", "domain").agg(pl.col("value").sum())
+    )
+    assert shares["value"].to_list() == pytest.approx([PER_TOKEN] * len(shares))
+    chosen = store.table("routing.chosen_experts")
+    assert len(chosen) == len(NAMES) * LAYERS * measured.mask.sum() * PER_TOKEN
+    assert set(chosen["choice"]) == {1, 2} and chosen["value"].is_between(0, EXPERTS - 1).all()
+    company = store.table("routing.co_activation")
+    assert company.filter(pl.col("expert") == pl.col("partner")).is_empty()
+    settled = saturation(store)
+    assert settled.filter(revision=NAMES[-1])["saturation"].to_list() == [1.0] * LAYERS
+    assert settled["saturation"].min() > settled["baseline"][0]
+
+
+def test_experts_in_tables_and_taken_together(measured: Measured) -> None:
+    parameters = measured.store.table("parameters")
+    experts = parameters.filter(pl.col("expert").is_not_null())
+    assert len(experts) == len(NAMES) * LAYERS * EXPERTS * 3
+    assert set(experts["role"]) == {"gate_proj", "up_proj", "down_proj"}
+    pooled = pool_experts(parameters)
+    assert not pooled.select("revision", "layer", "role", "tensor").is_duplicated().any()
+    model = AutoModelForCausalLM.from_pretrained(measured.run / NAMES[1])
+    for layer, block in enumerate(model.model.layers):
+        held = block.mlp.experts.down_proj.detach().double()  # transformers holds a layer's experts as one tensor
+        found = pooled.filter(revision=NAMES[1], layer=layer, role="down_proj").row(0, named=True)
+        assert found["tensor"] == f"model.layers.{layer}.mlp.experts.*.down_proj.weight"
+        assert found["element_count"] == held.numel()
+        assert found["l2_norm"] == pytest.approx(float(held.norm()), rel=1e-9)
+        assert found["std"] == pytest.approx(float(held.std(correction=0)), rel=1e-9)
+
+
+def test_the_report_shows_routing_and_experts_together(measured: Measured) -> None:
+    page = render_report(measured.store)
+    for title in ("Load over experts, layer by layer", "Size of the router&#x27;s logits", "Router saturation",
+                  "Which experts are used", "What experts specialise in", "Weight norms, layer by layer"):  # fmt: skip
+        assert f">{title}</h2>" in page, title
+    assert "the experts of a layer taken together" in page
+    assert "layer 1, expert 0" in page
+
+
+def test_a_model_without_experts_has_no_routing(tiny_run: Path, tmp_path: Path) -> None:
+    expected = "routing is of models with experts; olmo2 has none; leave routing out of what is recorded"
+    with pytest.raises(OptionError, match=f"^{re.escape(expected)}$"):
+        collect(tiny_run, out=tmp_path / "s.zarr", record=("loss", "routing"), progress=Silent())
+    assert not (tmp_path / "s.zarr").exists()
+    store = collect(tiny_run, out=tmp_path / "s.zarr", revisions="main", batch="2x16", progress=Silent())
+    assert "routing" not in store.groups and "expert" not in store.layout.axes
+
+
+def test_routing_alone_reads_the_router_alone(measured: Measured, tmp_path: Path) -> None:
+    store = collect(
+        measured.run, out=tmp_path / "s.zarr", revisions=NAMES[0], record=("routing",), batch="10x40", progress=Silent()
+    )
+    assert store.groups == ("routing",)
+    for name, values in store.arrays("routing").items():
+        assert values.tobytes() == measured.store.arrays("routing")[name][:1].tobytes(), name
+    assert "Router saturation" not in render_report(store)  # of one revision there is none

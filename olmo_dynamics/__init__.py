@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from olmo_dynamics.frames.run import Run as Run
     from olmo_dynamics.loading import load_model as load_model
     from olmo_dynamics.reporting import write_report as write_report
+    from olmo_dynamics.training.forking import fork as fork
 
 _HOMES = {
     "Run": "olmo_dynamics.frames.run",
     "collect": "olmo_dynamics.collection",
+    "fork": "olmo_dynamics.training.forking",
     "load_model": "olmo_dynamics.loading",
     "open_store": "olmo_dynamics.frames",
     "plan": "olmo_dynamics.collection",
@@ -35,6 +37,7 @@ __all__ = [
     "Run",
     "__version__",
     "collect",
+    "fork",
     "load_model",
     "open_store",
     "plan",

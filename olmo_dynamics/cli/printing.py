@@ -67,10 +67,9 @@ def _print_table(rows: list[Mapping[str, Any]]) -> None:
         table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
-    console = Console(highlight=False, markup=False)
     # A pipe has no width: let lines be as long as they need to be.
-    width = None if console.is_terminal else 10_000
-    console.print(table, width=width, soft_wrap=not console.is_terminal)
+    width = None if sys.stdout.isatty() else 10_000
+    Console(highlight=False, markup=False, width=width).print(table, soft_wrap=width is not None)
 
 
 def progress_listener(quiet: bool) -> Any:

@@ -11,10 +11,8 @@ shuffle blocks of instances instead, where files are cut by a longer target leng
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt32
@@ -45,15 +43,6 @@ class Order:
         for name, least in (("seed", 0), ("epoch", FIRST_EPOCH[self.kind]), ("skipped", 0), ("block", 1)):
             if getattr(self, name) < least:
                 raise OptionError(f"order {self.kind}: {name} must be at least {least}; got {getattr(self, name)}")
-
-    def to_json(self) -> dict[str, Any]:
-        """The order as plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Order:
-        """The order that `to_json` wrote."""
-        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -98,6 +87,11 @@ class OrderedBatches:
         epoch, first = self.place(position)
         order = order_of_epoch(self.order.kind, self.files.count, self.order.seed, epoch, self.order.block)
         return order[first : first + self.sequences].astype(np.int64)
+
+    def instances_before(self, count: int) -> Int64[np.ndarray, " count"]:
+        """The last `count` instances that were seen before this run began; no more than it skipped."""
+        order = order_of_epoch(self.order.kind, self.files.count, self.order.seed, self.order.epoch, self.order.block)
+        return order[max(self.order.skipped - count, 0) : self.order.skipped].astype(np.int64)
 
     def batch(self, position: int) -> Int64[np.ndarray, "sequences length"]:
         """The batch after `position` others."""

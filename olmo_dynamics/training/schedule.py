@@ -7,9 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from olmo_dynamics.errors import OptionError
 
@@ -53,19 +51,15 @@ class Schedule:
         rewarmed = step - self.rewarm_at
         return rate if rewarmed >= self.rewarm_steps else rate * rewarmed / self.rewarm_steps
 
-    def ends_before(self, step: int, tokens_seen: int) -> bool:
-        """Whether the curve has come to its flat end by then."""
-        now = (tokens_seen if self.units == "tokens" else step) - self.begin
-        return self.kind != "constant" and now >= self.end
-
-    def to_json(self) -> dict[str, Any]:
-        """The schedule as plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Schedule:
-        """The schedule that `to_json` wrote."""
-        return cls(**fields)
+    def __str__(self) -> str:
+        """`cosine over tokens: up from 0 to 0.002 at 20480, down to 0.0002 at 409600`."""
+        peak = self.scale * self.peak
+        words = f"{self.kind} over {self.units}"
+        words += f" from {self.begin}" if self.begin else ""
+        words += f": up from {self.scale * self.warmup_from:.6g} to" if self.warmup else ":"
+        words += f" {peak:.6g}" + (f" at {self.warmup:.0f}" if self.warmup else "")
+        words += "" if self.kind == "constant" else f", down to {self.final_fraction * peak:.6g} at {self.end:.0f}"
+        return words + (f"; re-warmed over {self.rewarm_steps} steps" if self.rewarm_steps else "")
 
     def _curve(self, now: float) -> float:
         if now < self.warmup and self.warmup_from:

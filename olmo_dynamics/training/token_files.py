@@ -32,7 +32,7 @@ class TokenFiles:
     """Instances of `length` tokens, numbered over all files in the order given; a path given twice is read twice."""
 
     paths: tuple[Path, ...]
-    arrays: tuple[Integer[np.ndarray, " tokens"], ...]
+    arrays: tuple[Integer[np.ndarray, " _"], ...]
     counts: tuple[int, ...]  # instances of each file
     length: int
 

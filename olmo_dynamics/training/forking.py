@@ -118,7 +118,7 @@ def next_batches(
     with open_checkpoint(run, revision) as checkpoint:
         parent = read_parent(checkpoint)
         if parent.recipe is None:
-            changes = {"moments": "zero", "lr": 0.0, **changes}  # neither decides which tokens come
+            changes = {"moments": "zero", "lr": 1.0, **changes}  # neither decides which tokens come
         config = parse_config(checkpoint.config)
         plan = make_plan(parent, config, data=data, steps=1, options=Options(**changes))
     return parent.step + 1 + first, [plan.batches.batch(first + number) for number in range(count)]

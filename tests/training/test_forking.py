@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 from olmo_dynamics.checkpoints import open_source
@@ -94,6 +95,20 @@ def test_an_unchanged_fork_is_the_original(
     assert {field["name"]: field["status"] for field in lineage["fields"]} == statuses
 
 
+@pytest.mark.parametrize("parent", [OLMO, CORE])
+def test_a_fork_loads_in_transformers_with_our_logits(
+    parent: tuple[str, str, str], native: Path, tmp_path: Path
+) -> None:
+    data = [native / "tokens" / "train.npy"]
+    made = fork(native / parent[0], parent[1], data=data, out=tmp_path, steps=1, batch=(1, 128))
+    assert made.folder is not None
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(made.folder, attn_implementation="eager")
+    token_ids = torch.from_numpy(made.plan.batches.batch(1))
+    with torch.no_grad():
+        ours = read_checkpoint(made.folder)[0].model(token_ids)
+        torch.testing.assert_close(ours, theirs(token_ids).logits, rtol=1e-4, atol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The small demo's run, and its tokens in a headerless file."""
@@ -162,6 +177,8 @@ def test_bare_weights_want_their_moments_chosen(demo: tuple[Path, Path], tmp_pat
         TrainingError, match=r"^AdamW's moments were not published with these weights: choose --moments zero"
     ):
         fork(bare.parent, "step9", **given)
+    step, [batch] = next_batches(bare.parent, "step9", data=[data], batch=(4, 64), order="sequential")
+    assert step == 10 and np.array_equal(batch.ravel(), np.fromfile(data, np.uint16)[:256])
     rates: list[float] = []
     made = fork(
         bare.parent,

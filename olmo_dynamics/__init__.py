@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from olmo_dynamics.frames.run import Run as Run
     from olmo_dynamics.loading import load_model as load_model
     from olmo_dynamics.reporting import write_report as write_report
+    from olmo_dynamics.training.forking import fork as fork
 
 _HOMES = {
     "Run": "olmo_dynamics.frames.run",
     "audit": "olmo_dynamics.auditing",
     "collect": "olmo_dynamics.collection",
+    "fork": "olmo_dynamics.training.forking",
     "load_model": "olmo_dynamics.loading",
     "open_store": "olmo_dynamics.frames",
     "plan": "olmo_dynamics.collection",
@@ -39,6 +41,7 @@ __all__ = [
     "__version__",
     "audit",
     "collect",
+    "fork",
     "interventions",
     "load_model",
     "open_store",

@@ -13,9 +13,11 @@ import sys
 import click
 
 from olmo_dynamics.cli.audit import audit
+from olmo_dynamics.cli.batches import batches
 from olmo_dynamics.cli.collect import collect
 from olmo_dynamics.cli.demo import demo
 from olmo_dynamics.cli.export import export
+from olmo_dynamics.cli.fork import fork
 from olmo_dynamics.cli.lab import lab
 from olmo_dynamics.cli.report import report
 from olmo_dynamics.cli.revisions import revisions
@@ -45,7 +47,7 @@ def cli() -> None:
     """
 
 
-for command in (runs, revisions, audit, collect, show, report, export, demo, lab):
+for command in (runs, revisions, audit, collect, show, report, export, fork, batches, demo, lab):
     cli.add_command(command)
 
 

@@ -77,6 +77,7 @@ class DemoSize:
             peak_lr=self.peak_lr,
             warmup_steps=self.steps // 20,
             save_at=log_spaced(self.steps, self.revisions),
+            workers=WORKERS,
         )
 
 
@@ -155,7 +156,7 @@ def _train(state: TrainState, writer: CheckpointWriter, corpus: Corpus, progress
         left = [step for step in recipe.save_at if step > state.step]
         progress.expect(revisions=len(left), nbytes=recipe.steps - state.step)
         progress.begin("training")
-        train(state, recipe, corpus.train, callbacks=[metrics, writer, tell], workers=WORKERS)
+        train(state, recipe, corpus.train, callbacks=[metrics, writer, tell])
 
 
 def _corpus(folder: Path, size: DemoSize, *, keep: bool) -> Corpus:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -42,6 +43,11 @@ class ProbeTokenizer:
         """The ids of a text, nothing added."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens among it."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
+        return text
 
     @cached_property
     def size(self) -> int:

@@ -35,7 +35,7 @@ from olmo_dynamics.store.zarr_format import (
     to_json,
 )
 
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 1
 """Of the arrangement of groups and arrays; a store of another number is refused."""
 
 REQUIRED = ("source", "model_type", "model_config", "compute_dtype", "probe")

@@ -38,6 +38,8 @@ from olmo_dynamics.training.trainer import Event
 
 STATE_VERSION = 1
 PARTIAL = ".partial"
+STATE_FILE = "training_state/state.json"
+MOMENTS_FILE = "training_state/optimizer.safetensors"
 COUNTERS = ("step", "tokens_seen", "position")
 LIBRARIES = ("olmo-dynamics", "numpy", "safetensors", "torch")
 
@@ -53,7 +55,7 @@ class CheckpointWriter:
 
     run: Path
     recipe: Recipe
-    tokenizer_json: bytes
+    tokenizer_json: bytes | None
     lineage: Mapping[str, Any]
 
     def __call__(self, event: Event) -> None:
@@ -70,9 +72,9 @@ class CheckpointWriter:
 
 
 def write_checkpoint(
-    run: Path, state: TrainState, *, recipe: Recipe, tokenizer_json: bytes, lineage: Mapping[str, Any]
+    run: Path, state: TrainState, *, recipe: Recipe, tokenizer_json: bytes | None, lineage: Mapping[str, Any]
 ) -> Path:
-    """Write `state` as one more folder of `run` and return the folder.
+    """Write `state` as one more folder of `run` and return the folder; no tokenizer's files where there is none.
 
     Raises: TrainingError if the folder exists; DiskFullError.
     """
@@ -84,7 +86,8 @@ def write_checkpoint(
     config = to_config_json(state.model.config, dtype="float32")
     with _folder_or_nothing(folder) as temporary:
         _write_model(temporary, state, config)
-        _write_tokenizer(temporary, tokenizer_json, config)
+        if tokenizer_json is not None:
+            _write_tokenizer(temporary, tokenizer_json, config)
         _write_training_state(temporary / "training_state", state, recipe)
         _write_json(temporary / "lineage.json", {**lineage, "libraries": {name: version(name) for name in LIBRARIES}})
     return folder
@@ -95,22 +98,44 @@ def read_checkpoint(folder: Path) -> tuple[TrainState, Recipe]:
 
     Raises: CheckpointError for a folder that has no training state, or one of another version.
     """
-    path = folder / "training_state" / "state.json"
+    path = folder / STATE_FILE
     if not path.is_file():
         raise CheckpointError(f"resuming wants {path}; it is missing: choose a checkpoint folder that training wrote")
-    saved = json.loads(path.read_bytes())
+    saved = parse_training_state(path.read_bytes(), str(path))
+    model = build_model(parse_config(json.loads((folder / "config.json").read_bytes())), device="cpu")
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    state = TrainState(
+        model, build_optimizer(model, saved.recipe), saved.generator, saved.step, saved.tokens_seen, saved.position
+    )
+    _restore_moments(state, load_file(folder / MOMENTS_FILE))
+    return state, saved.recipe
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """What `state.json` says: the counters, the recipe, and the random state."""
+
+    step: int
+    tokens_seen: int
+    position: int
+    recipe: Recipe
+    generator: torch.Generator
+
+
+def parse_training_state(text: bytes, path: str) -> SavedState:
+    """The contents of `state.json`; `path` names it in errors.
+
+    Raises: CheckpointError for one of another version.
+    """
+    saved = json.loads(text)
     if saved["state_version"] != STATE_VERSION:
         raise CheckpointError(
             f"{path} must have state_version {STATE_VERSION}; got {saved['state_version']}: train anew"
         )
-    recipe = Recipe.from_json(saved["recipe"])
-    model = build_model(parse_config(json.loads((folder / "config.json").read_bytes())), device="cpu")
-    model.load_state_dict(load_file(folder / "model.safetensors"))
     generator = torch.Generator()
     generator.set_state(torch.frombuffer(bytearray(base64.b64decode(saved["random_state"])), dtype=torch.uint8))
-    state = TrainState(model, build_optimizer(model, recipe), generator, *(saved[name] for name in COUNTERS))
-    _restore_moments(state, load_file(path.with_name("optimizer.safetensors")))
-    return state, recipe
+    step, tokens_seen, position = (int(saved[name]) for name in COUNTERS)
+    return SavedState(step, tokens_seen, position, Recipe.from_json(saved["recipe"]), generator)
 
 
 def _write_model(folder: Path, state: TrainState, config: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ result depends on how many workers there are, and on nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,21 +49,33 @@ def open_pool(count: int) -> Iterator[Pool]:
 
 
 def backward(
-    model: LanguageModel, batch: Int[Tensor, "sequences length"], *, z_loss: float, pool: Pool
+    model: LanguageModel,
+    batch: Int[Tensor, "sequences length"],
+    *,
+    z_loss: float,
+    pool: Pool,
+    mean_over: str = "labels",
 ) -> tuple[float, float]:
-    """Leave the gradient of the batch's loss in every `parameter.grad`; return the loss and its cross-entropy."""
-    share = partial(_share, model, of=len(batch), z_loss=z_loss)
+    """Leave the gradient of the batch's loss in every trained `parameter.grad`; return the loss and its cross-entropy."""
+    loss_of = partial(next_token_loss, z_loss=z_loss, mean_over=mean_over)
+    share = partial(_share, model, loss_of=loss_of, of=len(batch))
     parts = batch.chunk(pool.count)
     losses, gradients = zip(*(pool.threads.map(share, parts) if pool.threads else map(share, parts)), strict=True)
-    for parameter, shares in zip(model.parameters(), zip(*gradients, strict=True), strict=True):
+    for parameter, shares in zip(_trained(model), zip(*gradients, strict=True), strict=True):
         parameter.grad = sum(shares[1:], start=shares[0])
     loss, cross_entropy = torch.stack(losses).sum(0).tolist()
     return loss, cross_entropy
 
 
-def _share(model: LanguageModel, part: Tensor, *, of: int, z_loss: float) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _share(
+    model: LanguageModel, part: Tensor, *, loss_of: Callable[..., tuple[Tensor, Tensor]], of: int
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One part's addend to the batch's [loss, cross-entropy] and to its gradient."""
-    loss, cross_entropy = next_token_loss(model, part, z_loss=z_loss)
+    loss, cross_entropy = loss_of(model, part)
     weight = len(part) / of
-    gradients = torch.autograd.grad(loss, list(model.parameters()), grad_outputs=torch.full_like(loss, weight))
+    gradients = torch.autograd.grad(loss, _trained(model), grad_outputs=torch.full_like(loss, weight))
     return weight * torch.stack([loss.detach(), cross_entropy]), gradients
+
+
+def _trained(model: LanguageModel) -> list[Tensor]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -24,16 +24,21 @@ SLICE_ROWS = (
 
 
 def next_token_loss(
-    model: LanguageModel, token_ids: Int[Tensor, "sequences length"], *, z_loss: float
+    model: LanguageModel, token_ids: Int[Tensor, "sequences length"], *, z_loss: float, mean_over: str = "labels"
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """The loss to minimise and the cross-entropy in it, both means over the `length - 1` labels of every sequence.
 
-    OLMo-core's convention: the mean counts labels. (OLMo divides the sum by `length`, which has one position too many.)
+    OLMo-core's convention: the mean counts labels. OLMo divides the same sum by all `length` positions, of which the last
+    has no label: `mean_over="positions"`.
     """
     hidden = model.hidden(token_ids[:, :-1])
     labels = token_ids[:, 1:].reshape(-1)
     head = model.model.embed_tokens if model.lm_head is None else model.lm_head
-    return head_loss(hidden.reshape(labels.numel(), -1), head.weight, labels, z_loss=z_loss)
+    loss, cross_entropy = head_loss(hidden.reshape(labels.numel(), -1), head.weight, labels, z_loss=z_loss)
+    if mean_over == "labels":
+        return loss, cross_entropy
+    share = labels.numel() / token_ids.numel()
+    return loss * share, cross_entropy * share
 
 
 def head_loss(

@@ -15,6 +15,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from olmo_dynamics.errors import OptionError
+from olmo_dynamics.training.orders import Order
+from olmo_dynamics.training.schedule import Schedule, cosine_with_warmup
+
+EMBEDDING = "model.embed_tokens.weight"
+MEANS = ("labels", "positions")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,14 +38,27 @@ class Recipe:
     final_fraction: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
-    weight_decay: float = 0.1  # decoupled; never on the embedding
+    weight_decay: float = 0.1  # decoupled
+    no_decay: tuple[str, ...] = (EMBEDDING,)  # globs of parameters without it
+    frozen: tuple[str, ...] = ()  # globs of parameters that are not trained
     clip: float = 1.0  # largest global L2 norm of the gradient
     z_loss: float = 1e-5  # weight of mean(logsumexp(logits)²)
+    mean_over: str = "labels"  # the loss's denominator; OLMo's is "positions", one more a sequence
     seed: int = 0
     save_at: tuple[int, ...] = ()
+    schedule: Schedule | None = None  # in place of the warm-up and cosine above
+    order: Order | None = None  # in place of OLMo-core's order from the data's beginning
+    step_stays_zero: bool = False  # SkipStepAdamW before its fix: AdamW's own step is 1 in every update
+    workers: int = 1  # threads that share a batch; a part of the recipe since sums depend on it
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("sequences_per_step", 1), ("sequence_length", 2), ("seed", 0)):
+        for name, least in (
+            ("steps", 1),
+            ("sequences_per_step", 1),
+            ("sequence_length", 2),
+            ("seed", 0),
+            ("workers", 1),
+        ):
             _need(getattr(self, name) >= least, name, f"at least {least}", getattr(self, name))
         for name in ("peak_lr", "eps", "clip"):
             value = getattr(self, name)
@@ -51,6 +69,7 @@ class Recipe:
         _need(0 <= self.warmup_steps < self.steps, "warmup_steps", f"within 0..{self.steps - 1}", self.warmup_steps)
         _need(0 <= self.final_fraction <= 1, "final_fraction", "within 0..1", self.final_fraction)
         _need([0 <= beta < 1 for beta in self.betas] == [True, True], "betas", "two numbers within [0, 1)", self.betas)
+        _need(self.mean_over in MEANS, "mean_over", " or ".join(MEANS), self.mean_over)
         saved = all(0 <= step <= self.steps for step in self.save_at)
         _need(saved, "save_at", f"steps within 0..{self.steps}", self.save_at)
 
@@ -59,8 +78,12 @@ class Recipe:
         """Tokens that one update sees."""
         return self.sequences_per_step * self.sequence_length
 
-    def learning_rate(self, step: int) -> float:
+    def learning_rate(self, step: int, tokens_seen: int | None = None) -> float:
         """The learning rate of update number `step`, counted from 1: the checkpoint of step N has applied that of N."""
+        if self.schedule:
+            return self.schedule.learning_rate(
+                step, step * self.tokens_per_step if tokens_seen is None else tokens_seen
+            )
         return cosine_with_warmup(
             step, peak=self.peak_lr, warmup=self.warmup_steps, end=self.steps, final_fraction=self.final_fraction
         )
@@ -75,21 +98,10 @@ class Recipe:
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
         }
+        for name, kind in (("schedule", Schedule), ("order", Order)):
+            if values.get(name) is not None:
+                values[name] = kind(**values[name])
         return cls(**values)
-
-
-def cosine_with_warmup(now: float, *, peak: float, warmup: float, end: float, final_fraction: float) -> float:
-    """The learning rate at `now`, which may count steps or tokens: a line up from 0, half a cosine down, then flat.
-
-    `peak · now / warmup` before `warmup`; then `low + (peak - low) (1 + cos(π (now - warmup) / (end - warmup))) / 2`
-    with `low = final_fraction · peak`; `low` from `end` on. OLMo 2 and OLMo-core use this formula.
-    """
-    low = final_fraction * peak
-    if now < warmup:
-        return peak * now / warmup
-    if now >= end:
-        return low
-    return low + (peak - low) * (1 + math.cos(math.pi * (now - warmup) / (end - warmup))) / 2
 
 
 def log_spaced(steps: int, count: int) -> tuple[int, ...]:

@@ -7,14 +7,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 
+from olmo_dynamics.errors import TrainingError
 from olmo_dynamics.model import LanguageModel, ModelConfig, build_model, init_weights
-from olmo_dynamics.training.recipe import Recipe
+from olmo_dynamics.training.recipe import EMBEDDING, Recipe
 
-EMBEDDING = "model.embed_tokens.weight"
+__all__ = ["EMBEDDING", "TrainState", "build_optimizer", "new_state"]
 
 
 @dataclass
@@ -41,14 +44,30 @@ def new_state(config: ModelConfig, recipe: Recipe) -> TrainState:
 
 
 def build_optimizer(model: LanguageModel, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW with decay decoupled from the gradient, `p *= 1 - lr · weight_decay`, on everything but the embedding.
+    """AdamW with decay decoupled from the gradient, `p *= 1 - lr · weight_decay`, on all but the recipe's `no_decay`.
 
-    As in OLMo 2 norms decay and embeddings do not: a row whose token never came keeps its first value, bit for bit.
+    As in OLMo 2 norms decay and embeddings do not, by default: a row whose token never came keeps its first value, bit for
+    bit. What the recipe freezes needs no gradient and is in no group.
+
+    Raises: TrainingError if nothing is left to train.
     """
-    named = dict(model.named_parameters())
-    embedding = named.pop(EMBEDDING)
-    groups = [
-        {"params": list(named.values()), "weight_decay": recipe.weight_decay},
-        {"params": [embedding], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=recipe.betas, eps=recipe.eps, fused=True)
+    trained = {name: parameter for name, parameter in model.named_parameters() if not matches(name, recipe.frozen)}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+    if not trained:
+        raise TrainingError(f"training wants a parameter that is not frozen; {', '.join(recipe.frozen)} freezes all")
+    bare = [parameter for name, parameter in trained.items() if matches(name, recipe.no_decay)]
+    decayed = [parameter for name, parameter in trained.items() if not matches(name, recipe.no_decay)]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": bare, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=recipe.peak_lr,
+        betas=recipe.betas,
+        eps=recipe.eps,
+        fused=True,
+    )
+
+
+def matches(name: str, globs: Iterable[str]) -> bool:
+    """Whether one of the globs names the parameter."""
+    return any(fnmatchcase(name, glob) for glob in globs)

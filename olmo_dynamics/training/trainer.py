@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Integer
+from jaxtyping import Int, Integer
 from torch import Tensor
 
 from olmo_dynamics.errors import TrainingError
@@ -23,6 +24,15 @@ from olmo_dynamics.training.data import Windows
 from olmo_dynamics.training.gradients import backward, open_pool
 from olmo_dynamics.training.recipe import Recipe
 from olmo_dynamics.training.state import TrainState
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Whatever hands out the batch after `position` others, the same one each time it is asked."""
+
+    def batch(self, position: int) -> Integer[np.ndarray, "sequences length"]:
+        """That batch, as int64."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,37 +50,44 @@ class Event:
 def train(
     state: TrainState,
     recipe: Recipe,
-    tokens: Integer[np.ndarray, " tokens"],
+    data: Integer[np.ndarray, " tokens"] | Batches,
     *,
     callbacks: Sequence[Callable[[Event], None]] = (),
-    workers: int = 1,
+    workers: int | None = None,
 ) -> TrainState:
     """Take `state` from its step to the recipe's last, in place, and return it; a finished state comes back as it is.
 
-    One worker leaves the threads to torch; several share each batch and run torch on one thread each, which suits models
-    of a few million parameters (see `gradients`).
+    `data` is a token array, taken as `Windows`, or whatever hands out batches. One worker leaves the threads to torch;
+    several share each batch and run torch on one thread each, which suits models of a few million parameters (see
+    `gradients`); None leaves it to the recipe.
 
     Raises: TrainingError for data shorter than a batch, for tokens outside the vocabulary, and for a loss or gradient that
     is not finite: the weights are then those of the step before.
     """
-    windows = Windows(tokens, recipe.sequence_length, recipe.sequences_per_step, recipe.seed)
+    length, sequences = recipe.sequence_length, recipe.sequences_per_step
+    batches: Batches = Windows(data, length, sequences, recipe.seed) if isinstance(data, np.ndarray) else data
     parameters = list(state.model.parameters())
-    with open_pool(workers) as pool:
+    with open_pool(recipe.workers if workers is None else workers) as pool:
         while state.step < recipe.steps:
-            batch = _next_batch(windows, state)
+            batch = next_batch(batches, state)
             state.step += 1
             state.tokens_seen += batch.numel()
             state.position += 1
 
-            loss, cross_entropy = backward(state.model, batch, z_loss=recipe.z_loss, pool=pool)
+            loss, cross_entropy = backward(
+                state.model, batch, z_loss=recipe.z_loss, pool=pool, mean_over=recipe.mean_over
+            )
             gradient_norm = clip_gradients(parameters, recipe.clip)
             if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
                 raise _diverged(state, loss, gradient_norm)
 
-            learning_rate = recipe.learning_rate(state.step)
+            learning_rate = recipe.learning_rate(state.step, state.tokens_seen)
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate
             state.optimizer.step()
+            if recipe.step_stays_zero:
+                for moments in state.optimizer.state.values():
+                    moments["step"].zero_()
 
             event = Event(state.step, state.tokens_seen, cross_entropy, gradient_norm, learning_rate, state)
             for callback in callbacks:
@@ -92,8 +109,12 @@ def clip_gradients(parameters: Iterable[Tensor], limit: float) -> float:
     return norm
 
 
-def _next_batch(windows: Windows, state: TrainState) -> Tensor:
-    batch = torch.from_numpy(windows.batch(state.position))
+def next_batch(batches: Batches, state: TrainState) -> Int[Tensor, "sequences length"]:
+    """The batch that the state's next step takes.
+
+    Raises: TrainingError for token ids outside the vocabulary.
+    """
+    batch = torch.from_numpy(batches.batch(state.position))
     rows, most = state.model.config.vocab_size, int(batch.max())
     if most >= rows:
         raise TrainingError(

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.training.recipe import Recipe, cosine_with_warmup, log_spaced
+from olmo_dynamics.training.recipe import Recipe, log_spaced
+from olmo_dynamics.training.schedule import cosine_with_warmup
 
 
 @pytest.mark.parametrize(

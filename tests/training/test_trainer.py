@@ -170,3 +170,19 @@ def test_tokens_of_another_tokenizer_are_refused(config: ModelConfig, recipe: Re
     assert str(caught.value) == (
         "step 1 wanted token ids below 320, the model's vocabulary; got 320: tokenise with this model's tokenizer"
     )
+
+
+def test_a_step_that_stays_zero_keeps_the_first_bias_corrections(
+    config: ModelConfig, recipe: Recipe, tokens: np.ndarray
+) -> None:
+    recipe = replace(recipe, steps=3, warmup_steps=0, step_stays_zero=True)
+    state = train(new_state(config, recipe), replace(recipe, steps=2), tokens)
+    before, rate = copies(state), recipe.learning_rate(3)
+    train(state, recipe, tokens)
+    for name, parameter in state.model.named_parameters():
+        kept = state.optimizer.state[parameter]
+        assert kept["step"] == 0
+        first, second = (kept[kind].double().numpy() for kind in ("exp_avg", "exp_avg_sq"))
+        decay = 0 if name == EMBEDDING else recipe.weight_decay
+        wanted = before[name] * (1 - rate * decay) - rate * (first / 0.1) / (np.sqrt(second / 0.05) + recipe.eps)
+        np.testing.assert_allclose(parameter.detach().numpy(), wanted, rtol=1e-4, atol=1e-6, err_msg=name)

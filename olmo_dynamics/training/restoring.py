@@ -1,0 +1,86 @@
+"""A parent's weights and AdamW state as a live `TrainState`: by canonical name, in float32, never silently without moments.
+
+>>> state = restore_state(checkpoint, parent, recipe, moments="parent")                     # doctest: +SKIP
+>>> state.step                                                                              # doctest: +SKIP
+40
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+from olmo_dynamics.checkpoints import Checkpoint
+from olmo_dynamics.errors import TrainingError
+from olmo_dynamics.model import LanguageModel, build_model, check_shapes, parse_config, to_tensor
+from olmo_dynamics.training.checkpoint import MOMENTS_FILE
+from olmo_dynamics.training.parents import Parent
+from olmo_dynamics.training.recipe import Recipe
+from olmo_dynamics.training.state import TrainState, build_optimizer
+
+Moments = Mapping[str, Mapping[str, Tensor]]
+"""By parameter: `exp_avg`, `exp_avg_sq` and `step`, as torch's AdamW keeps them."""
+
+
+def restore_state(checkpoint: Checkpoint, parent: Parent, recipe: Recipe, *, moments: str) -> TrainState:
+    """The parent's weights, its moments where `moments` is "parent", its counters, and the start of the fork's own data.
+
+    Raises: TrainingError for moments that are missing or of another shape; ShapeError for weights that are.
+    """
+    model = load_weights(checkpoint)
+    generator = parent.saved.generator if parent.saved else torch.Generator().manual_seed(recipe.seed)
+    state = TrainState(model, build_optimizer(model, recipe), generator, parent.step, parent.tokens_seen)
+    if moments == "parent":
+        _restore(state, read_moments(checkpoint), checkpoint.label)
+    return state
+
+
+def load_weights(checkpoint: Checkpoint) -> LanguageModel:
+    """The model on the CPU in float32, whatever its weights were stored in."""
+    config = parse_config(checkpoint.config)
+    check_shapes(config, checkpoint.tensors)
+    model = build_model(config, device="cpu")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            info = checkpoint.tensors[name]
+            parameter.copy_(to_tensor(checkpoint.read(info), info))
+    return model
+
+
+def read_moments(checkpoint: Checkpoint) -> Moments:
+    """AdamW's state as the checkpoint stores it, steps untouched; empty where there is none."""
+    if MOMENTS_FILE in checkpoint.files:
+        found: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in load(checkpoint.read_file(MOMENTS_FILE)).items():
+            name, _, kind = key.rpartition(".")
+            found.setdefault(name, {})[kind] = tensor
+        return found
+    optimizer = checkpoint.optimizer
+    if optimizer is None:
+        return {}
+    moments: dict[str, dict[str, Tensor]] = {
+        name: {"step": torch.tensor(step, dtype=torch.float32)} for name, step in optimizer.steps.items()
+    }
+    for kind, tensors in optimizer.moments.items():
+        for name, info in tensors.infos.items():
+            stored = to_tensor(tensors.read_many([name])[name], info)
+            moments[name][kind] = stored.to(torch.float32, copy=True)
+    return moments
+
+
+def _restore(state: TrainState, moments: Moments, label: str) -> None:
+    for name, parameter in state.model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        kinds = moments.get(name)
+        came = {kind: tuple(tensor.shape) for kind, tensor in (kinds or {}).items()}
+        shape = tuple(parameter.shape)
+        if kinds is None or came != {"step": (), "exp_avg": shape, "exp_avg_sq": shape}:
+            raise TrainingError(
+                f"{label}: {name} wants a step and two moments of shape {list(shape)}; got {came or 'none'}: "
+                "choose --moments zero or warm"
+            )
+        state.optimizer.state[parameter] = {kind: tensor.clone() for kind, tensor in kinds.items()}

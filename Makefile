@@ -6,6 +6,8 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --con
 WORKERS ?= 2
 
 export OLMO_DYNAMICS_CACHE ?= $(CURDIR)/cache/olmo_dynamics
+# Idle compute threads sleep instead of spinning: on a machine shared with others the rest is several times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help demo test slow check format docs notebooks bench lab lock clean
 

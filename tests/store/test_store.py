@@ -119,7 +119,7 @@ def test_xarray_opens_the_whole_tree(filled: RecordedStore) -> None:
     tree = xarray.open_datatree(filled.path)
     assert set(tree.children) == {"revisions", "probe", *GROUPS}
     assert tree.attrs["source"] == "org/tiny"
-    assert tree.attrs["layout_version"] == 2
+    assert tree.attrs["layout_version"] == 1
     assert tree.attrs["olmo_dynamics_version"]
     assert tree["loss"].cross_entropy.sel(revision="main", domain="code") == values(3)["loss/cross_entropy"][1]
 

@@ -42,18 +42,19 @@ MASSIVE_RANKS = 8
 WITHOUT_FIRST = "_without_first"
 """How the name ends of a quantity that leaves out position 0 of every window."""
 
-_AXES: dict[str, tuple[str, ...]] = {
+BASE_AXES: dict[str, tuple[str, ...]] = {
     "parameters": ("tensor",),
     "embeddings": ("embedding",),
     "activations": ("site", "layer"),
     "outliers": (),
     "logits": (),
     "loss": ("domain",),
-    "tokens": (),
+    "tokens": ("sequence", "position"),
     "routing": ("layer",),
 }
+"""The axes of a group's own table, beside revision; a quantity has these unless its declaration says others."""
 
-GROUPS: tuple[str, ...] = tuple(_AXES)
+GROUPS: tuple[str, ...] = tuple(BASE_AXES)
 """The store's groups of measured numbers; `collect --record` takes these names."""
 
 PARAMETER_GROUPS = ("parameters", "embeddings")
@@ -62,7 +63,7 @@ PARAMETER_GROUPS = ("parameters", "embeddings")
 
 def _declared() -> Iterator[Quantity]:
     document = tomllib.loads(files("olmo_dynamics").joinpath("quantities.toml").read_text(encoding="utf-8"))
-    for group, axes in _AXES.items():
+    for group, axes in BASE_AXES.items():
         for name, fields in document[group].items():
             quantity = _quantity(name, group, {"axes": axes, **fields})
             yield quantity

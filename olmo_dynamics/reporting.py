@@ -9,7 +9,6 @@ decided in `plots`.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -46,8 +45,9 @@ def write_report(store: RecordedStore, out: str | Path) -> Path:
             "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
         ) as file:
             file.write(text)
-        os.chmod(file.name, 0o644)  # noqa: PTH101 - a temporary file is private until it is finished
-        Path(file.name).replace(target)
+        written = Path(file.name)
+        written.chmod(0o644)  # a temporary file is private until it is finished
+        written.replace(target)
     except OSError as error:
         raise DiskFullError(
             f"{target} cannot be written ({error.strerror}); make room or give another --out"

@@ -19,20 +19,8 @@ import polars as pl
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.frames.grid import Grid, numbers, revisions_table, status_words
 from olmo_dynamics.names import Quantity, Status
-from olmo_dynamics.quantities import find
+from olmo_dynamics.quantities import BASE_AXES, find
 from olmo_dynamics.store import Store
-
-BASE_AXES: dict[str, tuple[str, ...]] = {
-    "parameters": ("tensor",),
-    "embeddings": ("embedding",),
-    "activations": ("site", "layer"),
-    "outliers": (),
-    "logits": (),
-    "loss": ("domain",),
-    "tokens": ("sequence", "position"),
-    "routing": ("layer",),
-}
-"""The axes of a group's own table, beside revision."""
 
 MASSIVE = "outliers.massive"
 

@@ -257,10 +257,10 @@ def test_what_is_not_a_store_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_layout_version_is_refused(tmp_path: Path) -> None:
-    document = {"attributes": {"layout_version": 1, "olmo_dynamics_version": "9.9"}}
+    document = {"attributes": {"layout_version": 2, "olmo_dynamics_version": "9.9"}}
     (tmp_path / "zarr.json").write_text(json.dumps(document), encoding="utf-8")
     expected = (
-        f"{tmp_path} has layout version 1 and this olmo_dynamics reads 2; "
+        f"{tmp_path} has layout version 2 and this olmo_dynamics reads 1; "
         "use the version that made it (9.9) or collect it anew"
     )
     with pytest.raises(StoreMismatchError, match=message(expected)):

@@ -326,3 +326,24 @@ def test_a_tokenizer_that_reads_the_probe_otherwise_is_refused(tiny_run: Path, t
     ):
         collect(run, revisions="stage1", out=tmp_path / "other.zarr", **SMALL)
     assert open_store(tmp_path / "other.zarr").done == set(REVISIONS[:2])
+
+
+def test_words_in_a_config_that_nobody_knows_are_mentioned(tiny_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run / "main", tmp_path / "run" / "main")
+    edit_config(tmp_path / "run" / "main", a_new_word=3)
+    heard: list[str] = []
+
+    class Listener(Silent):
+        def note(self, text: str) -> None:
+            heard.append(text)
+
+    collect(tmp_path / "run", out=tmp_path / "s.zarr", batch="2x8", record=("loss",), progress=Listener())
+    assert heard == ["main: its config says a_new_word, which nobody here knows; taken to change nothing"]
+
+
+def test_words_in_a_config_that_change_the_computation_are_refused(tiny_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run / "main", tmp_path / "run" / "main")
+    edit_config(tmp_path / "run" / "main", attention_bias=True)
+    with pytest.raises(CheckpointError, match="attention_bias"):
+        collect(tmp_path / "run", out=tmp_path / "s.zarr", **SMALL)
+    assert not (tmp_path / "s.zarr").exists()

@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
+from olmo_dynamics.checkpoints.hub import HubSource
 from olmo_dynamics.collection import collect
 from olmo_dynamics.frames import RecordedStore
 from olmo_dynamics.progress import Silent
 from tests.checkpoints.formats.test_one_model import TINY, WRITERS
+from tests.hub import LocalHub
 
 
 def collected(revision: Path, folder: Path) -> RecordedStore:
@@ -68,3 +70,21 @@ def test_bf16_numbers_are_the_fp32_numbers_within_rounding(tmp_path: Path) -> No
         model.to(dtype).save_pretrained(tmp_path / str(dtype)[6:] / "step7")
         losses.append(collected(tmp_path / str(dtype)[6:] / "step7", tmp_path).table("loss")["cross_entropy"][0])
     assert losses[0] != losses[1] == pytest.approx(losses[0], rel=2**-8)
+
+
+@pytest.mark.parametrize("writer", ["pytorch", "native", "core"])
+def test_a_hub_serves_every_format_too(writer: str, reference: RecordedStore, tmp_path: Path) -> None:
+    state = load_file(tmp_path / "single" / "step7" / "model.safetensors")
+    revision = WRITERS[writer](tmp_path / writer / "step7", state)
+    with LocalHub() as hub:
+        hub.add_repo("allenai/other", {"step7": revision})
+        source = HubSource("allenai/other", endpoint=hub.endpoint)
+        store = collect(
+            source,
+            out=tmp_path / "hub.zarr",
+            tokens=tmp_path / "ids.npy",
+            batch="2x32",
+            dtype="float32",
+            progress=Silent(),
+        )
+    assert_same_numbers(store, reference)

@@ -73,9 +73,8 @@ def collect(
 def _open(
     run: Run, chosen: Sequence[Revision], out: Path, *, measurement: Measurement, listener: Silent
 ) -> tuple[RecordedStore, Study]:
-    """The store, made from the first revision's config and probe, or found to have been made from the same."""
-    with run.open(chosen[0]) as checkpoint:
-        study = prepare(checkpoint, measurement, source=run.name)
+    """The store, made from the first whole revision's config and probe, or found to have been made from the same."""
+    study = _prepare(run, chosen, measurement)
     for note in study.notes:
         listener.note(note)
     if out.exists():
@@ -89,6 +88,18 @@ def _open(
     }  # fmt: skip
     store = RecordedStore.create(out, layout=study.layout, attributes=study.attributes, probe_arrays=probe_arrays)
     return store, study
+
+
+def _prepare(run: Run, chosen: Sequence[Revision], measurement: Measurement) -> Study:
+    """The study of the first revision that does not contradict itself; the first error where all of them do."""
+    refused: CheckpointError | None = None
+    for revision in chosen:
+        try:
+            with run.open(revision) as checkpoint:
+                return prepare(checkpoint, measurement, source=run.name)
+        except CheckpointError as error:
+            refused = refused or error
+    raise refused or CheckpointError(f"{run.name}: no revision was chosen; select at least one")
 
 
 def _collect_missing(

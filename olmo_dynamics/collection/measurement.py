@@ -46,7 +46,8 @@ class Measurement:
         device: where the forward pass runs, `cpu` or `cuda`.
         dtype: what it is computed in: `float32`, `bfloat16`, `float64`, or `auto`: bfloat16 for weights stored so,
             else float32.
-        verify: compare each revision's forward pass with transformers' before recording it.
+        verify: compare each revision's forward pass with transformers' before recording it; the weights are
+            read once more for that.
     """
 
     record: Collection[str] = ()

@@ -50,13 +50,22 @@ def verify(checkpoint: Checkpoint, token_ids: Int[Tensor, "batch positions"]) ->
     ours = _our_states(checkpoint.config, weights, token_ids)
     theirs = _their_states(checkpoint.config, weights, token_ids)
     for place, state in theirs.items():
-        difference = float((ours[place] - state).norm() / state.norm())
-        if not difference <= TOLERANCE:
+        difference = _relative_difference(ours[place], state)
+        if difference > TOLERANCE:
             raise ConformanceError(
                 f"{checkpoint.revision.name} is not recorded: our forward pass differs from transformers' by "
                 f"{difference:.1e} (relative, {TOLERANCE:g} allowed), first {place}"
             )
     return ""
+
+
+def _relative_difference(ours: Tensor, theirs: Tensor) -> float:
+    """The L2 norm of what differs over that of theirs; NaN and Inf are no difference where both have the same."""
+    if not torch.equal(torch.isfinite(ours), torch.isfinite(theirs)):
+        return float("inf")
+    ours, theirs = (torch.nan_to_num(each.double(), nan=0.0, posinf=0.0, neginf=0.0) for each in (ours, theirs))
+    difference = float((ours - theirs).norm())
+    return difference / float(theirs.norm()) if difference else 0.0
 
 
 States = dict[str, Float[Tensor, "batch positions width"]]

@@ -226,14 +226,24 @@ def test_another_probe_dtype_or_run_is_refused(tiny_run: Path, tmp_path: Path) -
     assert contents(out) == before
 
 
-def test_a_broken_revision_is_left_out_and_the_others_are_kept(tiny_run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [0, 1], ids=["the first", "another"])
+def test_a_broken_revision_is_left_out_and_the_others_are_kept(place: int, tiny_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
-    broken = run / REVISIONS[1] / "model.safetensors"
+    broken = run / REVISIONS[place] / "model.safetensors"
     broken.write_bytes(broken.read_bytes()[:5000])
-    with pytest.raises(CheckpointError, match=r"1 of 4 revisions cannot be measured \(stage1-step10-tokens1B\)"):
+    with pytest.raises(CheckpointError, match=rf"1 of 4 revisions cannot be measured \({REVISIONS[place]}\)"):
         collect(run, out=tmp_path / "store.zarr", **SMALL)
-    assert open_store(tmp_path / "store.zarr").done == set(REVISIONS) - {REVISIONS[1]}
+    assert open_store(tmp_path / "store.zarr").done == set(REVISIONS) - {REVISIONS[place]}
+
+
+def test_where_every_revision_is_broken_nothing_is_made(tiny_run: Path, tmp_path: Path) -> None:
+    for name in REVISIONS[:2]:
+        shutil.copytree(tiny_run / name, tmp_path / "run" / name)
+        (tmp_path / "run" / name / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(CheckpointError, match=REVISIONS[0]):
+        collect(tmp_path / "run", out=tmp_path / "store.zarr", **SMALL)
+    assert not (tmp_path / "store.zarr").exists()
 
 
 @pytest.mark.parametrize(

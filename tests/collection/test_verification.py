@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     Olmo2Config,
     Olmo2ForCausalLM,
@@ -61,3 +62,13 @@ def test_a_difference_is_refused_with_its_size_and_place(tmp_path: Path) -> None
         CheckpointError, match=r"step1 is not recorded: our forward pass differs .* first after layer 0"
     ):
         collect(run, out=tmp_path / "s.zarr", batch="2x24", record=("loss",), verify=True, progress=Silent())
+
+
+def test_nan_in_the_weights_is_a_finding_and_no_difference(tmp_path: Path) -> None:
+    run = write(tmp_path / "run", Olmo2Config(**TINY), Olmo2ForCausalLM)
+    file = run / "step1" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    store = collect(run, out=tmp_path / "s.zarr", batch="2x24", verify=True, progress=Silent())
+    assert store.table("revisions")["nonfinite_tensors"].to_list() == [1]

@@ -53,7 +53,7 @@ def batches(source: str, *, data: tuple[str, ...], style: str, quiet: bool, widt
             "text": tokenizer.decode(ids) if tokenizer else " ".join(map(str, ids)),
         }
         for number, batch in enumerate(found)
-        for index, ids in enumerate(batch.tolist())
+        for index, ids in enumerate(batch.token_ids.tolist())
     ]
     if style == "table":
         rows = [{**row, "text": repr(row["text"][:width])} for row in rows]

@@ -14,14 +14,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
-import torch
 
 from olmo_dynamics.checkpoints import Checkpoint
+from olmo_dynamics.collection.recorded_pass import RecordedPass
 from olmo_dynamics.collection.study import Study, choose_tensors
 from olmo_dynamics.errors import CheckpointError
-from olmo_dynamics.model import StreamedPass, check_shapes, model_sites, parse_config, stages, to_tensor
+from olmo_dynamics.model import check_shapes, parse_config, to_tensor
 from olmo_dynamics.names import Record, TensorInfo
-from olmo_dynamics.recorders import ForwardRecorders, embedding_records, parameter_records, survey_tensor
+from olmo_dynamics.recorders import embedding_records, parameter_records, survey_tensor
 
 _GROUP_BYTES = 128 << 20  # 128 MiB: tensors measured together where no forward pass sets the order
 _LOOK_AHEAD = 1  # parts fetched while one is measured
@@ -72,15 +72,10 @@ def _forward_walk(checkpoint: Checkpoint, study: Study) -> Iterator[_Part]:
     assert study.probe is not None
     config = parse_config(checkpoint.config)
     check_shapes(config, checkpoint.tensors)
-    ordered = stages(config)
-    recorders = ForwardRecorders(study.probe, config.layers, study.groups, available=model_sites(config))
-    forward = StreamedPass(
-        config,
-        torch.tensor(study.probe.token_ids),
-        device=study.measurement.device,
-        dtype=study.compute_dtype,
-        sites=recorders.sites,
+    forward = RecordedPass(
+        config, study.probe, groups=study.groups, device=study.measurement.device, dtype=study.compute_dtype
     )
+    ordered = forward.stages
     used = {name for stage in ordered for name in stage.tensors}
     rest = [info for name, info in checkpoint.tensors.items() if name not in used and name in study.tensor_names]
     parts = [[checkpoint.tensors[name] for name in stage.tensors] for stage in ordered]
@@ -90,8 +85,7 @@ def _forward_walk(checkpoint: Checkpoint, study: Study) -> Iterator[_Part]:
             return []
         stage = ordered[index]
         weights = {name: to_tensor(raw[name], checkpoint.tensors[name]) for name in stage.tensors}
-        forward.run(stage, weights, recorders.observe)
-        return recorders.harvest()
+        return forward.run(stage, weights)
 
     for index, (infos, raw) in enumerate(_fetched(checkpoint, [*parts, rest])):
         yield infos, raw, partial(run, index)

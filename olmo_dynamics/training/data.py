@@ -4,7 +4,7 @@ The order is OLMo-core's: epoch e, counted from 1, visits `arange(windows)` shuf
 whole batches. A position, the number of batches already taken, therefore says all that resuming needs.
 
     >>> windows = Windows(np.arange(64), length=4, sequences=2, seed=34521)
-    >>> windows.batch(0)[:, 0] // 4, windows.batches_per_epoch
+    >>> windows.batch(0).token_ids[:, 0].numpy() // 4, windows.batches_per_epoch
     (array([15, 14]), 8)
 """
 
@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from jaxtyping import Integer, UInt32
 
 from olmo_dynamics.errors import TrainingError
+from olmo_dynamics.training.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,12 @@ class Windows:
         """How many whole batches one pass over the windows makes."""
         return self.count // self.sequences
 
-    def batch(self, position: int) -> Integer[np.ndarray, "sequences length"]:
-        """The batch after `position` others, as int64."""
+    def batch(self, position: int) -> Batch:
+        """The batch after `position` others."""
         epoch, row = divmod(position, self.batches_per_epoch)
         chosen = self._order(epoch + 1)[row * self.sequences : (row + 1) * self.sequences]
         rows = self.tokens[: self.count * self.length].reshape(self.count, self.length)
-        return np.asarray(rows[chosen], dtype=np.int64)
+        return Batch(torch.from_numpy(np.asarray(rows[chosen], dtype=np.int64)))
 
     @cached_property
     def _orders(self) -> dict[int, UInt32[np.ndarray, " windows"]]:

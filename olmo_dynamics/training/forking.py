@@ -15,13 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from jaxtyping import Int64
 
 from olmo_dynamics.checkpoints import Checkpoint, Source, open_source
 from olmo_dynamics.errors import TrainingError
 from olmo_dynamics.model import LanguageModel, parse_config
+from olmo_dynamics.training.batch import Batch
 from olmo_dynamics.training.checkpoint import CheckpointWriter, checkpoint_name, read_checkpoint
 from olmo_dynamics.training.loss import next_token_loss
 from olmo_dynamics.training.metrics import Metrics
@@ -113,8 +112,8 @@ def next_batches(
     first: int = 0,
     count: int = 1,
     **changes: Any,
-) -> tuple[int, list[Int64[np.ndarray, "sequences length"]]]:
-    """The step of the first of `count` batches, `first` steps after the next one, and their tokens; no weight is read."""
+) -> tuple[int, list[Batch]]:
+    """The step of the first of `count` batches, `first` steps after the next one, and those; no weight is read."""
     with open_checkpoint(run, revision) as checkpoint:
         parent = read_parent(checkpoint)
         if parent.recipe is None:
@@ -157,14 +156,14 @@ def first_losses(
     order, sequences = plan.batches.order, plan.recipe.sequences_per_step
     if order.skipped >= sequences:
         instances = plan.batches.instances_before(sequences)
-        last = torch.from_numpy(plan.batches.files.read(instances))
+        last = Batch(torch.from_numpy(plan.batches.files.read(instances)))
         return first, _loss(state.model, last, plan.recipe), "the parent's own, of the batch it saw last"
     return first, math.log(state.model.config.vocab_size), "ln(vocabulary), knowing nothing better"
 
 
-def _loss(model: LanguageModel, batch: torch.Tensor, recipe: Recipe) -> float:
+def _loss(model: LanguageModel, batch: Batch, recipe: Recipe) -> float:
     with torch.no_grad():
-        return float(next_token_loss(model, batch, z_loss=0.0, mean_over=recipe.mean_over)[1])
+        return float(next_token_loss(model, batch.token_ids, z_loss=0.0, mean_over=recipe.mean_over)[1])
 
 
 def _logged(path: Path, step: int) -> float | None:

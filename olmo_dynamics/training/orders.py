@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
 from jaxtyping import Int64, UInt32
 
 from olmo_dynamics.errors import OptionError, TrainingError
+from olmo_dynamics.training.batch import Batch
 from olmo_dynamics.training.token_files import TokenFiles
 
 FIRST_EPOCH = {"olmo": 0, "olmo-core": 1, "shuffled": 1, "sequential": 0}
@@ -93,9 +95,9 @@ class OrderedBatches:
         order = order_of_epoch(self.order.kind, self.files.count, self.order.seed, self.order.epoch, self.order.block)
         return order[max(self.order.skipped - count, 0) : self.order.skipped].astype(np.int64)
 
-    def batch(self, position: int) -> Int64[np.ndarray, "sequences length"]:
+    def batch(self, position: int) -> Batch:
         """The batch after `position` others."""
-        return self.files.read(self.instances(position))
+        return Batch(torch.from_numpy(self.files.read(self.instances(position))))
 
 
 @lru_cache(maxsize=2)  # the epoch at hand, and the next one

@@ -16,10 +16,11 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int, Integer
+from jaxtyping import Integer
 from torch import Tensor
 
 from olmo_dynamics.errors import TrainingError
+from olmo_dynamics.training.batch import Batch
 from olmo_dynamics.training.data import Windows
 from olmo_dynamics.training.gradients import backward, open_pool
 from olmo_dynamics.training.recipe import Recipe
@@ -30,8 +31,8 @@ from olmo_dynamics.training.state import TrainState
 class Batches(Protocol):
     """Whatever hands out the batch after `position` others, the same one each time it is asked."""
 
-    def batch(self, position: int) -> Integer[np.ndarray, "sequences length"]:
-        """That batch, as int64."""
+    def batch(self, position: int) -> Batch:
+        """That batch."""
         ...
 
 
@@ -71,11 +72,11 @@ def train(
         while state.step < recipe.steps:
             batch = next_batch(batches, state)
             state.step += 1
-            state.tokens_seen += batch.numel()
+            state.tokens_seen += batch.token_ids.numel()
             state.position += 1
 
             loss, cross_entropy = backward(
-                state.model, batch, z_loss=recipe.z_loss, pool=pool, mean_over=recipe.mean_over
+                state.model, batch.token_ids, z_loss=recipe.z_loss, pool=pool, mean_over=recipe.mean_over
             )
             gradient_norm = clip_gradients(parameters, recipe.clip)
             if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
@@ -109,13 +110,13 @@ def clip_gradients(parameters: Iterable[Tensor], limit: float) -> float:
     return norm
 
 
-def next_batch(batches: Batches, state: TrainState) -> Int[Tensor, "sequences length"]:
+def next_batch(batches: Batches, state: TrainState) -> Batch:
     """The batch that the state's next step takes.
 
     Raises: TrainingError for token ids outside the vocabulary.
     """
-    batch = torch.from_numpy(batches.batch(state.position))
-    rows, most = state.model.config.vocab_size, int(batch.max())
+    batch = batches.batch(state.position)
+    rows, most = state.model.config.vocab_size, int(batch.token_ids.max())
     if most >= rows:
         raise TrainingError(
             f"step {state.step + 1} wanted token ids below {rows}, the model's vocabulary; got {most}: "

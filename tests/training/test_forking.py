@@ -103,7 +103,7 @@ def test_a_fork_loads_in_transformers_with_our_logits(
     made = fork(native / parent[0], parent[1], data=data, out=tmp_path, steps=1, batch=(1, 128))
     assert made.folder is not None
     theirs = transformers.AutoModelForCausalLM.from_pretrained(made.folder, attn_implementation="eager")
-    token_ids = torch.from_numpy(made.plan.batches.batch(1))
+    token_ids = made.plan.batches.batch(1).token_ids
     with torch.no_grad():
         ours = read_checkpoint(made.folder)[0].model(token_ids)
         torch.testing.assert_close(ours, theirs(token_ids).logits, rtol=1e-4, atol=1e-5)
@@ -178,7 +178,7 @@ def test_bare_weights_want_their_moments_chosen(demo: tuple[Path, Path], tmp_pat
     ):
         fork(bare.parent, "step9", **given)
     step, [batch] = next_batches(bare.parent, "step9", data=[data], batch=(4, 64), order="sequential")
-    assert step == 10 and np.array_equal(batch.ravel(), np.fromfile(data, np.uint16)[:256])
+    assert step == 10 and np.array_equal(batch.token_ids.numpy().ravel(), np.fromfile(data, np.uint16)[:256])
     rates: list[float] = []
     made = fork(
         bare.parent,
@@ -230,9 +230,11 @@ def test_changes_of_everything_else(plan: Callable[..., Plan], native: Path) -> 
     assert {statuses[name] for name in ("z-loss", "weight decay", "clip", "batch", "place in the data")} == {"replaced"}
     assert plan(CORE).recipe.mean_over == "labels" and plan(OLMO).recipe.mean_over == "positions"
     smaller = plan(batch=(4, 128)).batches  # goes on at the same place
-    assert np.array_equal(np.concatenate([smaller.batch(each) for each in range(4)]), plan().batches.batch(0))
+    assert np.array_equal(
+        np.concatenate([smaller.batch(each).token_ids for each in range(4)]), plan().batches.batch(0).token_ids
+    )
     step, [batch] = next_batches(native / OLMO[0], OLMO[1], data=[native / "tokens" / "train.npy"], first=2)
-    assert step == 43 and np.array_equal(batch, plan().batches.batch(2))
+    assert step == 43 and np.array_equal(batch.token_ids, plan().batches.batch(2).token_ids)
     with pytest.raises(OptionError, match=r"^schedule must be one of parent, constant, linear, cosine; got 'wsd'$"):
         Options(schedule="wsd")
     with pytest.raises(OptionError, match=r"^save wants steps after the fork within 0\.\.40; got \[41\]$"):

@@ -32,7 +32,7 @@ def train_by_hand(
     for step, rate in enumerate((5e-3, 1e-2, 1e-3), start=1):  # half way up, the peak, the end
         model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
         model.zero_grad()
-        batch = torch.from_numpy(windows.batch(step - 1))
+        batch = windows.batch(step - 1).token_ids
         logits = model(batch).logits[:, :-1].flatten(0, 1)
         cross_entropy = torch.nn.functional.cross_entropy(logits, batch[:, 1:].flatten())
         (cross_entropy + recipe.z_loss * logits.logsumexp(-1).square().mean()).backward()

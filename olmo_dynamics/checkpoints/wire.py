@@ -27,10 +27,11 @@ from olmo_dynamics.checkpoints.prefixes import Prefixes
 from olmo_dynamics.checkpoints.source import REQUEST_BYTES
 from olmo_dynamics.checkpoints.tensors import Span
 from olmo_dynamics.checkpoints.throttle import Throttle
-from olmo_dynamics.errors import CheckpointError, NetworkError
+from olmo_dynamics.errors import CheckpointError, NetworkError, UnknownRevisionError
 
 CONNECTIONS = 4
 SMALL_REQUEST_BYTES = 4 << 20  # 4 MiB; below it a request's latency costs more than a shared connection saves
+HEADWAY_BYTES = 1 << 20  # 1 MiB; a try that brought so much was not in vain
 SKIP_LIMIT = 256 << 20  # 256 MiB; a host that ignores ranges sends everything before a span anew for each request
 
 _EXPIRED = (400, 401, 403, 404, 410)  # how storages answer to a signed address past its time
@@ -99,7 +100,6 @@ class Wire:
         self._patience = patience or Patience()
         self._throttle = throttle or Throttle()
         self._prefixes = Prefixes(listing.sizes)
-        self._headers = {**repo.headers(), "accept-encoding": "identity"}
         self._signed: dict[str, str] = {}
         self._counting = threading.Lock()
         self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="olmo-dynamics-wire")
@@ -156,24 +156,28 @@ class Wire:
         self._patience.persist(lambda: self._exchange(request, stop), doing, stop)
 
     def _exchange(self, request: Request, stop: threading.Event) -> None:
-        signed = self._signed.get(request.file)
+        signed, began_at = self._signed.get(request.file), request.at
         try:
             if signed is not None and self._transfer(signed, request, stop, signed=True):
                 return
             self._transfer(self._repo.file_address(request.file, self._listing.commit), request, stop, signed=False)
-        except UnsteadyError:
+        except UnsteadyError as problem:
             self._signed.pop(request.file, None)  # the hub may send the next try to a host that works
+            problem.made_headway = request.at - began_at >= HEADWAY_BYTES
             raise
 
     def _transfer(self, address: str, request: Request, stop: threading.Event, *, signed: bool) -> bool:
         """One exchange; False where a signed address has expired."""
-        headers = {**self._headers, "range": f"bytes={request.at}-{request.stop - 1}"}
+        shown = self._repo.headers()  # asked for anew each time: logins are renewed
+        headers = {**shown, "accept-encoding": "identity", "range": f"bytes={request.at}-{request.stop - 1}"}
         if signed:
             headers.pop("authorization", None)  # the token is for the hub alone
         timeout = self._patience.timeout
         with steady(self._repo), get_session().stream("GET", address, headers=headers, timeout=timeout) as response:
             if signed and response.status_code in _EXPIRED:
                 return False
+            if response.status_code == 401 and self._repo.headers() != shown:
+                raise UnsteadyError("the login was renewed meanwhile")
             skip = self._check_answer(response, request)
             if self._is_elsewhere(response):
                 self._signed[request.file] = str(response.url)
@@ -183,13 +187,19 @@ class Wire:
     def _is_elsewhere(self, response: httpx2.Response) -> bool:
         return response.url.netloc.decode() != self._repo.host
 
-    def _check_commit(self, response: httpx2.Response) -> None:
+    def _check_pin(self, response: httpx2.Response, file: str) -> None:
+        """Refuse another commit or another file; only the hub's own answers, before it redirects elsewhere, say which it is."""
+        pinned, wanted = self._listing.commit, self._listing.hashes.get(file)
         for answer in (*response.history, response):
-            commit = answer.headers.get("X-Repo-Commit", self._listing.commit)
-            if commit != self._listing.commit:
-                raise CheckpointError(
-                    f"{self._repo.name}: the branch moved: wanted commit {self._listing.commit}, got {commit}; open the revision again"
-                )
+            commit = answer.headers.get("X-Repo-Commit", pinned)
+            if commit != pinned:
+                raise self._moved(f"wanted commit {pinned}, got {commit}")
+            etag = answer.headers.get("X-Linked-ETag", "").removeprefix("W/").strip('"')
+            if wanted and etag and etag != wanted:
+                raise self._moved(f"{file} was listed with hash {wanted}, it has {etag} now")
+
+    def _moved(self, how: str) -> CheckpointError:
+        return CheckpointError(f"{self._repo.name}: the branch moved: {how}; open the revision again")
 
     def _check_answer(self, response: httpx2.Response, request: Request) -> int:
         """How many bytes of the body come before those asked for."""
@@ -201,8 +211,11 @@ class Wire:
             )
         if response.status_code in _EXPIRED and self._is_elsewhere(response):
             raise UnsteadyError(f"{response.url.netloc.decode()} refuses the address that the hub signed")
-        require_success(response, self._repo)
-        self._check_commit(response)
+        try:
+            require_success(response, self._repo)
+        except UnknownRevisionError:
+            raise self._moved(f"{self._repo.host} has commit {self._listing.commit} no more") from None
+        self._check_pin(response, request.file)
         start, total = _answered_range(response)
         if total is not None and total != size:
             raise CheckpointError(f"{where} was listed with {size} bytes, {total} are offered; open the revision again")

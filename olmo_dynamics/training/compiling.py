@@ -44,7 +44,8 @@ def compiled(run: Run, model: LanguageModel) -> Run | None:
         reason = str(error).strip().splitlines()[0]
         _LOG.warning("torch.compile needs a working compiler; got %s: training goes on without", reason)
         return None
-    return torch.compile(run)
+    faster: Run = torch.compile(run)  # type: ignore[assignment]
+    return faster
 
 
 def _trial(x: torch.Tensor) -> torch.Tensor:

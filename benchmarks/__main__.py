@@ -1,4 +1,4 @@
-"""Run the benchmarks: `python -m benchmarks [--shape 150m|1b] [--repeats N] [p1] [p2] [p8]`."""
+"""Run the benchmarks: `python -m benchmarks [--shape 150m|1b] [--repeats N] [p1] [p2] [p6] [p8]`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import p1_parameters, p2_collect, p8_start
+from benchmarks import p1_parameters, p2_collect, p6_trainer, p8_start
 from benchmarks.checkpoint import SHAPES, make_checkpoint
 from benchmarks.turns import Turn, median_seconds, print_table, take_turns
 
@@ -44,6 +44,14 @@ def run_p2(folder: Path, shape: str, repeats: int) -> dict[str, list[Turn]]:
     return turns
 
 
+def run_p6(repeats: int) -> dict[str, list[Turn]]:
+    turns = {}
+    for title, taken in p6_trainer.measure(repeats).items():
+        print_table(f"P6  {title}, bf16", taken, ours=next(iter(taken)))
+        turns |= {f"{title}: {method}": each for method, each in taken.items()}
+    return turns
+
+
 def run_p8(repeats: int) -> dict[str, list[Turn]]:
     turns = take_turns("benchmarks.p8_start", p8_start.METHODS, arguments=[], repeats=repeats)
     print_table("P8  start: processes, wall time", turns, ours=p8_start.METHODS[0])
@@ -52,17 +60,19 @@ def run_p8(repeats: int) -> dict[str, list[Turn]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("which", nargs="*", choices=["p1", "p2", "p8", []], help="default: all")
+    parser.add_argument("which", nargs="*", choices=["p1", "p2", "p6", "p8", []], help="default: all")
     parser.add_argument("--shape", choices=[name for name in SHAPES if name != "tiny"], default="150m")
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
-    which = given.which or ["p1", "p2", "p8"]
-    folder = make_checkpoint(given.shape, CACHE)
+    which = given.which or ["p1", "p2", "p6", "p8"]
+    folder = make_checkpoint(given.shape, CACHE) if {"p1", "p2"} & set(which) else CACHE
     results = {}
     if "p1" in which:
         results["p1"] = run_p1(folder, given.shape, given.repeats)
     if "p2" in which:
         results["p2"] = run_p2(folder, given.shape, given.repeats)
+    if "p6" in which:
+        results["p6"] = run_p6(given.repeats)
     if "p8" in which:
         results["p8"] = run_p8(given.repeats)
     save(results, given.shape)

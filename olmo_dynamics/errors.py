@@ -19,9 +19,9 @@
     ├── StoreError                    a store that is not ours, or was made with other settings
     │   ├── StoreMismatchError        another probe, dtype, run or layout version
     │   └── StoreBusyError            another process is writing it
-    ├── DiskFullError                 no room left; what was finished stays
-    └── TrainingError                 a run that cannot start or go on
-        └── DivergedError             a loss or gradient that is not finite
+    ├── TrainingError                 a run that cannot start or go on
+    │   └── DivergedError             a loss or gradient that is not finite
+    └── DiskFullError                 no room left; what was finished stays
 
 Every message names what was wanted, what came and what to do, in one line:
 

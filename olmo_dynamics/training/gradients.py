@@ -10,7 +10,7 @@ result depends on how many workers and micro-batches there are, and on nothing e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ from olmo_dynamics.training.objective import Losses, Share, objective
 from olmo_dynamics.training.recipe import Recipe
 
 Part = tuple[Tensor, list[Tensor]]
-"""A part's addends: the terms of the loss in float64, and the gradients in the masters' dtype."""
+"""A part's addends: the terms of the loss in float64, and the gradients, of one micro-batch as they came, of more in float32."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Gradients:
         parts = list(batch.split(-(-len(batch) // self.pool.count)))
         losses, gradients = zip(*self._map(partial(self._sum, share=share), parts), strict=True)
         for parameter, shares in zip(trained(self.compute.masters), zip(*gradients, strict=True), strict=True):
-            parameter.grad = sum(shares[1:], start=shares[0])
+            parameter.grad = add_up(shares)
         return Losses(*torch.stack(losses).sum(0).tolist())
 
     def _map(self, work: partial[Part], parts: list[Batch]) -> list[Part]:
@@ -85,28 +85,30 @@ class Gradients:
 
     def _sum(self, part: Batch, *, share: Share) -> Part:
         """A worker's addend, summed over its micro-batches."""
-        losses, total = None, list[Tensor]()
+        losses = torch.zeros((), dtype=torch.float64)
+        total: list[Tensor] = []
         for micro in part.split(self.recipe.micro_batch or len(part)):
             terms = objective(self.compute, micro, self.recipe, share)
             gradients = torch.autograd.grad(terms[0], trained(self.compute.model))
-            now = terms.detach().double()
-            if losses is None:
-                losses, total = now, [gradient.float() for gradient in gradients]
-            else:
-                losses = losses + now
-                torch._foreach_add_(total, [gradient.float() for gradient in gradients])
-        assert losses is not None
+            losses = losses + terms.detach().double().cpu()
+            total = [add_up(pair) for pair in zip(total, gradients, strict=True)] if total else list(gradients)
         return losses, total
 
 
 @contextmanager
-def open_gradients(
-    model: LanguageModel, recipe: Recipe, *, workers: int | None = None, tokens: int = 0
-) -> Iterator[Gradients]:
-    """The maker of a model's gradients; `tokens`, how many are still to come, decides whether compiling pays."""
-    with open_pool(recipe.workers if workers is None else workers) as pool:
-        with open_compute(model, recipe, tokens=tokens) as compute:
-            yield Gradients(compute, recipe, pool)
+def open_gradients(model: LanguageModel, recipe: Recipe, *, workers: int | None = None) -> Iterator[Gradients]:
+    """The maker of a model's gradients; None leaves the number of workers to the recipe."""
+    count = recipe.workers if workers is None else workers
+    with open_pool(count) as pool, open_compute(model, recipe) as compute:
+        yield Gradients(compute, recipe, pool)
+
+
+def add_up(addends: Sequence[Tensor]) -> Tensor:
+    """The sum in float32 at least, in place where the first is that already."""
+    total = addends[0].to(torch.promote_types(addends[0].dtype, torch.float32))
+    for addend in addends[1:]:
+        total.add_(addend)
+    return total
 
 
 def clip_gradients(parameters: Iterable[Tensor], limit: float) -> float:

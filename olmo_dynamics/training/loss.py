@@ -50,10 +50,10 @@ class _HeadLoss(torch.autograd.Function):
         weight_gradient = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
         cross_entropy = square = torch.zeros((), dtype=torch.float64, device=hidden.device)
         for span in (slice(start, start + SLICE_ROWS) for start in range(0, labels.numel(), SLICE_ROWS)):
-            z, label_logits, slope = _normalise((hidden[span] @ weight.T).float(), labels[span, None], z_loss)
+            z, label_logits, slope = _normalise(hidden[span] @ weight.T, labels[span, None], z_loss, count)
             cross_entropy = cross_entropy + (z - label_logits).sum(dtype=torch.float64)
             square = square + z.square().sum(dtype=torch.float64)
-            slope = slope.div_(count).to(hidden.dtype)
+            slope = slope.to(hidden.dtype)
             torch.mm(slope, weight, out=hidden_gradient[span])
             _add_product(weight_gradient, slope.T, hidden[span])
         ctx.gradients = hidden_gradient, weight_gradient
@@ -81,14 +81,14 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total.add_(left @ right)
 
 
-def _normalise(logits: Tensor, labels: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Each row's `z`, its label's logit, and d(row loss)/d(logits) = softmax · (1 + 2 · z_loss · z) - onehot(label).
+def _normalise(logits: Tensor, labels: Tensor, z_loss: float, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Each row's `z`, its label's logit, and d(loss)/d(logits) = (softmax · (1 + 2 · z_loss · z) - onehot(label)) / count.
 
-    Works in place: after it `logits` holds the last of the three.
+    `z` is the largest logit less the logarithm of its probability, which is never small; all in float32.
     """
-    label_logits = logits.gather(1, labels)
-    peak = logits.amax(1, keepdim=True)
-    total = logits.sub_(peak).exp_().sum(1, keepdim=True)
-    z = total.log() + peak
-    slope = logits.mul_((1 + 2 * z_loss * z) / total)
-    return z, label_logits, slope.scatter_add_(1, labels, slope.new_full(labels.shape, -1.0))
+    logits = logits.float()
+    peak, place = logits.max(1, keepdim=True)
+    slope = logits.softmax(1)
+    z = peak - slope.gather(1, place).log()
+    slope.mul_((1 + 2 * z_loss * z) / count)
+    return z, logits.gather(1, labels), slope.scatter_add_(1, labels, slope.new_full(labels.shape, -1 / count))

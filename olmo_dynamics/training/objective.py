@@ -49,12 +49,12 @@ def objective(compute: Compute, part: Batch, recipe: Recipe, share: Share) -> Fl
     micro-batch: `balance` is not linear, so that of the whole batch is a slightly other number.
     """
     with compute.ear.listening() as heard:
-        hidden = compute.hidden(part)[:, :-1]
-    labels = part.token_ids[:, 1:]
-    counted = torch.ones_like(labels, dtype=torch.bool) if part.counted is None else part.counted[:, 1:]
-    loss, cross_entropy = head_loss(
-        hidden[counted], compute.head, labels[counted], z_loss=recipe.z_loss, count=share.count
-    )
+        hidden = compute.hidden(part)[:, :-1].flatten(0, 1)
+    labels = part.token_ids[:, 1:].flatten()
+    if part.counted is not None:
+        counted = part.counted[:, 1:].flatten()
+        hidden, labels = hidden[counted], labels[counted]
+    loss, cross_entropy = head_loss(hidden, compute.head, labels, z_loss=recipe.z_loss, count=share.count)
     if not heard:
         return torch.stack([loss, cross_entropy])
     experts, weight = compute.model.config.experts, len(part) / share.sequences

@@ -48,7 +48,8 @@ class RouterEar:
     @contextmanager
     def listening(self) -> Iterator[list[Tensor]]:
         """The logits of each layer, in order, of what this thread runs meanwhile."""
-        self._thread.heard = heard = []
+        heard: list[Tensor] = []
+        self._thread.heard = heard
         try:
             yield heard
         finally:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from olmo_dynamics.errors import OptionError
+from olmo_dynamics.errors import OptionError, TrainingError
 from olmo_dynamics.training.texts import Writer, is_text, tokenised
 from olmo_dynamics.training.token_sources import WEB, MappedTokens, TokenSource, open_tokens
 
@@ -37,7 +37,9 @@ class DataFiles:
         writer: list[Writer] = []
         sources: list[TokenSource] = []
         for name, _ in parted:
-            if is_text(name) and not name.startswith(WEB):
+            if is_text(name) and name.startswith(WEB):
+                raise TrainingError(f"text is read from local files, only token ids over http; got {name}: download it first")
+            if is_text(name):
                 writer = writer or [texts()]
                 file = open_tokens(tokenised(Path(name).expanduser(), writer[0]), writer[0].dtype)
                 assert isinstance(file, MappedTokens)

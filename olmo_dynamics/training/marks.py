@@ -48,7 +48,8 @@ def longest_run(values: Bool[np.ndarray, "rows columns"]) -> Int64[np.ndarray, "
     """The most neighbouring True of each row."""
     places = np.arange(1, values.shape[1] + 1)
     broken = np.maximum.accumulate(np.where(values, 0, places), axis=1)
-    return np.max(np.where(values, places - broken, 0), axis=1, initial=0)
+    longest: Int64[np.ndarray, " rows"] = np.max(np.where(values, places - broken, 0), axis=1, initial=0)
+    return longest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,10 +35,17 @@ def dtype_for(vocab_size: int) -> str:
 
 @runtime_checkable
 class TokenSource(Protocol):
-    """One file of token ids. `name` is its path or address, `dtype` how ids are stored, `size` how many there are."""
+    """One file of token ids."""
 
-    name: str
-    dtype: np.dtype[np.generic]
+    @property
+    def name(self) -> str:
+        """Its path or address."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """How ids are stored."""
+        ...
 
     @property
     def size(self) -> int:

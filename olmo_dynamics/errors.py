@@ -11,6 +11,7 @@
     ├── CheckpointError               a checkpoint that contradicts itself
     │   ├── HeaderError               a safetensors header that is too large, truncated, overlapping or out of bounds
     │   ├── IndexFileError            an index naming a missing shard or a path outside the repo
+    │   ├── IntegrityError            a weight file whose bytes have not the hash that is published of it
     │   ├── ShapeError                tensor shapes that contradict the config
     │   └── ConformanceError          a forward pass that differs from transformers'
     ├── UnknownModelError             a model type whose forward pass we do not know
@@ -20,6 +21,7 @@
     │   └── StoreBusyError            another process is writing it
     ├── DiskFullError                 no room left; what was finished stays
     └── TrainingError                 a run that cannot start or go on
+        └── DivergedError             a loss or gradient that is not finite
 
 Every message names what was wanted, what came and what to do, in one line:
 
@@ -73,6 +75,10 @@ class IndexFileError(CheckpointError):
     """A shard index that names a missing file, or one outside the repo."""
 
 
+class IntegrityError(CheckpointError):
+    """A weight file whose bytes do not have the published hash."""
+
+
 class ShapeError(CheckpointError):
     """Tensor shapes that contradict the config."""
 
@@ -107,3 +113,7 @@ class DiskFullError(OlmoDynamicsError):
 
 class TrainingError(OlmoDynamicsError):
     """A training run that cannot start, or cannot go on."""
+
+
+class DivergedError(TrainingError):
+    """A loss or gradient that is not finite."""

@@ -21,7 +21,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from torch import Tensor
 from olmo_dynamics.errors import CheckpointError, DiskFullError, TrainingError
 from olmo_dynamics.model import build_model, parse_config, to_config_json
 from olmo_dynamics.training.recipe import Recipe
+from olmo_dynamics.training.spikes import History
 from olmo_dynamics.training.state import TrainState, build_optimizer
 from olmo_dynamics.training.trainer import Event
 
@@ -107,19 +108,21 @@ def read_checkpoint(folder: Path) -> tuple[TrainState, Recipe]:
     state = TrainState(
         model, build_optimizer(model, saved.recipe), saved.generator, saved.step, saved.tokens_seen, saved.position
     )
+    state.history = saved.history
     _restore_moments(state, load_file(folder / MOMENTS_FILE))
     return state, saved.recipe
 
 
 @dataclass(frozen=True)
 class SavedState:
-    """What `state.json` says: the counters, the recipe, and the random state."""
+    """What `state.json` says: the counters, the recipe, the random state, and what spikes are held against."""
 
     step: int
     tokens_seen: int
     position: int
     recipe: Recipe
     generator: torch.Generator
+    history: History
 
 
 def parse_training_state(text: bytes, path: str) -> SavedState:
@@ -135,7 +138,9 @@ def parse_training_state(text: bytes, path: str) -> SavedState:
     generator = torch.Generator()
     generator.set_state(torch.frombuffer(bytearray(base64.b64decode(saved["random_state"])), dtype=torch.uint8))
     step, tokens_seen, position = (int(saved[name]) for name in COUNTERS)
-    return SavedState(step, tokens_seen, position, Recipe.from_json(saved["recipe"]), generator)
+    return SavedState(
+        step, tokens_seen, position, Recipe.from_json(saved["recipe"]), generator, History(**saved["history"])
+    )
 
 
 def _write_model(folder: Path, state: TrainState, config: Mapping[str, Any]) -> None:
@@ -171,6 +176,7 @@ def _write_training_state(folder: Path, state: TrainState, recipe: Recipe) -> No
     random_state = base64.b64encode(state.generator.get_state().numpy().tobytes()).decode()
     counters = {name: getattr(state, name) for name in COUNTERS}
     saved = {"state_version": STATE_VERSION, **counters, "recipe": recipe.to_json(), "random_state": random_state}
+    saved["history"] = asdict(state.history)
     _write_json(folder / "state.json", saved)
 
 

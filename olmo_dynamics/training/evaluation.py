@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from olmo_dynamics.training.loss import next_token_loss
+from olmo_dynamics.training.batch import Batch
+from olmo_dynamics.training.objective import evaluate
 from olmo_dynamics.training.recipe import Recipe
 from olmo_dynamics.training.state import TrainState
 from olmo_dynamics.training.token_files import TokenFiles
@@ -72,11 +73,10 @@ class Evaluator:
         temporary.replace(self.path)
 
 
-@torch.no_grad()
 def held_out_loss(state: TrainState, files: TokenFiles) -> float:
-    """Mean cross-entropy, nats per label, summed in float64."""
-    total = 0.0
+    """Mean cross-entropy in float32 compute, nats per label, summed in float64."""
+    recipe, total = Recipe(steps=1), 0.0
     for first in range(0, files.count, _SEQUENCES):
         ids = files.read(np.arange(first, min(first + _SEQUENCES, files.count)))
-        total += len(ids) * float(next_token_loss(state.model, torch.from_numpy(ids), z_loss=0.0)[1])
+        total += len(ids) * evaluate(state.model, Batch(torch.from_numpy(ids)), recipe).cross_entropy
     return total / files.count

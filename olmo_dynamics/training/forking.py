@@ -15,23 +15,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import torch
-
 from olmo_dynamics.checkpoints import Checkpoint, Source, open_source
-from olmo_dynamics.errors import OptionError, TrainingError
-from olmo_dynamics.model import LanguageModel, ModelConfig, parse_config
+from olmo_dynamics.errors import DivergedError, OptionError, TrainingError
+from olmo_dynamics.model import ModelConfig, parse_config
 from olmo_dynamics.training.batch import Batch
 from olmo_dynamics.training.checkpoint import CheckpointWriter, checkpoint_name, read_checkpoint
 from olmo_dynamics.training.data_files import DataFiles
 from olmo_dynamics.training.edits import apply_edits
 from olmo_dynamics.training.evaluation import TABLE as EVALUATION_TABLE
 from olmo_dynamics.training.evaluation import Evaluator
-from olmo_dynamics.training.loss import next_token_loss
 from olmo_dynamics.training.metrics import Metrics
+from olmo_dynamics.training.objective import evaluate
 from olmo_dynamics.training.options import Options
 from olmo_dynamics.training.parents import Parent, read_parent
 from olmo_dynamics.training.plans import Plan, make_plan
-from olmo_dynamics.training.recipe import Recipe
 from olmo_dynamics.training.record import Field
 from olmo_dynamics.training.restoring import restore_state
 from olmo_dynamics.training.state import TrainState
@@ -108,7 +105,12 @@ def fork(
     writer.write(state)
     metrics = Metrics.load(folder / "metrics.csv", save_at=plan.recipe.save_at, step=state.step)
     watching = [evaluator] if evaluator.files else []
-    train(state, plan.recipe, plan.batches, callbacks=[*watching, metrics, writer, *callbacks])
+    try:
+        train(state, plan.recipe, plan.batches, callbacks=[*watching, metrics, writer, *callbacks])
+    except DivergedError:
+        metrics.save()
+        writer.write(state)  # the last good one
+        raise
     last = folder / checkpoint_name(state.step, state.tokens_seen)
     found = lineage["first_batch"]
     losses = (math.nan, math.nan, RESUMED) if resumed else (found["loss"], found["expected"], found["expected_from"])
@@ -168,7 +170,7 @@ def first_losses(
     checkpoint: Checkpoint, state: TrainState, plan: Plan, *, parent_loss: float | None
 ) -> tuple[float, float, str]:
     """The loss of the fork's first batch, what it should be about, and how that is known."""
-    first = _loss(state.model, next_batch(plan.batches, state), plan.recipe)
+    first = evaluate(state.model, next_batch(plan.batches, state), plan.recipe).cross_entropy
     if parent_loss is not None:
         return first, parent_loss, "given as the parent's"
     logged = _logged(Path(checkpoint.source) / "metrics.csv", state.step + 1)
@@ -176,7 +178,7 @@ def first_losses(
         return first, logged, "logged by the parent for that step or the one before"
     last = plan.batches.before()
     if last is not None:
-        return first, _loss(state.model, last, plan.recipe), "the parent's own, of the batch it saw last"
+        return first, _loss(state, last, plan), "the parent's own, of the batch it saw last"
     return first, math.log(state.model.config.vocab_size), "ln(vocabulary), knowing nothing better"
 
 
@@ -212,13 +214,12 @@ def _begin(checkpoint: Checkpoint, parent: Parent, plan: Plan, options: Options)
     lineage = _lineage(checkpoint, parent, plan, options, losses)
     if plan.edits:
         lineage["edits"] = apply_edits(state, options)
-        lineage["first_batch"]["loss_edited"] = _loss(state.model, next_batch(plan.batches, state), plan.recipe)
+        lineage["first_batch"]["loss_edited"] = _loss(state, next_batch(plan.batches, state), plan)
     return state, lineage
 
 
-def _loss(model: LanguageModel, batch: Batch, recipe: Recipe) -> float:
-    with torch.no_grad():
-        return float(next_token_loss(model, batch.token_ids, z_loss=0.0, mean_over=recipe.mean_over)[1])
+def _loss(state: TrainState, batch: Batch, plan: Plan) -> float:
+    return evaluate(state.model, batch, plan.recipe).cross_entropy
 
 
 def _logged(path: Path, step: int) -> float | None:

@@ -49,6 +49,8 @@ def native_parts(words: Words, step: int) -> Parts:
         schedule=schedule,
         mask_documents=bool(words.find("data.generate_doc_lengths")),
         repeats=_repeats(words),
+        balance_loss=float(words.find("model.moe_loss_weight") or 0.0),
+        router_z_loss=float(words.find("model.moe_zloss_weight") or 0.0),
     )
     return Parts(
         recipe=recipe,

@@ -23,6 +23,7 @@ from olmo_dynamics.training.sizes import BatchSizes
 
 EMBEDDING = "model.embed_tokens.weight"
 MEANS = ("labels", "positions")
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,13 +78,15 @@ class Recipe:
         for name in ("peak_lr", "eps", "clip"):
             value = getattr(self, name)
             _need(math.isfinite(value) and value > 0, name, "a finite number above 0", value)
-        for name in ("weight_decay", "z_loss"):
+        for name in ("weight_decay", "z_loss", "balance_loss", "router_z_loss"):
             value = getattr(self, name)
             _need(math.isfinite(value) and value >= 0, name, "a finite number of at least 0", value)
         _need(0 <= self.warmup_steps < self.steps, "warmup_steps", f"within 0..{self.steps - 1}", self.warmup_steps)
         _need(0 <= self.final_fraction <= 1, "final_fraction", "within 0..1", self.final_fraction)
         _need([0 <= beta < 1 for beta in self.betas] == [True, True], "betas", "two numbers within [0, 1)", self.betas)
         _need(self.mean_over in MEANS, "mean_over", " or ".join(MEANS), self.mean_over)
+        _need(self.dtype in DTYPES, "dtype", " or ".join(DTYPES), self.dtype)
+        _need(self.micro_batch is None or self.micro_batch >= 1, "micro_batch", "at least 1", self.micro_batch)
         saved = all(0 <= step <= self.steps for step in self.save_at)
         _need(saved, "save_at", f"steps within 0..{self.steps}", self.save_at)
 

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -21,9 +20,8 @@ from olmo_dynamics.checkpoints import Checkpoint, Source, open_source
 from olmo_dynamics.errors import TrainingError
 from olmo_dynamics.model import LanguageModel, parse_config
 from olmo_dynamics.training.batch import Batch
-from olmo_dynamics.training.checkpoint import CheckpointWriter, checkpoint_name, read_checkpoint
+from olmo_dynamics.training.checkpoint import CheckpointWriter, checkpoint_name, read_checkpoint, written_checkpoints
 from olmo_dynamics.training.loss import next_token_loss
-from olmo_dynamics.training.metrics import Metrics
 from olmo_dynamics.training.parents import Parent, read_parent
 from olmo_dynamics.training.plans import Field, Options, Plan, make_plan
 from olmo_dynamics.training.recipe import Recipe
@@ -70,10 +68,13 @@ def fork(
     out: str | Path,
     steps: int,
     dry_run: bool = False,
-    callbacks: Sequence[Callable[[Event], None]] = (),
+    watch: Callable[[Plan, TrainState], Sequence[Callable[[Event], None]]] = lambda plan, state: (),
     **changes: Any,
 ) -> Fork:
     """Train `steps` more updates from a revision into `out`, one folder a checkpoint; run again, it continues.
+
+    `watch` is asked once the state is restored, and its first checkpoint written, for callbacks; what they see of an update
+    is seen before that update's checkpoint is written.
 
     Without changes it does what the parent would have done. Changes are given by name, as in `lr=1e-4, schedule="linear"`:
     the fields of `olmo_dynamics.training.plans.Options`.
@@ -95,11 +96,10 @@ def fork(
             losses = first_losses(checkpoint, state, plan, parent_loss=options.parent_loss)
             _refuse_jump(*losses, accepted=options.accept_loss_jump)
             lineage = _lineage(checkpoint, parent, plan, options, losses)
-    writer = CheckpointWriter(folder, plan.recipe, words, lineage)
+    writer = CheckpointWriter(folder, plan.recipe, words, lineage, options.keep)
     folder.mkdir(parents=True, exist_ok=True)
     writer.write(state)
-    metrics = Metrics.load(folder / "metrics.csv", save_at=plan.recipe.save_at, step=state.step)
-    train(state, plan.recipe, plan.batches, callbacks=[metrics, writer, *callbacks])
+    train(state, plan.recipe, plan.batches, callbacks=[*watch(plan, state), writer])
     last = folder / checkpoint_name(state.step, state.tokens_seen)
     return Fork(plan, folder, last, *losses)
 
@@ -150,9 +150,8 @@ def first_losses(
     first = _loss(state.model, next_batch(plan.batches, state), plan.recipe)
     if parent_loss is not None:
         return first, parent_loss, "given as the parent's"
-    logged = _logged(Path(checkpoint.source) / "metrics.csv", state.step + 1)
-    if logged is not None:
-        return first, logged, "logged by the parent for that step or the one before"
+    if not math.isnan(state.loss):
+        return first, state.loss, "the parent's own, of the step before"
     order, sequences = plan.batches.order, plan.recipe.sequences_per_step
     if order.skipped >= sequences:
         instances = plan.batches.instances_before(sequences)
@@ -164,15 +163,6 @@ def first_losses(
 def _loss(model: LanguageModel, batch: Batch, recipe: Recipe) -> float:
     with torch.no_grad():
         return float(next_token_loss(model, batch.token_ids, z_loss=0.0, mean_over=recipe.mean_over)[1])
-
-
-def _logged(path: Path, step: int) -> float | None:
-    """The loss of a run of ours at that step, or at the one before it."""
-    if not path.is_file():
-        return None
-    with path.open(newline="", encoding="utf-8") as file:
-        losses = {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file)}
-    return losses.get(step, losses.get(step - 1))
 
 
 def _refuse_jump(first: float, expected: float, known_from: str, *, accepted: bool) -> None:
@@ -188,10 +178,10 @@ def _resume(out: Path, checkpoint: Checkpoint, plan: Plan) -> tuple[TrainState, 
 
     Raises: TrainingError if it holds something else.
     """
-    found = list(out.glob("step*-tokens*/lineage.json"))
+    found = written_checkpoints(out)
     if not found:
         return None
-    last = max((path.parent for path in found), key=lambda folder: int(folder.name[4:].partition("-")[0]))
+    last = found[-1]
     lineage = json.loads((last / "lineage.json").read_bytes())
     parent, revision = lineage.get("parent") or {}, checkpoint.revision
     same_parent = (parent.get("revision"), parent.get("commit")) == (revision.name, revision.commit)

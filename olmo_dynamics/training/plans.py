@@ -51,6 +51,7 @@ class Options:
     freeze: tuple[str, ...] = ()
     data_dtype: str | None = None
     save: tuple[int, ...] | None = None  # steps after the fork
+    keep: int | None = None  # so many of the latest checkpoints
     workers: int | None = None
     tokenizer: str | None = None
     parent_loss: float | None = None

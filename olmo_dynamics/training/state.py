@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -34,6 +35,7 @@ class TrainState:
     step: int = 0
     tokens_seen: int = 0
     position: int = 0
+    loss: float = math.nan  # cross-entropy of the last update, nats per token
 
 
 def new_state(config: ModelConfig, recipe: Recipe) -> TrainState:

@@ -82,6 +82,7 @@ def train(
             if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
                 raise _diverged(state, loss, gradient_norm)
 
+            state.loss = cross_entropy
             learning_rate = recipe.learning_rate(state.step, state.tokens_seen)
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate

@@ -36,8 +36,14 @@ def test_a_model_of_transformers_gives_what_its_checkpoint_gives(family: str, tm
     collected = od.collect(run, out=tmp_path / "collected.zarr", progress=Silent(), **options)
     model = AutoModelForCausalLM.from_pretrained(run / NAME)
     recorded = od.record(
-        model, tmp_path / "recorded.zarr", step=10, tokens=640, source=str(run), tokenizer=run / NAME / "tokenizer.json", **options
-    )  # fmt: skip
+        model,
+        tmp_path / "recorded.zarr",
+        step=10,
+        tokens=640,
+        source=str(run),
+        tokenizer=run / NAME / "tokenizer.json",
+        **options,
+    )
     same_tables(collected, recorded)
 
 
@@ -67,7 +73,6 @@ def test_tied_wrapped_and_bfloat16(tmp_path: Path) -> None:
 
 def test_a_loop_of_ones_own_is_recorded_and_not_disturbed(tmp_path: Path) -> None:
     run = write_family_run(tmp_path / "run", (NAME,), "olmo2")
-
     options = {"record": ("parameters", "loss"), "tokenizer": tiny_tokenizer().encode(), "batch": "2x16"}
 
     def losses(store: Path | None) -> list[float]:
@@ -83,14 +88,7 @@ def test_a_loop_of_ones_own_is_recorded_and_not_disturbed(tmp_path: Path) -> Non
             optimizer.step()
             told.append(float(loss.detach()))
             if store and step % 2 == 0:
-                od.record(
-                    model,
-                    store,
-                    step=step,
-                    record=("parameters", "loss"),
-                    tokenizer=tiny_tokenizer().encode(),
-                    batch="2x16",
-                )
+                od.record(model, store, step=step, **options)
         return told
 
     assert losses(tmp_path / "s.zarr") == losses(None)

@@ -109,10 +109,14 @@ def test_wandb_gets_a_row_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("module", "make", "message"),
     [
-        ("torch.utils.tensorboard", lambda: TensorBoard("a"), "TensorBoard is not installed; pip install 'olmo-dynamics[tensorboard]'"),
+        (
+            "torch.utils.tensorboard",
+            lambda: TensorBoard("a"),
+            "TensorBoard is not installed; pip install 'olmo-dynamics[tensorboard]'",
+        ),
         ("wandb", lambda: WandB("a", {}), "Weights & Biases is not installed; pip install 'olmo-dynamics[wandb]'"),
     ],
-)  # fmt: skip
+)
 def test_a_board_that_is_not_installed_is_one_line(
     module: str, make: Any, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

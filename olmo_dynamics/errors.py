@@ -20,6 +20,7 @@
     │   └── StoreBusyError            another process is writing it
     ├── DiskFullError                 no room left; what was finished stays
     └── TrainingError                 a run that cannot start or go on
+        └── DivergedError             a loss or gradient that is not finite
 
 Every message names what was wanted, what came and what to do, in one line:
 
@@ -107,3 +108,7 @@ class DiskFullError(OlmoDynamicsError):
 
 class TrainingError(OlmoDynamicsError):
     """A training run that cannot start, or cannot go on."""
+
+
+class DivergedError(TrainingError):
+    """A loss or gradient that is not finite."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from olmo_dynamics.model.config import ModelConfig
@@ -89,15 +89,18 @@ class CausalAttention(nn.Module):
         q, k, v = (t.view(*t.shape[:2], -1, self.head_dim) for t in (q, k, v))  # [batch, positions, heads, head_dim]
         q, k = rotate(q, rope), rotate(k, rope)
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        mask = self.mask(q.shape[2], q.device)
+        mask = self.mask(q.shape[2], q.device, rope.within)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
         return self.output(self.o_proj(mixed.transpose(1, 2).flatten(2)))
 
-    def mask(self, positions: int, device: torch.device) -> Bool[Tensor, "positions positions"] | None:
-        """What a window leaves visible; None where it hides nothing, since a mask rules out the fastest kernels."""
+    def mask(
+        self, positions: int, device: torch.device, within: Bool[Tensor, "batch 1 positions positions"] | None = None
+    ) -> Bool[Tensor, "*batch positions positions"] | None:
+        """What window and documents leave visible; None where they hide nothing: a mask rules out the fastest kernels."""
         if self.window is None or self.window >= positions:
-            return None
-        return visible(positions, self.window, device=device)
+            return within
+        seen = visible(positions, self.window, device=device)
+        return seen if within is None else seen & within
 
 
 def clip(x: Float[Tensor, "batch positions width"], limit: float | None) -> Float[Tensor, "batch positions width"]:
@@ -109,3 +112,9 @@ def visible(positions: int, window: int, *, device: torch.device | str = "cpu") 
     """Whether a row's token sees a column's: itself and those before it, `window` of them in all."""
     everything = torch.ones(positions, positions, dtype=torch.bool, device=device)
     return everything.tril() & everything.triu(1 - window)
+
+
+def same_document(documents: Int[Tensor, "batch positions"]) -> Bool[Tensor, "batch 1 positions positions"]:
+    """Whether a row's token sees a column's where attention stays within a document: itself and those before it there."""
+    same = documents[:, None, :, None] == documents[:, None, None, :]
+    return same.tril()

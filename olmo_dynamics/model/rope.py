@@ -18,17 +18,21 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from olmo_dynamics.model.config import Yarn
 
 
 class Rope(NamedTuple):
-    """Cosine and sine of the angle of every position and pair."""
+    """Where tokens stand: cosine and sine of the angle of every position and pair, and whom each may look at.
+
+    `within` is None where a token sees all before it; else what documents leave visible, see `layers.same_document`.
+    """
 
     cos: Float[Tensor, "positions pairs"]
     sin: Float[Tensor, "positions pairs"]
+    within: Bool[Tensor, "batch 1 positions positions"] | None = None
 
 
 def rope_positions(positions: int, *, device: torch.device | str, dtype: torch.dtype) -> Float[Tensor, " positions"]:

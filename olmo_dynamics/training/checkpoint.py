@@ -22,7 +22,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from torch import Tensor
 from olmo_dynamics.errors import CheckpointError, DiskFullError, OptionError, TrainingError
 from olmo_dynamics.model import build_model, parse_config, to_config_json
 from olmo_dynamics.training.recipe import Recipe
+from olmo_dynamics.training.spikes import History
 from olmo_dynamics.training.state import TrainState, build_optimizer
 from olmo_dynamics.training.trainer import Event
 
@@ -131,13 +132,14 @@ def read_checkpoint(folder: Path) -> tuple[TrainState, Recipe]:
         saved.position,
         saved.loss,
     )
+    state.history = saved.history
     _restore_moments(state, load_file(folder / MOMENTS_FILE))
     return state, saved.recipe
 
 
 @dataclass(frozen=True)
 class SavedState:
-    """What `state.json` says: the counters, the recipe, the random state, and the last update's loss."""
+    """What `state.json` says: the counters, the recipe, the random state, the last loss, and what spikes are held against."""
 
     step: int
     tokens_seen: int
@@ -145,6 +147,7 @@ class SavedState:
     recipe: Recipe
     generator: torch.Generator
     loss: float  # NaN where there was no update yet
+    history: History
 
 
 def parse_training_state(text: bytes, path: str) -> SavedState:
@@ -161,7 +164,9 @@ def parse_training_state(text: bytes, path: str) -> SavedState:
     generator.set_state(torch.frombuffer(bytearray(base64.b64decode(saved["random_state"])), dtype=torch.uint8))
     step, tokens_seen, position = (int(saved[name]) for name in COUNTERS)
     loss = math.nan if saved["loss"] is None else float(saved["loss"])
-    return SavedState(step, tokens_seen, position, Recipe.from_json(saved["recipe"]), generator, loss)
+    return SavedState(
+        step, tokens_seen, position, Recipe.from_json(saved["recipe"]), generator, loss, History(**saved["history"])
+    )
 
 
 def _write_model(folder: Path, state: TrainState, config: Mapping[str, Any]) -> None:
@@ -197,7 +202,8 @@ def _write_training_state(folder: Path, state: TrainState, recipe: Recipe) -> No
     random_state = base64.b64encode(state.generator.get_state().numpy().tobytes()).decode()
     counters = {name: getattr(state, name) for name in COUNTERS}
     saved = {"state_version": STATE_VERSION, **counters, "loss": None if math.isnan(state.loss) else state.loss}
-    _write_json(folder / "state.json", {**saved, "recipe": recipe.to_json(), "random_state": random_state})
+    saved |= {"recipe": recipe.to_json(), "random_state": random_state, "history": asdict(state.history)}
+    _write_json(folder / "state.json", saved)
 
 
 def _restore_moments(state: TrainState, moments: Mapping[str, Tensor]) -> None:

@@ -17,11 +17,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from olmo_dynamics.checkpoints import Checkpoint, Source, open_source
-from olmo_dynamics.errors import TrainingError
-from olmo_dynamics.model import LanguageModel, parse_config
+from olmo_dynamics.errors import DivergedError, TrainingError
+from olmo_dynamics.model import parse_config
 from olmo_dynamics.training.batch import Batch
 from olmo_dynamics.training.checkpoint import CheckpointWriter, checkpoint_name, read_checkpoint, written_checkpoints
-from olmo_dynamics.training.loss import next_token_loss
+from olmo_dynamics.training.objective import evaluate
 from olmo_dynamics.training.parents import Parent, read_parent
 from olmo_dynamics.training.plans import Field, Options, Plan, make_plan
 from olmo_dynamics.training.recipe import Recipe
@@ -99,7 +99,11 @@ def fork(
     writer = CheckpointWriter(folder, plan.recipe, words, lineage, options.keep)
     folder.mkdir(parents=True, exist_ok=True)
     writer.write(state)
-    train(state, plan.recipe, plan.batches, callbacks=[*watch(plan, state), writer])
+    try:
+        train(state, plan.recipe, plan.batches, callbacks=[*watch(plan, state), writer])
+    except DivergedError:
+        writer.write(state)  # the last good one
+        raise
     last = folder / checkpoint_name(state.step, state.tokens_seen)
     return Fork(plan, folder, last, *losses)
 
@@ -147,7 +151,7 @@ def first_losses(
     checkpoint: Checkpoint, state: TrainState, plan: Plan, *, parent_loss: float | None
 ) -> tuple[float, float, str]:
     """The loss of the fork's first batch, what it should be about, and how that is known."""
-    first = _loss(state.model, next_batch(plan.batches, state), plan.recipe)
+    first = evaluate(state.model, next_batch(plan.batches, state), plan.recipe).cross_entropy
     if parent_loss is not None:
         return first, parent_loss, "given as the parent's"
     if not math.isnan(state.loss):
@@ -156,13 +160,12 @@ def first_losses(
     if order.skipped >= sequences:
         instances = plan.batches.instances_before(sequences)
         last = Batch(torch.from_numpy(plan.batches.files.read(instances)))
-        return first, _loss(state.model, last, plan.recipe), "the parent's own, of the batch it saw last"
+        return (
+            first,
+            evaluate(state.model, last, plan.recipe).cross_entropy,
+            "the parent's own, of the batch it saw last",
+        )
     return first, math.log(state.model.config.vocab_size), "ln(vocabulary), knowing nothing better"
-
-
-def _loss(model: LanguageModel, batch: Batch, recipe: Recipe) -> float:
-    with torch.no_grad():
-        return float(next_token_loss(model, batch.token_ids, z_loss=0.0, mean_over=recipe.mean_over)[1])
 
 
 def _refuse_jump(first: float, expected: float, known_from: str, *, accepted: bool) -> None:

@@ -1,28 +1,33 @@
-"""The gradient of a batch, by one thread or by several that each take a share of the sequences.
+"""The gradient of a batch: micro-batch by micro-batch, by one thread or by several that each take a share of the sequences.
 
-A model this small is bound by the barriers between torch's own threads: where another process holds one of the cores, each
+A small model is bound by the barriers between torch's own threads: where another process holds one of the cores, each
 of hundreds of operations waits for it. Workers meet once a step instead. Their shares are summed in a fixed order, so the
-result depends on how many workers there are, and on nothing else.
+result depends on how many workers and micro-batches there are, and on nothing else.
 
-    >>> with open_pool(2) as pool:
-    ...     loss, cross_entropy = backward(model, batch, z_loss=1e-5, pool=pool)
+    >>> with open_gradients(state.model, recipe) as gradients:                                  # doctest: +SKIP
+    ...     losses = gradients.of(batch)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.model import LanguageModel
-from olmo_dynamics.training.loss import next_token_loss
+from olmo_dynamics.training.batch import Batch
+from olmo_dynamics.training.compute import Compute, open_compute, trained
+from olmo_dynamics.training.objective import Losses, Share, objective
+from olmo_dynamics.training.recipe import Recipe
+
+Part = tuple[Tensor, list[Tensor]]
+"""A part's addends: the terms of the loss in float64, and the gradients in the masters' dtype."""
 
 
 @dataclass(frozen=True)
@@ -48,34 +53,71 @@ def open_pool(count: int) -> Iterator[Pool]:
         yield Pool(count, threads)
 
 
-def backward(
-    model: LanguageModel,
-    batch: Int[Tensor, "sequences length"],
-    *,
-    z_loss: float,
-    pool: Pool,
-    mean_over: str = "labels",
-) -> tuple[float, float]:
-    """Leave the gradient of the batch's loss in every trained `parameter.grad`; return the loss and its cross-entropy."""
-    loss_of = partial(next_token_loss, z_loss=z_loss, mean_over=mean_over)
-    share = partial(_share, model, loss_of=loss_of, of=len(batch))
-    parts = batch.chunk(pool.count)
-    losses, gradients = zip(*(pool.threads.map(share, parts) if pool.threads else map(share, parts)), strict=True)
-    for parameter, shares in zip(_trained(model), zip(*gradients, strict=True), strict=True):
-        parameter.grad = sum(shares[1:], start=shares[0])
-    loss, cross_entropy = torch.stack(losses).sum(0).tolist()
-    return loss, cross_entropy
+@dataclass
+class Gradients:
+    """What makes the gradients of one model, batch after batch."""
+
+    compute: Compute
+    recipe: Recipe
+    pool: Pool
+    _warm: bool = field(default=False, init=False)
+
+    def of(self, batch: Batch) -> Losses:
+        """Leave the gradient of the batch's loss in every trained `parameter.grad` of the masters."""
+        self.compute.refresh()
+        share = Share(batch.denominator(self.recipe.mean_over), len(batch))
+        batch = batch.to(self.compute.head.device)
+        parts = list(batch.split(-(-len(batch) // self.pool.count)))
+        losses, gradients = zip(*self._map(partial(self._sum, share=share), parts), strict=True)
+        for parameter, shares in zip(trained(self.compute.masters), zip(*gradients, strict=True), strict=True):
+            parameter.grad = sum(shares[1:], start=shares[0])
+        return Losses(*torch.stack(losses).sum(0).tolist())
+
+    def _map(self, work: partial[Part], parts: list[Batch]) -> list[Part]:
+        """The work done on each part; the first time one after the other, so that one thread compiles and the rest reuse."""
+        threads = self.pool.threads
+        if threads is None:
+            return [work(part) for part in parts]
+        if self.compute.compiled and not self._warm:
+            self._warm = True
+            return [threads.submit(work, part).result() for part in parts]
+        return list(threads.map(work, parts))
+
+    def _sum(self, part: Batch, *, share: Share) -> Part:
+        """A worker's addend, summed over its micro-batches."""
+        losses, total = None, list[Tensor]()
+        for micro in part.split(self.recipe.micro_batch or len(part)):
+            terms = objective(self.compute, micro, self.recipe, share)
+            gradients = torch.autograd.grad(terms[0], trained(self.compute.model))
+            now = terms.detach().double()
+            if losses is None:
+                losses, total = now, [gradient.float() for gradient in gradients]
+            else:
+                losses = losses + now
+                torch._foreach_add_(total, [gradient.float() for gradient in gradients])
+        assert losses is not None
+        return losses, total
 
 
-def _share(
-    model: LanguageModel, part: Tensor, *, loss_of: Callable[..., tuple[Tensor, Tensor]], of: int
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One part's addend to the batch's [loss, cross-entropy] and to its gradient."""
-    loss, cross_entropy = loss_of(model, part)
-    weight = len(part) / of
-    gradients = torch.autograd.grad(loss, _trained(model), grad_outputs=torch.full_like(loss, weight))
-    return weight * torch.stack([loss.detach(), cross_entropy]), gradients
+@contextmanager
+def open_gradients(
+    model: LanguageModel, recipe: Recipe, *, workers: int | None = None, tokens: int = 0
+) -> Iterator[Gradients]:
+    """The maker of a model's gradients; `tokens`, how many are still to come, decides whether compiling pays."""
+    with open_pool(recipe.workers if workers is None else workers) as pool:
+        with open_compute(model, recipe, tokens=tokens) as compute:
+            yield Gradients(compute, recipe, pool)
 
 
-def _trained(model: LanguageModel) -> list[Tensor]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+def clip_gradients(parameters: Iterable[Tensor], limit: float) -> float:
+    """Scale all gradients by `min(1, limit / (norm + 1e-6))` and return their L2 norm over everything, before scaling.
+
+    Squares are summed in float64: torch's float32 norm drifts by percents on tensors of 1e8 elements on a CPU.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
+    norm = float(torch.stack(norms).square().sum().sqrt())
+    if norm + 1e-6 > limit:
+        for gradient in gradients:
+            gradient.mul_(limit / (norm + 1e-6))
+    return norm

@@ -20,8 +20,8 @@ import torch
 from olmo_dynamics.training.trainer import Event
 
 Row = dict[str, int | float]
-"""`step`, `tokens`, `loss` (nats per token), `gradient_norm` (before clipping), `learning_rate`, `tokens_per_second` and
-`memory_bytes`."""
+"""`step`, `tokens`, `loss` (nats per token), `gradient_norm` (before clipping), `learning_rate`, `skipped` (a spike: no update
+was made), `tokens_per_second`, `memory_bytes`; with experts `balance` and `router_z`."""
 
 
 @dataclass
@@ -46,9 +46,12 @@ class Metrics:
             "loss": event.loss,
             "gradient_norm": event.gradient_norm,
             "learning_rate": event.learning_rate,
+            "skipped": event.skipped,
             "tokens_per_second": (event.tokens_seen - self.tokens_seen) / max(now - self._since, 1e-9),
             "memory_bytes": peak_memory(next(event.state.model.parameters()).device),
         }
+        routed = {"balance": event.losses.balance, "router_z": event.losses.router_z}
+        row |= {name: value for name, value in routed.items() if value is not None}
         self.tokens_seen, self._since = event.tokens_seen, now
         for sink in self.sinks:
             sink(row)

@@ -108,10 +108,6 @@ def make_plan(parent: Parent, config: ModelConfig, *, data: Sequence[str | Path]
     """
     if steps < 1 or not data:
         raise OptionError(f"a fork wants at least 1 step and 1 file of tokens; got {steps} and {len(data)}")
-    if config.experts is not None:
-        raise TrainingError(
-            f"{config.model_type} trains with losses of its router, which are not built yet: fork a dense model"
-        )
     base = _base(parent, options)
     sequences, length = options.batch or (base.sequences_per_step, base.sequence_length)
     if length > config.max_positions:

@@ -20,6 +20,7 @@ from olmo_dynamics.training.schedule import Schedule, cosine_with_warmup
 
 EMBEDDING = "model.embed_tokens.weight"
 MEANS = ("labels", "positions")
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +51,13 @@ class Recipe:
     order: Order | None = None  # in place of OLMo-core's order from the data's beginning
     step_stays_zero: bool = False  # SkipStepAdamW before its fix: AdamW's own step is 1 in every update
     workers: int = 1  # threads that share a batch; a part of the recipe since sums depend on it
+    dtype: str = "float32"  # of the forward and backward pass; masters, sums and moments are float32 in any case
+    micro_batch: int | None = None  # sequences that a worker runs at once; None: all of its share
+    activation_checkpointing: bool = False  # keep only what enters a block, and run it again in the backward pass
+    compile: bool | None = None  # blocks by torch.compile; None: where it saves more than it costs
+    balance_loss: float = 0.01  # weight of the experts' balance; OLMoE's. No part of a model without experts
+    router_z_loss: float = 0.001  # weight of mean(logsumexp(router logits)²); OLMoE's
+    skip_spikes: bool = False  # OLMo-core's SkipStepAdamW: make no update whose loss or gradient stands out
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -63,13 +71,15 @@ class Recipe:
         for name in ("peak_lr", "eps", "clip"):
             value = getattr(self, name)
             _need(math.isfinite(value) and value > 0, name, "a finite number above 0", value)
-        for name in ("weight_decay", "z_loss"):
+        for name in ("weight_decay", "z_loss", "balance_loss", "router_z_loss"):
             value = getattr(self, name)
             _need(math.isfinite(value) and value >= 0, name, "a finite number of at least 0", value)
         _need(0 <= self.warmup_steps < self.steps, "warmup_steps", f"within 0..{self.steps - 1}", self.warmup_steps)
         _need(0 <= self.final_fraction <= 1, "final_fraction", "within 0..1", self.final_fraction)
         _need([0 <= beta < 1 for beta in self.betas] == [True, True], "betas", "two numbers within [0, 1)", self.betas)
         _need(self.mean_over in MEANS, "mean_over", " or ".join(MEANS), self.mean_over)
+        _need(self.dtype in DTYPES, "dtype", " or ".join(DTYPES), self.dtype)
+        _need(self.micro_batch is None or self.micro_batch >= 1, "micro_batch", "at least 1", self.micro_batch)
         saved = all(0 <= step <= self.steps for step in self.save_at)
         _need(saved, "save_at", f"steps within 0..{self.steps}", self.save_at)
 

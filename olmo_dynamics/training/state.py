@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import torch
@@ -17,6 +17,7 @@ import torch
 from olmo_dynamics.errors import TrainingError
 from olmo_dynamics.model import LanguageModel, ModelConfig, build_model, init_weights
 from olmo_dynamics.training.recipe import EMBEDDING, Recipe
+from olmo_dynamics.training.spikes import History
 
 __all__ = ["EMBEDDING", "TrainState", "build_optimizer", "new_state"]
 
@@ -36,6 +37,7 @@ class TrainState:
     tokens_seen: int = 0
     position: int = 0
     loss: float = math.nan  # cross-entropy of the last update, nats per token
+    history: History = field(default_factory=History)  # kept where the recipe skips spikes
 
 
 def new_state(config: ModelConfig, recipe: Recipe) -> TrainState:

@@ -10,19 +10,18 @@ The order is that of OLMo and OLMo-core, so a checkpoint of step N has applied t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from jaxtyping import Integer
-from torch import Tensor
 
-from olmo_dynamics.errors import TrainingError
+from olmo_dynamics.errors import DivergedError, TrainingError
 from olmo_dynamics.training.batch import Batch
 from olmo_dynamics.training.data import Windows
-from olmo_dynamics.training.gradients import backward, open_pool
+from olmo_dynamics.training.gradients import clip_gradients, open_gradients
+from olmo_dynamics.training.objective import Losses
 from olmo_dynamics.training.recipe import Recipe
 from olmo_dynamics.training.state import TrainState
 
@@ -46,6 +45,8 @@ class Event:
     gradient_norm: float  # before clipping
     learning_rate: float
     state: TrainState
+    losses: Losses
+    skipped: bool = False  # the update was not made, since its numbers stand out: see `spikes`
 
 
 def train(
@@ -62,53 +63,53 @@ def train(
     several share each batch and run torch on one thread each, which suits models of a few million parameters (see
     `gradients`); None leaves it to the recipe.
 
-    Raises: TrainingError for data shorter than a batch, for tokens outside the vocabulary, and for a loss or gradient that
-    is not finite: the weights are then those of the step before.
+    Raises: TrainingError for data shorter than a batch, and for tokens outside the vocabulary; DivergedError for a loss or
+    gradient that is not finite: `state` is then that of the step before, whole.
     """
     length, sequences = recipe.sequence_length, recipe.sequences_per_step
     batches: Batches = Windows(data, length, sequences, recipe.seed) if isinstance(data, np.ndarray) else data
     parameters = list(state.model.parameters())
-    with open_pool(recipe.workers if workers is None else workers) as pool:
+    tokens_left = (recipe.steps - state.step) * recipe.tokens_per_step
+    with open_gradients(state.model, recipe, workers=workers, tokens=tokens_left) as gradients:
         while state.step < recipe.steps:
             batch = next_batch(batches, state)
+            losses = gradients.of(batch)
+            gradient_norm = clip_gradients(parameters, recipe.clip)
+            if not (math.isfinite(losses.total) and math.isfinite(gradient_norm)):
+                raise _diverged(state.step + 1, losses.total, gradient_norm)
+
             state.step += 1
             state.tokens_seen += batch.token_ids.numel()
             state.position += 1
-
-            loss, cross_entropy = backward(
-                state.model, batch.token_ids, z_loss=recipe.z_loss, pool=pool, mean_over=recipe.mean_over
-            )
-            gradient_norm = clip_gradients(parameters, recipe.clip)
-            if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
-                raise _diverged(state, loss, gradient_norm)
-
-            state.loss = cross_entropy
+            state.loss = losses.cross_entropy
             learning_rate = recipe.learning_rate(state.step, state.tokens_seen)
-            for group in state.optimizer.param_groups:
-                group["lr"] = learning_rate
-            state.optimizer.step()
-            if recipe.step_stays_zero:
-                for moments in state.optimizer.state.values():
-                    moments["step"].zero_()
+            skipped = recipe.skip_spikes and state.history.spikes(losses.cross_entropy, gradient_norm)
+            if not skipped:
+                update(state, recipe, learning_rate)
 
-            event = Event(state.step, state.tokens_seen, cross_entropy, gradient_norm, learning_rate, state)
+            event = Event(
+                state.step,
+                state.tokens_seen,
+                losses.cross_entropy,
+                gradient_norm,
+                learning_rate,
+                state,
+                losses,
+                skipped,
+            )
             for callback in callbacks:
                 callback(event)
     return state
 
 
-def clip_gradients(parameters: Iterable[Tensor], limit: float) -> float:
-    """Scale all gradients by `min(1, limit / (norm + 1e-6))` and return their L2 norm over everything, before scaling.
-
-    Squares are summed in float64: torch's float32 norm drifts by percents on tensors of 1e8 elements on a CPU.
-    """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
-    norm = float(torch.stack(norms).square().sum().sqrt())
-    if norm + 1e-6 > limit:
-        for gradient in gradients:
-            gradient.mul_(limit / (norm + 1e-6))
-    return norm
+def update(state: TrainState, recipe: Recipe, learning_rate: float) -> None:
+    """One step of AdamW by the gradients at hand."""
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate
+    state.optimizer.step()
+    if recipe.step_stays_zero:
+        for moments in state.optimizer.state.values():
+            moments["step"].zero_()
 
 
 def next_batch(batches: Batches, state: TrainState) -> Batch:
@@ -126,8 +127,8 @@ def next_batch(batches: Batches, state: TrainState) -> Batch:
     return batch
 
 
-def _diverged(state: TrainState, loss: float, gradient_norm: float) -> TrainingError:
-    return TrainingError(
-        f"step {state.step} wanted a finite loss and gradient; got loss {loss} and gradient norm {gradient_norm}: "
+def _diverged(step: int, loss: float, gradient_norm: float) -> DivergedError:
+    return DivergedError(
+        f"step {step} wanted a finite loss and gradient; got loss {loss} and gradient norm {gradient_norm}: "
         "resume from the last checkpoint with a lower peak_lr or a longer warm-up"
     )

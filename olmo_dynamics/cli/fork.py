@@ -81,6 +81,12 @@ def _with(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
     "--parent-loss", type=float, help="What the parent logged for its next step, to hold the first loss against."
 )
 @click.option("--accept-loss-jump", is_flag=True, help="Go on although the first loss is far off.")
+@click.option("--keep", type=int, metavar="N", help="Keep the first checkpoint and the latest N only. Default: all.")
+@click.option("--record", default="", metavar="NAMES", help="Groups to record while training: parameters,activations,…")
+@click.option("--every", default=10, show_default=True, metavar="STEPS", help="Steps between two recordings.")
+@click.option("--store", type=click.Path(), metavar="STORE", help="Where to record. Default: store.zarr in --out.")
+@click.option("--tensorboard", type=click.Path(), metavar="DIR", help="Write TensorBoard's event files there, too.")
+@click.option("--wandb", metavar="PROJECT", help="Log to a project of Weights & Biases, too.")
 @click.option("--dry-run", is_flag=True, help="Print the plan; read no weights, write nothing.")
 @format_option("table", "json")
 @quiet_option
@@ -98,7 +104,8 @@ def fork(source: str, *, data: tuple[str, ...], out: str, steps: int, style: str
       olmo-dyn fork allenai/OLMo-2-0425-1B@stage1-step10000-tokens21B --data part-0.npy --out forks/a --steps 100 \\
           --moments warm --lr 4e-4 --batch 8x1024 --order sequential --dry-run
     """
-    from olmo_dynamics.training.forking import fork as fork_run
+    from olmo_dynamics.branching import fork as fork_run
+    from olmo_dynamics.progress import Silent
 
     name, revision = split_revision(source)
     changes = {key: value for key, value in given.items() if value is not None and key not in _DATA}
@@ -107,6 +114,8 @@ def fork(source: str, *, data: tuple[str, ...], out: str, steps: int, style: str
     changes |= {key: _numbers(key, given[key]) for key in ("save", "zero_feature") if given[key] is not None}
     if given["betas"] is not None:
         changes["betas"] = _betas(given["betas"])
+    if quiet:
+        changes["progress"] = Silent()
     made = fork_run(name, revision, data=data, out=out, steps=steps, **changes)
     if style == "table":
         print_rows((asdict(field) for field in made.fields), style)

@@ -23,6 +23,7 @@ from olmo_dynamics.quantities import WITHOUT_FIRST, find
 from olmo_dynamics.recorders.logit_sums import CROSS_ENTROPY, LogitSums
 
 
+
 @runtime_checkable
 class ProbeTokens(Protocol):
     """What the recorders need of a probe: `olmo_dynamics.probes.Probe` is one."""

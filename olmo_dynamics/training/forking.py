@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -19,12 +18,11 @@ from olmo_dynamics.checkpoints import Checkpoint, Source, open_source
 from olmo_dynamics.errors import DivergedError, OptionError, TrainingError
 from olmo_dynamics.model import ModelConfig, parse_config
 from olmo_dynamics.training.batch import Batch
-from olmo_dynamics.training.checkpoint import CheckpointWriter, checkpoint_name, read_checkpoint
+from olmo_dynamics.training.checkpoint import CheckpointWriter, checkpoint_name, read_checkpoint, written_checkpoints
 from olmo_dynamics.training.data_files import DataFiles
 from olmo_dynamics.training.edits import apply_edits
 from olmo_dynamics.training.evaluation import TABLE as EVALUATION_TABLE
 from olmo_dynamics.training.evaluation import Evaluator
-from olmo_dynamics.training.metrics import Metrics
 from olmo_dynamics.training.objective import evaluate
 from olmo_dynamics.training.options import Options
 from olmo_dynamics.training.parents import Parent, read_parent
@@ -76,10 +74,13 @@ def fork(
     out: str | Path,
     steps: int,
     dry_run: bool = False,
-    callbacks: Sequence[Callable[[Event], None]] = (),
+    watch: Callable[[Plan, TrainState], Sequence[Callable[[Event], None]]] = lambda plan, state: (),
     **changes: Any,
 ) -> Fork:
     """Train `steps` more updates from a revision into `out`, one folder a checkpoint; run again, it continues.
+
+    `watch` is asked once the state is restored, and its first checkpoint written, for callbacks; what they see of an update
+    is seen before that update's checkpoint is written.
 
     Without changes it does what the parent would have done. Changes are given by name, as in `lr=1e-4, schedule="linear"`:
     the fields of `olmo_dynamics.training.options.Options`.
@@ -97,18 +98,16 @@ def fork(
             return Fork(plan, folder)
         resumed = _resume(folder, checkpoint, plan)
         state, lineage = resumed or _begin(checkpoint, parent, plan, options)
-    writer = CheckpointWriter(folder, plan.recipe, words, lineage)
+    writer = CheckpointWriter(folder, plan.recipe, words, lineage, options.keep)
     folder.mkdir(parents=True, exist_ok=True)
     evaluator.resume(state.step)
     if state.step == parent.step and not evaluator.rows:
         evaluator.measure(state)
     writer.write(state)
-    metrics = Metrics.load(folder / "metrics.csv", save_at=plan.recipe.save_at, step=state.step)
     watching = [evaluator] if evaluator.files else []
     try:
-        train(state, plan.recipe, plan.batches, callbacks=[*watching, metrics, writer, *callbacks])
+        train(state, plan.recipe, plan.batches, callbacks=[*watching, *watch(plan, state), writer])
     except DivergedError:
-        metrics.save()
         writer.write(state)  # the last good one
         raise
     last = folder / checkpoint_name(state.step, state.tokens_seen)
@@ -173,9 +172,8 @@ def first_losses(
     first = evaluate(state.model, next_batch(plan.batches, state), plan.recipe).cross_entropy
     if parent_loss is not None:
         return first, parent_loss, "given as the parent's"
-    logged = _logged(Path(checkpoint.source) / "metrics.csv", state.step + 1)
-    if logged is not None:
-        return first, logged, "logged by the parent for that step or the one before"
+    if not math.isnan(state.loss):
+        return first, state.loss, "the parent's own, of the step before"
     last = plan.batches.before()
     if last is not None:
         return first, _loss(state, last, plan), "the parent's own, of the batch it saw last"
@@ -222,15 +220,6 @@ def _loss(state: TrainState, batch: Batch, plan: Plan) -> float:
     return evaluate(state.model, batch, plan.recipe).cross_entropy
 
 
-def _logged(path: Path, step: int) -> float | None:
-    """The loss of a run of ours at that step, or at the one before it."""
-    if not path.is_file():
-        return None
-    with path.open(newline="", encoding="utf-8") as file:
-        losses = {int(row["step"]): float(row["loss"]) for row in csv.DictReader(file)}
-    return losses.get(step, losses.get(step - 1))
-
-
 def _refuse_jump(first: float, expected: float, known_from: str, *, accepted: bool) -> None:
     if not accepted and not first - expected <= JUMP:
         raise TrainingError(
@@ -244,10 +233,10 @@ def _resume(out: Path, checkpoint: Checkpoint, plan: Plan) -> tuple[TrainState, 
 
     Raises: TrainingError if it holds something else.
     """
-    found = list(out.glob("step*-tokens*/lineage.json"))
+    found = written_checkpoints(out)
     if not found:
         return None
-    last = max((path.parent for path in found), key=lambda folder: int(folder.name[4:].partition("-")[0]))
+    last = found[-1]
     lineage = json.loads((last / "lineage.json").read_bytes())
     parent, revision = lineage.get("parent") or {}, checkpoint.revision
     same_parent = (parent.get("revision"), parent.get("commit")) == (revision.name, revision.commit)

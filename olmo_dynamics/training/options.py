@@ -81,6 +81,7 @@ class Options:
     router_z_loss: float | None = None
     skip_spikes: bool | None = None
     save: tuple[int, ...] | None = None  # steps after the fork
+    keep: int | None = None  # so many of the latest checkpoints
     workers: int | None = None
     tokenizer: str | None = None
     parent_loss: float | None = None

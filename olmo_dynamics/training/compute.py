@@ -3,7 +3,7 @@
 Master weights stay in float32. For bfloat16 a working copy of them, rounded once an update, is run forward and backward,
 as the trainers' mixed precision does; its gradients are summed in float32.
 
-    >>> with open_compute(state.model, recipe, tokens=10_000) as compute:                       # doctest: +SKIP
+    >>> with open_compute(state.model, recipe) as compute:                       # doctest: +SKIP
     ...     hidden = compute.hidden(batch)
 """
 
@@ -64,10 +64,10 @@ class Compute:
 
 
 @contextmanager
-def open_compute(masters: LanguageModel, recipe: Recipe, *, tokens: int = 0) -> Iterator[Compute]:
-    """`masters` made ready as the recipe says; `tokens`, how many are still to come, decides whether compiling pays."""
+def open_compute(masters: LanguageModel, recipe: Recipe) -> Iterator[Compute]:
+    """`masters` made ready to run as the recipe says."""
     model = masters if recipe.dtype == "float32" else working_copy(masters, getattr(torch, recipe.dtype))
-    wanted = pays(masters, tokens) if recipe.compile is None else recipe.compile
+    wanted = pays(masters, recipe.tokens_in_run) if recipe.compile is None else recipe.compile
     run = compiled(run_block, masters) if wanted else None
     ear = RouterEar(model)
     try:

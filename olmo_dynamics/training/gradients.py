@@ -100,13 +100,11 @@ class Gradients:
 
 
 @contextmanager
-def open_gradients(
-    model: LanguageModel, recipe: Recipe, *, workers: int | None = None, tokens: int = 0
-) -> Iterator[Gradients]:
-    """The maker of a model's gradients; `tokens`, how many are still to come, decides whether compiling pays."""
-    with open_pool(recipe.workers if workers is None else workers) as pool:
-        with open_compute(model, recipe, tokens=tokens) as compute:
-            yield Gradients(compute, recipe, pool)
+def open_gradients(model: LanguageModel, recipe: Recipe, *, workers: int | None = None) -> Iterator[Gradients]:
+    """The maker of a model's gradients; None leaves the number of workers to the recipe."""
+    count = recipe.workers if workers is None else workers
+    with open_pool(count) as pool, open_compute(model, recipe) as compute:
+        yield Gradients(compute, recipe, pool)
 
 
 def clip_gradients(parameters: Iterable[Tensor], limit: float) -> float:

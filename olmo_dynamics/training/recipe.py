@@ -100,6 +100,11 @@ class Recipe:
         """Tokens that one update sees, before its batches grow."""
         return self.sequences_per_step * self.sequence_length
 
+    @property
+    def tokens_in_run(self) -> int:
+        """Tokens from the first step that is saved to the last: the same for a run and for what is resumed of it."""
+        return (self.steps - min(self.save_at, default=0)) * self.tokens_per_step
+
     def learning_rate(self, step: int, tokens_seen: int | None = None) -> float:
         """The learning rate of update number `step`, counted from 1: the checkpoint of step N has applied that of N."""
         if self.schedule:

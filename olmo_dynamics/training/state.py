@@ -19,7 +19,7 @@ from olmo_dynamics.model import LanguageModel, ModelConfig, build_model, init_we
 from olmo_dynamics.training.recipe import EMBEDDING, Recipe
 from olmo_dynamics.training.spikes import History
 
-__all__ = ["EMBEDDING", "TrainState", "build_optimizer", "new_state"]
+__all__ = ["EMBEDDING", "TrainState", "build_optimizer", "move_state", "new_state"]
 
 
 @dataclass
@@ -70,6 +70,14 @@ def build_optimizer(model: LanguageModel, recipe: Recipe) -> torch.optim.AdamW:
         eps=recipe.eps,
         fused=True,
     )
+
+
+def move_state(state: TrainState, device: torch.device | str) -> TrainState:
+    """The state on another device, in place."""
+    state.model.to(device)
+    for moments in state.optimizer.state.values():
+        moments.update({name: tensor.to(device) for name, tensor in moments.items()})
+    return state
 
 
 def matches(name: str, globs: Iterable[str]) -> bool:

@@ -69,8 +69,7 @@ def train(
     length, sequences = recipe.sequence_length, recipe.sequences_per_step
     batches: Batches = Windows(data, length, sequences, recipe.seed) if isinstance(data, np.ndarray) else data
     parameters = list(state.model.parameters())
-    tokens_left = (recipe.steps - state.step) * recipe.tokens_per_step
-    with open_gradients(state.model, recipe, workers=workers, tokens=tokens_left) as gradients:
+    with open_gradients(state.model, recipe, workers=workers) as gradients:
         while state.step < recipe.steps:
             batch = next_batch(batches, state)
             losses = gradients.of(batch)

@@ -1,4 +1,4 @@
-"""Workers and micro-batches share a batch and change nothing but the last digits; the same number of them changes nothing at all."""
+"""Workers and micro-batches change nothing but the last digits; the same number of them changes nothing at all."""
 
 from dataclasses import replace
 

@@ -1,6 +1,7 @@
 """The loop against one written out in NumPy float64 with transformers' gradients, and what stops it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ import transformers
 
 from olmo_dynamics.errors import DivergedError, TrainingError
 from olmo_dynamics.model import ModelConfig, to_config_json
+from olmo_dynamics.training.checkpoint import read_checkpoint, write_checkpoint
 from olmo_dynamics.training.data import Windows
 from olmo_dynamics.training.recipe import Recipe
-from olmo_dynamics.training.state import EMBEDDING, TrainState, new_state
+from olmo_dynamics.training.state import EMBEDDING, TrainState, move_state, new_state
 from olmo_dynamics.training.trainer import Event, train
 
 
@@ -167,3 +169,42 @@ def test_a_step_that_stays_zero_keeps_the_first_bias_corrections(
         decay = 0 if name == EMBEDDING else recipe.weight_decay
         wanted = before[name] * (1 - rate * decay) - rate * (first / 0.1) / (np.sqrt(second / 0.05) + recipe.eps)
         np.testing.assert_allclose(parameter.detach().numpy(), wanted, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_ten_steps_are_five_and_five_in_either_dtype(
+    config: ModelConfig, recipe: Recipe, tokens: np.ndarray, dtype: str, tmp_path: Path
+) -> None:
+    recipe = replace(recipe, dtype=dtype, micro_batch=3)
+    whole = train(new_state(config, recipe), recipe, tokens)
+    half = new_state(config, recipe)
+    with pytest.raises(KeyboardInterrupt):
+        train(half, recipe, tokens, callbacks=[stop_at_five])
+    folder = write_checkpoint(tmp_path, half, recipe=recipe, tokenizer_json=None, lineage={})
+    resumed, saved = read_checkpoint(folder)
+    assert saved == recipe
+    train(resumed, saved, tokens)
+    np.testing.assert_equal(copies(resumed), copies(whole))
+    assert all(parameter.dtype == torch.float32 for parameter in whole.model.parameters())
+
+
+def stop_at_five(event: Event) -> None:
+    if event.step == 5:
+        raise KeyboardInterrupt
+
+
+def test_moving_a_state_to_where_it_is_changes_nothing(config: ModelConfig, recipe: Recipe, tokens: np.ndarray) -> None:
+    moved = move_state(train(new_state(config, recipe), replace(recipe, steps=5), tokens), "cpu")
+    wanted = train(new_state(config, recipe), replace(recipe, steps=5), tokens)
+    np.testing.assert_equal(copies(train(moved, recipe, tokens)), copies(train(wanted, recipe, tokens)))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gpu_trains_as_a_cpu_does(config: ModelConfig, recipe: Recipe, tokens: np.ndarray, dtype: str) -> None:
+    recipe, losses = replace(recipe, dtype=dtype), dict[str, list[float]]()
+    for device in ("cpu", "cuda"):
+        events: list[Event] = []
+        train(move_state(new_state(config, recipe), device), recipe, tokens, callbacks=[events.append])
+        losses[device] = [event.loss for event in events]
+    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=1e-4 if dtype == "float32" else 2**-7)

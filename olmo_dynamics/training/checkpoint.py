@@ -210,6 +210,12 @@ def _restore_moments(state: TrainState, moments: Mapping[str, Tensor]) -> None:
     parameters = dict(state.model.named_parameters())
     for key, tensor in moments.items():
         name, _, kind = key.rpartition(".")
+        wanted = () if kind == "step" else tuple(parameters[name].shape) if name in parameters else None
+        if wanted != tuple(tensor.shape):
+            raise CheckpointError(
+                f"{MOMENTS_FILE}: {key} wants the shape {list(wanted) if wanted is not None else 'of a parameter'}; got "
+                f"{list(tensor.shape)}: delete this checkpoint, an earlier one resumes"
+            )
         state.optimizer.state[parameters[name]][kind] = tensor.clone()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -138,11 +138,13 @@ def next_batches(
         steps = max(first + count - 1 - parent.step, 1)
         opened = _open(data, parent, config, options, words)
         plan = make_plan(parent, config, data=opened, steps=steps, options=options)
-    since = parent.step - parent.position if parent.form == "ours" else 0
-    if first <= since:
-        raise TrainingError(f"this run read its data from step {since + 1} on; wanted step {first}: ask its parent")
-    positions = range(first - parent.step - 1, first - parent.step - 1 + count)
-    return first, [plan.batches.batch(position) for position in positions]
+    batches, begun = plan.batches, parent.step
+    if parent.form == "ours" and parent.order and parent.recipe and not {"order", "seed", "batch"} & options.given().keys():
+        begun = parent.step - parent.position  # where this run began to read, batches of all its sizes since
+        batches = replace(batches, order=parent.order, sizes=parent.recipe.sizes)
+        if first <= begun:
+            raise TrainingError(f"this run read its data from step {begun + 1} on; wanted step {first}: ask its parent")
+    return first, [batches.batch(number - begun - 1) for number in range(first, first + count)]
 
 
 def open_checkpoint(run: HasSource | Source | str | Path, revision: str) -> Checkpoint:

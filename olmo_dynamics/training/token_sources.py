@@ -140,6 +140,7 @@ def open_tokens(name: str | Path, dtype: str) -> TokenSource:
     if str(name).startswith(WEB):
         source = WebTokens(str(name), np.dtype(dtype))
         _ = source.size  # a wrong address is said now
+        return source
     return MappedTokens.open(Path(name).expanduser(), np.dtype(dtype))
 
 

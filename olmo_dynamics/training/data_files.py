@@ -38,7 +38,9 @@ class DataFiles:
         sources: list[TokenSource] = []
         for name, _ in parted:
             if is_text(name) and name.startswith(WEB):
-                raise TrainingError(f"text is read from local files, only token ids over http; got {name}: download it first")
+                raise TrainingError(
+                    f"text is read from local files, only token ids over http; got {name}: download it first"
+                )
             if is_text(name):
                 writer = writer or [texts()]
                 file = open_tokens(tokenised(Path(name).expanduser(), writer[0]), writer[0].dtype)

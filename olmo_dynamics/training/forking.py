@@ -139,7 +139,12 @@ def next_batches(
         opened = _open(data, parent, config, options, words)
         plan = make_plan(parent, config, data=opened, steps=steps, options=options)
     batches, begun = plan.batches, parent.step
-    if parent.form == "ours" and parent.order and parent.recipe and not {"order", "seed", "batch"} & options.given().keys():
+    if (
+        parent.form == "ours"
+        and parent.order
+        and parent.recipe
+        and not {"order", "seed", "batch"} & options.given().keys()
+    ):
         begun = parent.step - parent.position  # where this run began to read, batches of all its sizes since
         batches = replace(batches, order=parent.order, sizes=parent.recipe.sizes)
         if first <= begun:

@@ -119,7 +119,18 @@ def test_batches_of_the_past_and_of_text(run: Run, parent: tuple[str, str, str],
     text = tmp_path / "a.txt"
     text.write_text("def f(self):\n    return self.value\n" * 200)
     tokenizer = str(shared / "data" / "native" / "tokens" / "tok.json")
-    words = ("--data", str(text), "--tokenizer", tokenizer, "--order", "sequential", "--batch", "1x64", "--format", "json")
+    words = (
+        "--data",
+        str(text),
+        "--tokenizer",
+        tokenizer,
+        "--order",
+        "sequential",
+        "--batch",
+        "1x64",
+        "--format",
+        "json",
+    )
     code, out, _ = run("batches", parent[0], *words)
     [row] = [json.loads(line) for line in out.splitlines()]
     assert row["text"].startswith("def f(self):\n    return self.value\n") and row["counts"]

@@ -79,7 +79,9 @@ def test_a_function_edits_each_tensor(state: TrainState) -> None:
     [line] = describe_edits(Options(edit=halve_norms))
     assert line.startswith("function tests.training.test_edits.") and line.endswith("halve_norms")
     for wrong, came in ((lambda _, t: t[:1], r"shape \[1, 24\]"), (lambda _, t: t / 0, "numbers that are not finite")):
-        with pytest.raises(TrainingError, match=f"^edit must return finite numbers of model.embed_tokens.*; got {came}$"):
+        with pytest.raises(
+            TrainingError, match=f"^edit must return finite numbers of model.embed_tokens.*; got {came}$"
+        ):
             apply_edits(state, Options(edit=wrong))
 
 

@@ -29,7 +29,9 @@ def test_too_many_repeats_are_those_counted_by_hand(row: list[int], max_period: 
     assert repeats.too_many(np.array([row], np.int64)).tolist() == [wanted]
 
 
-@pytest.mark.parametrize(("period", "count", "masked"), [(1, 31, False), (1, 32, True), (13, 31, False), (13, 32, True)])
+@pytest.mark.parametrize(
+    ("period", "count", "masked"), [(1, 31, False), (1, 32, True), (13, 31, False), (13, 32, True)]
+)
 def test_olmos_filter_masks_32_repeats_of_up_to_13_tokens(period: int, count: int, masked: bool) -> None:
     ids = np.arange(1000, 1600, dtype=np.int64)
     ids[50 : 50 + period * count] = np.tile(np.arange(period), count)
@@ -57,5 +59,7 @@ def test_documents_end_with_their_last_token() -> None:
 
 
 def test_filters_without_meaning_are_refused() -> None:
-    with pytest.raises(OptionError, match=r"^repeats want 1 <= min_period <= max_period and a max_count of at least 2; got"):
+    with pytest.raises(
+        OptionError, match=r"^repeats want 1 <= min_period <= max_period and a max_count of at least 2; got"
+    ):
         Repeats(min_period=5, max_period=4)

@@ -77,7 +77,9 @@ def test_sizes_by_hand() -> None:
 @given(st.integers(1, 3), st.integers(0, 5), st.integers(0, 12))
 def test_growing_batches_go_through_the_epochs_row_by_row(first: int, skipped: int, begin: int) -> None:
     files = TokenFiles((_Numbers(),), (11,), 4)
-    ordered = OrderedBatches(files, Order(kind="olmo", seed=1, skipped=skipped), BatchSizes(first, ((begin + 1, first + 2),)))
+    ordered = OrderedBatches(
+        files, Order(kind="olmo", seed=1, skipped=skipped), BatchSizes(first, ((begin + 1, first + 2),))
+    )
     epoch, row = 0, skipped
     for position in range(20):  # by hand: one batch after the other, the next epoch where no whole one is left
         size = ordered.sizes.at(position)
@@ -102,5 +104,7 @@ def test_steps_before_a_run_are_those_it_saw() -> None:
     later = OrderedBatches(files, Order(kind="olmo", seed=1, epoch=1, skipped=4), BatchSizes(2))
     for position in range(7):
         assert np.array_equal(later.batch(position - 7).token_ids, whole.batch(position).token_ids)
-    with pytest.raises(TrainingError, match=r"^the parent had seen 4 sequences of its data in epoch 1; wanted 16 before"):
+    with pytest.raises(
+        TrainingError, match=r"^the parent had seen 4 sequences of its data in epoch 1; wanted 16 before"
+    ):
         later.batch(-8)

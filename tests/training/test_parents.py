@@ -91,7 +91,9 @@ def test_native_configs_that_cannot_be_continued_are_one_line(changes: dict[str,
 def test_a_schedule_without_its_end_is_only_refused_where_it_is_wanted() -> None:
     for changes in ({"max_duration": "1ep"}, {"scheduler": {"name": "max_scheduler"}}, {"scheduler": None}):
         parts, _ = native(OLMO_7B | changes)
-        assert parts.recipe.schedule is None and parts.no_schedule.startswith("it must be a known one with its end; got ")
+        assert parts.recipe.schedule is None and parts.no_schedule.startswith(
+            "it must be a known one with its end; got "
+        )
 
 
 def test_olmo_core_before_train_modules() -> None:
@@ -125,7 +127,9 @@ def test_a_native_directory_without_its_optimiser(shared: Path, tmp_path: Path) 
         (folder / name).chmod(0o644)
         (folder / name).unlink()
     given: dict[str, Any] = {"data": data, "out": tmp_path / "out", "steps": 2, "dry_run": True}
-    with pytest.raises(TrainingError, match=r"^AdamW's moments were not published with these weights: choose --moments zero"):
+    with pytest.raises(
+        TrainingError, match=r"^AdamW's moments were not published with these weights: choose --moments zero"
+    ):
         fork(tmp_path / "run", "step40-unsharded", **given)
     made = fork(tmp_path / "run", "step40-unsharded", moments="zero", **given)
     statuses = {field.name: (field.status, field.value) for field in made.fields}

@@ -99,7 +99,9 @@ def test_other_contents_under_the_same_name_are_noticed(run: tuple[Path, Path], 
     raw = np.fromfile(data, np.uint16)
     raw[-1] += 1
     raw.tofile(data)
-    with pytest.raises(TrainingError, match=r"out must hold this very fork or nothing; got another run: choose another"):
+    with pytest.raises(
+        TrainingError, match=r"out must hold this very fork or nothing; got another run: choose another"
+    ):
         fork(parent, "step5-tokens320", **given)
     with pytest.raises(TrainingError) as caught:
         fork(tmp_path / "out", made.folder.name if made.folder else "", **{**given, "out": tmp_path / "more"})
@@ -119,10 +121,14 @@ def test_moments_of_another_shape_are_one_line(run: tuple[Path, Path], tmp_path:
         moments = load_file(path)
         moments["model.norm.weight.exp_avg"] = torch.zeros(5)
         save_file(moments, path)
-    with pytest.raises(TrainingError, match=r"model\.norm\.weight wants a step and two moments of shape \[24\]; got .*: choose"):
+    with pytest.raises(
+        TrainingError, match=r"model\.norm\.weight wants a step and two moments of shape \[24\]; got .*: choose"
+    ):
         fork(parent, "step5-tokens320", out=tmp_path / "new", **given)
     assert not (tmp_path / "new").exists()
-    with pytest.raises(CheckpointError, match=r"model\.norm\.weight\.exp_avg wants the shape \[24\]; got \[5\]: delete this"):
+    with pytest.raises(
+        CheckpointError, match=r"model\.norm\.weight\.exp_avg wants the shape \[24\]; got \[5\]: delete this"
+    ):
         fork(parent, "step5-tokens320", out=tmp_path / "out", save=(1,), **given)
     assert len(list((tmp_path / "out").glob("*/lineage.json"))) == 3
 
@@ -140,7 +146,9 @@ def test_a_full_disk_keeps_what_was_finished_and_the_fork_goes_on_after(
         synced(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DiskFullError, match=r"^no room for .*step9-tokens576: free some space, run again; what was finished "):
+    with pytest.raises(
+        DiskFullError, match=r"^no room for .*step9-tokens576: free some space, run again; what was finished "
+    ):
         fork(parent, "step5-tokens320", out=tmp_path / "out", **given)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"step5-tokens320", "step7-tokens448"} <= names and "step9-tokens576" not in names
@@ -153,5 +161,7 @@ def test_a_full_disk_keeps_what_was_finished_and_the_fork_goes_on_after(
 
 def test_a_sequence_is_read_once(run: tuple[Path, Path], tmp_path: Path) -> None:
     parent, data = run
-    with pytest.raises(TrainingError, match=r"^the data end after 31 steps of this fork; it wants 32: give more data, fewer"):
+    with pytest.raises(
+        TrainingError, match=r"^the data end after 31 steps of this fork; it wants 32: give more data, fewer"
+    ):
         fork(parent, "step5-tokens320", data=[data], out=tmp_path, steps=32, order="sequential", dry_run=True)

@@ -36,7 +36,9 @@ def plan_of(shared: Path, tmp_path: Path, steps: int = 40, **changes: Any) -> Pl
     native = shared / "data" / "native"
     data = [native / "tokens" / "train.npy"]
     out = tmp_path / "planned"
-    return fork(native / "olmo/tiny-olmo2", "step40-unsharded", data=data, out=out, steps=steps, dry_run=True, **changes).plan
+    return fork(
+        native / "olmo/tiny-olmo2", "step40-unsharded", data=data, out=out, steps=steps, dry_run=True, **changes
+    ).plan
 
 
 def parents(step: int) -> float:
@@ -172,7 +174,11 @@ def test_a_schedule_past_its_end_is_one_line(tmp_path: Path, shared: Path) -> No
 
 
 def test_a_schedule_says_what_it_does() -> None:
-    schedule = Schedule(kind="wsd", begin=40, peak=1e-3, end=100, final_fraction=0.0, decay_from=90, factors=((41, 2.0),))
-    assert str(schedule) == "wsd over steps from 40: 0.001, from 90 on (linear), down to 0 at 100; times 2 from update 41"
+    schedule = Schedule(
+        kind="wsd", begin=40, peak=1e-3, end=100, final_fraction=0.0, decay_from=90, factors=((41, 2.0),)
+    )
+    assert (
+        str(schedule) == "wsd over steps from 40: 0.001, from 90 on (linear), down to 0 at 100; times 2 from update 41"
+    )
     assert not schedule.has_ended(139, 0) and schedule.has_ended(140, 0)
     assert not Schedule(kind="constant").has_ended(10**9, 0)

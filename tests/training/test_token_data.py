@@ -57,9 +57,13 @@ def test_of_a_web_file_only_the_bytes_of_the_asked_instances_move(
     ranges = sorted(headers["range"] for method, _, headers in handler.seen if method == "GET")
     assert ranges == ["bytes=512-1023", "bytes=76800-77055"]  # neighbours in one request, nothing else
     assert fingerprint(there.sources[0]) == fingerprint(here.sources[0])
-    with pytest.raises(TrainingError, match=r"^wanted a file of token ids, nothing answers at http://127.*none\.npy; check"):
+    with pytest.raises(
+        TrainingError, match=r"^wanted a file of token ids, nothing answers at http://127.*none\.npy; check"
+    ):
         open_tokens(address.replace("part-0", "none"), "uint16")
-    with pytest.raises(TrainingError, match=r"^text is read from local files, only token ids over http; got http://.*jsonl: "):
+    with pytest.raises(
+        TrainingError, match=r"^text is read from local files, only token ids over http; got http://.*jsonl: "
+    ):
         DataFiles.open([address.replace(".npy", ".jsonl")], dtype="uint16", texts=lambda: pytest.fail("not asked"))
 
 
@@ -75,7 +79,9 @@ def test_ids_that_cannot_be_are_named_with_their_file(numbers: Path, tmp_path: P
     )
     wide = tmp_path / "wide.npy"
     np.arange(1, 1000, dtype=np.uint32).tofile(wide)
-    with pytest.raises(TrainingError, match=r"wide\.npy: every other id at token 64 is 0 or 1, as in a file of uint32 that"):
+    with pytest.raises(
+        TrainingError, match=r"wide\.npy: every other id at token 64 is 0 or 1, as in a file of uint32 that"
+    ):
         TokenFiles.open([wide], length=64, dtype="uint16").read([1])
     with pytest.raises(TrainingError, match=r"^token files want a dtype of uint16 or uint32; got int8$"):
         open_tokens(numbers, "int8")
@@ -152,5 +158,7 @@ def test_names_with_weights(numbers: Path, tmp_path: Path) -> None:
     odd = tmp_path / "x=2"
     odd.write_bytes(b"")
     assert split_weight(str(odd)) == (str(odd), None)
-    with pytest.raises(OptionError, match=r"^data wants a weight on every file or on none; .*a\.jsonl has none: write "):
+    with pytest.raises(
+        OptionError, match=r"^data wants a weight on every file or on none; .*a\.jsonl has none: write "
+    ):
         DataFiles.open([f"{numbers}=0.7", text], dtype="uint16", texts=lambda: pytest.fail("not asked"))

@@ -135,7 +135,8 @@ def next_batches(
         options, config = Options(**changes), parse_config(checkpoint.config)
         words = read_tokenizer(checkpoint, options.tokenizer)
         first = parent.step + 1 if step is None else step
-        steps = max(first + count - 1 - parent.step, 1)
+        grown = max((begin + 1 for begin, _ in options.batch_warmup), default=1)
+        steps = max(first + count - 1 - parent.step, grown)
         opened = _open(data, parent, config, options, words)
         plan = make_plan(parent, config, data=opened, steps=steps, options=options)
     batches, begun = plan.batches, parent.step

@@ -217,7 +217,9 @@ def _check_same(parent: Parent, data: DataFiles) -> None:
         return
     theirs, names = [_file_name(name) for name in parent.data], [_file_name(each.name) for each in data.sources]
     if parent.fingerprints:
-        same = [fingerprint(source) for source in data.sources] == [dict(each) for each in parent.fingerprints]
+        ours = [fingerprint(source) for source in data.sources]
+        pairs = zip(ours, parent.fingerprints, strict=False)
+        same = len(ours) == len(theirs) and all({**one, **other} == {**other, **one} for one, other in pairs)
     else:
         same = names == theirs
     if not same:

@@ -7,13 +7,14 @@ Each document is followed by the token that ends documents, as in the files that
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from olmo_dynamics.errors import TrainingError
+from olmo_dynamics.errors import DiskFullError, TrainingError
 from olmo_dynamics.probes.documents import SUFFIXES, read_documents
 from olmo_dynamics.probes.tokenizer import ProbeTokenizer
 from olmo_dynamics.settings import cache_dir
@@ -58,7 +59,7 @@ def is_text(name: str) -> bool:
 def tokenised(path: Path, writer: Writer) -> Path:
     """The token file of a text file, written to the cache unless one of the same contents is there.
 
-    Raises: TrainingError if the file is missing; ProbeError if it cannot be read; DiskFullError is left to the caller's disk.
+    Raises: TrainingError if the file is missing; ProbeError if it cannot be read; DiskFullError.
     """
     if not path.is_file():
         raise TrainingError(f"wanted a text file, {path} is none; check the path")
@@ -79,7 +80,13 @@ def _write(path: Path, target: Path, writer: Writer) -> None:
         with temporary.open("wb") as file:
             for document in read_documents(path):
                 ids = [*writer.tokenizer.encode(document), writer.end_of_text]
-                np.asarray(ids, dtype=writer.dtype).tofile(file)
+                file.write(np.asarray(ids, dtype=writer.dtype).tobytes())
         temporary.replace(target)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise DiskFullError(
+            f"no room for the tokens of {path} in {target.parent}: free some space, run again"
+        ) from None
     finally:
         temporary.unlink(missing_ok=True)

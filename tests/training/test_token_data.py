@@ -56,7 +56,8 @@ def test_of_a_web_file_only_the_bytes_of_the_asked_instances_move(
     assert np.array_equal(there.read([300, 2, 3]), here.read([300, 2, 3]))
     ranges = sorted(headers["range"] for method, _, headers in handler.seen if method == "GET")
     assert ranges == ["bytes=512-1023", "bytes=76800-77055"]  # neighbours in one request, nothing else
-    assert fingerprint(there.sources[0]) == fingerprint(here.sources[0])
+    known = fingerprint(here.sources[0])
+    assert fingerprint(there.sources[0]) == {name: known[name] for name in ("name", "bytes")}
     with pytest.raises(
         TrainingError, match=r"^wanted a file of token ids, nothing answers at http://127.*none\.npy; check"
     ):

@@ -37,7 +37,7 @@ def native_parts(words: Words, step: int) -> Parts:
         raise TrainingError(f"{words.label}: the parent's optimiser must be AdamW; got {name}: it cannot be continued")
     batch, length = int(words.need("global_train_batch_size")), int(words.need("model.max_sequence_length"))
     seed = int(words.get("data.seed", "seed", 6198, field="place in the data"))
-    schedule, no_schedule = _schedule(words, float(words.find("optimizer.learning_rate") or 0.0))
+    schedule, no_schedule = _schedule(words, batch * length)
     recipe = Recipe(
         steps=max(step, 1),
         sequences_per_step=batch,
@@ -101,13 +101,14 @@ def _optimizer(words: Words) -> dict[str, Any]:
     }
 
 
-def _schedule(words: Words, peak: float) -> tuple[Schedule | None, str]:
+def _schedule(words: Words, tokens_per_step: int) -> tuple[Schedule | None, str]:
     """The curve, or why it is not known."""
-    name = str(words.find("scheduler.name"))
+    name, peak = str(words.find("scheduler.name")), float(words.find("optimizer.learning_rate") or 0.0)
     kind, units = _KINDS.get(name), words.find("scheduler.units") or "steps"
     end = words.find("scheduler.t_max")
     if end is None:
-        end, units = _duration(words.find("stop_at", "max_duration"), units)
+        tokens = _duration(words.find("max_duration"), tokens_per_step)
+        end = tokens if units == "tokens" or tokens is None else tokens / tokens_per_step
     if kind is None or not peak or (end is None and kind != "constant"):
         return None, f"it must be a known one with its end; got {name}, end {end}, peak {peak}"
     least = words.find("scheduler.warmup_min_lr")
@@ -122,13 +123,13 @@ def _schedule(words: Words, peak: float) -> tuple[Schedule | None, str]:
     ), ""
 
 
-def _duration(text: Any, units: str) -> tuple[float | None, str]:
-    """`max_duration`: steps, `2e12T` tokens, or `1ep`, whose steps only the data tell."""
+def _duration(text: Any, tokens_per_step: int) -> float | None:
+    """Tokens of a `max_duration`: steps, `2e12T` tokens, or `1ep`, which only the data tell."""
     words = str(text)
     try:
-        return (float(words[:-1]), "tokens") if words.endswith("T") else (float(words), "steps")
+        return float(words[:-1]) if words.endswith("T") else float(words) * tokens_per_step
     except ValueError:
-        return None, units
+        return None
 
 
 def _left_out(words: Words) -> tuple[str, ...]:

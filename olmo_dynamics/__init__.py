@@ -14,23 +14,29 @@ if TYPE_CHECKING:
     from olmo_dynamics import interventions as interventions
     from olmo_dynamics import plots as plots
     from olmo_dynamics.auditing import audit as audit
+    from olmo_dynamics.branching import fork as fork
     from olmo_dynamics.collection import collect as collect
     from olmo_dynamics.collection import plan as plan
+    from olmo_dynamics.collection import record as record
     from olmo_dynamics.errors import OlmoDynamicsError as OlmoDynamicsError
+    from olmo_dynamics.frames import forest as forest
+    from olmo_dynamics.frames import metrics as metrics
     from olmo_dynamics.frames import open_store as open_store
     from olmo_dynamics.frames.run import Run as Run
     from olmo_dynamics.loading import load_model as load_model
     from olmo_dynamics.reporting import write_report as write_report
-    from olmo_dynamics.training.forking import fork as fork
 
 _HOMES = {
     "Run": "olmo_dynamics.frames.run",
     "audit": "olmo_dynamics.auditing",
     "collect": "olmo_dynamics.collection",
-    "fork": "olmo_dynamics.training.forking",
+    "forest": "olmo_dynamics.frames",
+    "fork": "olmo_dynamics.branching",
     "load_model": "olmo_dynamics.loading",
+    "metrics": "olmo_dynamics.frames",
     "open_store": "olmo_dynamics.frames",
     "plan": "olmo_dynamics.collection",
+    "record": "olmo_dynamics.collection",
     "write_report": "olmo_dynamics.reporting",
     "OlmoDynamicsError": "olmo_dynamics.errors",
 }
@@ -41,12 +47,15 @@ __all__ = [
     "__version__",
     "audit",
     "collect",
+    "forest",
     "fork",
     "interventions",
     "load_model",
+    "metrics",
     "open_store",
     "plan",
     "plots",
+    "record",
     "write_report",
 ]
 

@@ -21,7 +21,7 @@ SHAPED = {
               "weights"),
     "recorders": ("activations", "embeddings", "forward", "losses", "magnitudes", "massive", "moments", "observed", "order",
                   "outliers", "parameters", "routing", "survey"),
-    "training": ("batch", "gradients", "loss", "objective", "orders", "routing", "token_files", "trainer"),
+    "training": ("batch", "gradients", "loss", "marks", "mixtures", "objective", "orders", "routing", "token_files", "trainer"),
 }  # fmt: skip
 install_import_hook(
     [f"olmo_dynamics.{room}.{module}" for room, modules in SHAPED.items() for module in modules], "beartype.beartype"

@@ -8,5 +8,6 @@ from olmo_dynamics.collection.choice import Choice, choose
 from olmo_dynamics.collection.conductor import collect
 from olmo_dynamics.collection.measurement import Measurement, Options
 from olmo_dynamics.collection.planner import Plan, plan
+from olmo_dynamics.collection.recording import record
 
-__all__ = ["Choice", "Measurement", "Options", "Plan", "choose", "collect", "plan"]
+__all__ = ["Choice", "Measurement", "Options", "Plan", "choose", "collect", "plan", "record"]

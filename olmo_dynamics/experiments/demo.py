@@ -21,6 +21,7 @@ import torch
 
 from olmo_dynamics.errors import TrainingError
 from olmo_dynamics.experiments.corpus import END_OF_TEXT_ID, PADDING_ID, Corpus, build_corpus
+from olmo_dynamics.frames.curves import MetricsTable
 from olmo_dynamics.model import ModelConfig
 from olmo_dynamics.progress import Bar, Silent, Steps
 from olmo_dynamics.training.checkpoint import CheckpointWriter, checkpoint_name, read_checkpoint
@@ -145,7 +146,8 @@ def run_demo(out: str | Path, *, size: DemoSize = STANDARD, quiet: bool = False)
 
 def _train(state: TrainState, writer: CheckpointWriter, corpus: Corpus, progress: Silent) -> None:
     recipe = writer.recipe
-    metrics = Metrics.load(writer.run / "metrics.csv", save_at=recipe.save_at, step=state.step)
+    table = MetricsTable(writer.run, step=state.step, save_at=recipe.save_at)
+    metrics = Metrics([table], state.tokens_seen)
 
     def tell(event: Event) -> None:
         progress.advance(1)

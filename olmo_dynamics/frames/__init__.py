@@ -6,6 +6,7 @@
 
 from olmo_dynamics.frames.averages import macro_average
 from olmo_dynamics.frames.births import births
+from olmo_dynamics.frames.curves import metrics
 from olmo_dynamics.frames.experts import pool_experts
 from olmo_dynamics.frames.recorded import RecordedStore, export, open_store
 from olmo_dynamics.frames.routing import saturation
@@ -17,6 +18,7 @@ __all__ = [
     "births",
     "export",
     "macro_average",
+    "metrics",
     "open_store",
     "pool_experts",
     "saturation",

@@ -12,9 +12,9 @@ from pathlib import Path
 import polars as pl
 
 from olmo_dynamics.errors import OptionError
+from olmo_dynamics.frames.files import write_frame
 from olmo_dynamics.frames.tables import table, table_names
 from olmo_dynamics.store import Store
-from olmo_dynamics.store.files import write_errors_named
 from olmo_dynamics.store.store import Mode
 
 
@@ -61,14 +61,5 @@ def export(store: Store, name: str, out: str | Path) -> Path:
         raise OptionError(f"a table is written to a .parquet or .csv file; {path.name} came")
     frame = table(store, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with write_errors_named(path):
-        try:
-            if path.suffix == ".parquet":
-                frame.write_parquet(partial)
-            else:
-                frame.write_csv(partial)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    write_frame(frame, path)
     return path

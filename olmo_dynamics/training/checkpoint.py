@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import errno
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -30,7 +31,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from olmo_dynamics.errors import CheckpointError, DiskFullError, TrainingError
+from olmo_dynamics.errors import CheckpointError, DiskFullError, OptionError, TrainingError
 from olmo_dynamics.model import build_model, parse_config, to_config_json
 from olmo_dynamics.training.recipe import Recipe
 from olmo_dynamics.training.spikes import History
@@ -52,12 +53,20 @@ def checkpoint_name(step: int, tokens_seen: int) -> str:
 
 @dataclass(frozen=True)
 class CheckpointWriter:
-    """A callback of `train` that writes a checkpoint at each of the recipe's `save_at` steps, unless it is there."""
+    """A callback of `train` that writes a checkpoint at each of the recipe's `save_at` steps, unless it is there.
+
+    With `keep`, only so many of the latest stay, and the run's first beside them: an older one goes when a new one is whole.
+    """
 
     run: Path
     recipe: Recipe
     tokenizer_json: bytes | None
     lineage: Mapping[str, Any]
+    keep: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.keep is not None and self.keep < 1:
+            raise OptionError(f"keep must be at least 1 checkpoint; got {self.keep}")
 
     def __call__(self, event: Event) -> None:
         """Write if it is time."""
@@ -70,6 +79,15 @@ class CheckpointWriter:
             write_checkpoint(
                 self.run, state, recipe=self.recipe, tokenizer_json=self.tokenizer_json, lineage=self.lineage
             )
+        if self.keep is not None:
+            for folder in written_checkpoints(self.run)[1 : -self.keep]:
+                _remove(folder)
+
+
+def written_checkpoints(run: Path) -> list[Path]:
+    """The folders of a run that training wrote, by step."""
+    found = (path.parent for path in run.glob("step*-tokens*/lineage.json"))
+    return sorted(found, key=lambda folder: int(folder.name.removeprefix("step").partition("-")[0]))
 
 
 def write_checkpoint(
@@ -106,7 +124,13 @@ def read_checkpoint(folder: Path) -> tuple[TrainState, Recipe]:
     model = build_model(parse_config(json.loads((folder / "config.json").read_bytes())), device="cpu")
     model.load_state_dict(load_file(folder / "model.safetensors"))
     state = TrainState(
-        model, build_optimizer(model, saved.recipe), saved.generator, saved.step, saved.tokens_seen, saved.position
+        model,
+        build_optimizer(model, saved.recipe),
+        saved.generator,
+        saved.step,
+        saved.tokens_seen,
+        saved.position,
+        saved.loss,
     )
     state.history = saved.history
     _restore_moments(state, load_file(folder / MOMENTS_FILE))
@@ -115,13 +139,14 @@ def read_checkpoint(folder: Path) -> tuple[TrainState, Recipe]:
 
 @dataclass(frozen=True)
 class SavedState:
-    """What `state.json` says: the counters, the recipe, the random state, and what spikes are held against."""
+    """What `state.json` says: the counters, the recipe, the random state, the last loss, and what spikes are held against."""
 
     step: int
     tokens_seen: int
     position: int
     recipe: Recipe
     generator: torch.Generator
+    loss: float  # NaN where there was no update yet
     history: History
 
 
@@ -138,8 +163,9 @@ def parse_training_state(text: bytes, path: str) -> SavedState:
     generator = torch.Generator()
     generator.set_state(torch.frombuffer(bytearray(base64.b64decode(saved["random_state"])), dtype=torch.uint8))
     step, tokens_seen, position = (int(saved[name]) for name in COUNTERS)
+    loss = math.nan if saved["loss"] is None else float(saved["loss"])
     return SavedState(
-        step, tokens_seen, position, Recipe.from_json(saved["recipe"]), generator, History(**saved["history"])
+        step, tokens_seen, position, Recipe.from_json(saved["recipe"]), generator, loss, History(**saved["history"])
     )
 
 
@@ -175,8 +201,8 @@ def _write_training_state(folder: Path, state: TrainState, recipe: Recipe) -> No
     save_file(moments, folder / "optimizer.safetensors")
     random_state = base64.b64encode(state.generator.get_state().numpy().tobytes()).decode()
     counters = {name: getattr(state, name) for name in COUNTERS}
-    saved = {"state_version": STATE_VERSION, **counters, "recipe": recipe.to_json(), "random_state": random_state}
-    saved["history"] = asdict(state.history)
+    saved = {"state_version": STATE_VERSION, **counters, "loss": None if math.isnan(state.loss) else state.loss}
+    saved |= {"recipe": recipe.to_json(), "random_state": random_state, "history": asdict(state.history)}
     _write_json(folder / "state.json", saved)
 
 
@@ -184,6 +210,12 @@ def _restore_moments(state: TrainState, moments: Mapping[str, Tensor]) -> None:
     parameters = dict(state.model.named_parameters())
     for key, tensor in moments.items():
         name, _, kind = key.rpartition(".")
+        wanted = () if kind == "step" else tuple(parameters[name].shape) if name in parameters else None
+        if wanted != tuple(tensor.shape):
+            raise CheckpointError(
+                f"{MOMENTS_FILE}: {key} wants the shape {list(wanted) if wanted is not None else 'of a parameter'}; got "
+                f"{list(tensor.shape)}: delete this checkpoint, an earlier one resumes"
+            )
         state.optimizer.state[parameters[name]][kind] = tensor.clone()
 
 
@@ -211,6 +243,14 @@ def _folder_or_nothing(folder: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(temporary.parent, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    """Take a folder's final name away first, so that no half of it is ever taken for a checkpoint."""
+    aside = folder.parent / PARTIAL / folder.name
+    aside.parent.mkdir(exist_ok=True)
+    folder.rename(aside)
+    shutil.rmtree(aside.parent)
 
 
 def _reach_disk(path: Path) -> None:

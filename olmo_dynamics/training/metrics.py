@@ -1,60 +1,65 @@
-"""The training curve as a table on disk: one row an update, rewritten whole and atomically at each save.
+"""What is told of each update, as a plain row: to a table, a progress bar, TensorBoard, Weights & Biases.
 
-A resumed run keeps the rows up to the step it resumes from, so the table is the same as if it had never stopped.
-
-    >>> metrics = Metrics.load(Path("run/metrics.csv"), save_at=recipe.save_at, step=state.step)
-    >>> train(state, recipe, tokens, callbacks=[metrics, checkpoint_writer])  # in this order, see `Metrics`
+>>> rows = []
+>>> metrics = Metrics([rows.append], tokens_seen=state.tokens_seen)
+>>> train(state, recipe, tokens, callbacks=[metrics])
+>>> list(rows[0])[:5]
+['step', 'tokens', 'loss', 'gradient_norm', 'learning_rate']
 """
 
 from __future__ import annotations
 
-import csv
+import resource
+import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+
+import torch
 
 from olmo_dynamics.training.trainer import Event
 
-COLUMNS = ("step", "tokens", "loss", "gradient_norm", "learning_rate", "seconds")
+Row = dict[str, int | float]
+"""`step`, `tokens`, `loss` (nats per token), `gradient_norm` (before clipping), `learning_rate`, `skipped` (a spike: no update
+was made), `tokens_per_second`, `memory_bytes`; with experts `balance` and `router_z`."""
 
 
 @dataclass
 class Metrics:
-    """A callback of `train` that collects a row an update, and writes them all at each step of `save_at`.
+    """A callback of `train` that makes a row of each update and hands it to every sink, in order.
 
-    Call it before whatever writes the checkpoint: rows too many are dropped on resuming, rows too few would be lost.
-    `seconds` is training time since step 0, pauses left out.
+    `tokens_seen` is what had been seen before the first update. A rate is that of wall-clock time since the last row, so
+    what other callbacks do in between counts; `memory_bytes` is the most that was ever held: on the GPU where the model
+    is, else by the process.
     """
 
-    path: Path
-    save_at: tuple[int, ...]
-    rows: list[tuple[str, ...]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._began = time.perf_counter() - (float(self.rows[-1][-1]) if self.rows else 0.0)
-
-    @classmethod
-    def load(cls, path: Path, *, save_at: tuple[int, ...], step: int) -> Metrics:
-        """The table at `path` up to `step`; empty where there is none."""
-        if not path.exists():
-            return cls(path, save_at)
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [tuple(row) for row in csv.reader(file)][1:]
-        return cls(path, save_at, [row for row in rows if int(row[0]) <= step])
+    sinks: Sequence[Callable[[Row], None]]
+    tokens_seen: int = 0
+    _since: float = field(default_factory=time.perf_counter)
 
     def __call__(self, event: Event) -> None:
-        """Note one update."""
-        seconds = f"{time.perf_counter() - self._began:.3f}"
-        numbers = (event.step, event.tokens_seen, event.loss, event.gradient_norm, event.learning_rate)
-        self.rows.append((*map(repr, numbers), seconds))
-        if event.step in self.save_at:
-            self.save()
+        """Make the row of one update."""
+        now = time.perf_counter()
+        row: Row = {
+            "step": event.step,
+            "tokens": event.tokens_seen,
+            "loss": event.loss,
+            "gradient_norm": event.gradient_norm,
+            "learning_rate": event.learning_rate,
+            "skipped": event.skipped,
+            "tokens_per_second": (event.tokens_seen - self.tokens_seen) / max(now - self._since, 1e-9),
+            "memory_bytes": peak_memory(next(event.state.model.parameters()).device),
+        }
+        routed = {"balance": event.losses.balance, "router_z": event.losses.router_z}
+        row |= {name: value for name, value in routed.items() if value is not None}
+        self.tokens_seen, self._since = event.tokens_seen, now
+        for sink in self.sinks:
+            sink(row)
 
-    def save(self) -> None:
-        """Write the table under a temporary name, then rename it."""
-        temporary = self.path.with_name(f".{self.path.name}.partial")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows(self.rows)
-        temporary.replace(self.path)
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes held so far: by torch on a CUDA device, else resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts kibibytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

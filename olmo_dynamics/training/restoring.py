@@ -33,7 +33,8 @@ def restore_state(checkpoint: Checkpoint, parent: Parent, recipe: Recipe, *, mom
     model = load_weights(checkpoint)
     generator = parent.saved.generator if parent.saved else torch.Generator().manual_seed(recipe.seed)
     state = TrainState(model, build_optimizer(model, recipe), generator, parent.step, parent.tokens_seen)
-    state.history = parent.saved.history if parent.saved else state.history
+    if parent.saved:
+        state.loss, state.history = parent.saved.loss, parent.saved.history
     if moments == "parent":
         _restore(state, read_moments(checkpoint), checkpoint.label)
     return state

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -35,6 +36,7 @@ class TrainState:
     step: int = 0
     tokens_seen: int = 0
     position: int = 0
+    loss: float = math.nan  # cross-entropy of the last update, nats per token
     history: History = field(default_factory=History)  # kept where the recipe skips spikes
 
 

@@ -80,6 +80,7 @@ def train(
             state.step += 1
             state.tokens_seen += batch.token_ids.numel()
             state.position += 1
+            state.loss = losses.cross_entropy
             learning_rate = recipe.learning_rate(state.step, state.tokens_seen)
             skipped = recipe.skip_spikes and state.history.spikes(losses.cross_entropy, gradient_norm)
             if not skipped:

@@ -1,6 +1,5 @@
 """The small demo, end to end: a run that learns, is found again, goes on after an interruption, and loads elsewhere."""
 
-import csv
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.numpy import load_file
 from olmo_dynamics.checkpoints.revision_names import parse_revision
 from olmo_dynamics.errors import TrainingError
 from olmo_dynamics.experiments.demo import SMALL, STANDARD, pretrain
+from olmo_dynamics.frames import metrics
 from olmo_dynamics.progress import Silent
 from olmo_dynamics.training.checkpoint import read_checkpoint
 
@@ -52,23 +52,18 @@ def out(tmp_path_factory: pytest.TempPathFactory, heard: Heard) -> Path:
     return out
 
 
-def rows(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def weights(checkpoint: Path) -> dict[str, np.ndarray]:
     return load_file(checkpoint / "model.safetensors")
 
 
 def test_the_run_holds_log_spaced_revisions_and_a_curve_that_falls(out: Path, heard: Heard) -> None:
     run = out / "run"
-    assert {path.name for path in run.iterdir()} == {*NAMES, "metrics.csv"}
+    assert {path.name for path in run.iterdir()} == {*NAMES, "metrics.parquet"}
     assert [parse_revision(name).step for name in NAMES] == STEPS
-    table = rows(run)
-    assert [int(row["step"]) for row in table] == list(range(1, 21))
-    assert float(table[0]["loss"]) == pytest.approx(np.log(576), abs=0.1)
-    assert float(table[-1]["loss"]) < float(table[0]["loss"]) - 0.5
+    table = metrics(run)
+    assert table["step"].to_list() == list(range(1, 21))
+    assert table["loss"][0] == pytest.approx(np.log(576), abs=0.1)
+    assert table["loss"][-1] < table["loss"][0] - 0.5
     assert heard.expected == (5, 20)
     assert heard.steps == 20
     assert heard.finished == NAMES[1:]
@@ -121,7 +116,7 @@ def test_an_interrupted_run_ends_as_if_it_had_never_stopped(out: Path, tmp_path:
     for name in NAMES:
         for tensor, value in weights(out / "run" / name).items():
             np.testing.assert_array_equal(weights(run / name)[tensor], value, err_msg=f"{name} {tensor}")
-    assert [row["loss"] for row in rows(run)] == [row["loss"] for row in rows(out / "run")]
+    assert metrics(run)["loss"].equals(metrics(out / "run")["loss"])
 
 
 def test_a_revision_missing_in_the_middle_is_made_again_and_the_others_stay(out: Path, tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 from olmo_dynamics.checkpoints import open_source
 from olmo_dynamics.errors import DivergedError, OptionError, TrainingError
 from olmo_dynamics.experiments.demo import SMALL, pretrain
+from olmo_dynamics.frames import metrics
 from olmo_dynamics.model import parse_config
 from olmo_dynamics.training.checkpoint import CheckpointWriter, read_checkpoint
 from olmo_dynamics.training.forking import fork, next_batches, open_checkpoint
-from olmo_dynamics.training.plans import Options, Plan
+from olmo_dynamics.training.options import Options
+from olmo_dynamics.training.plans import Plan
 from olmo_dynamics.training.recipe import Recipe
 from olmo_dynamics.training.restoring import load_weights, read_moments
 from olmo_dynamics.training.state import new_state
@@ -70,7 +72,7 @@ def test_an_unchanged_fork_is_the_original(
         events.append((event.step, event.loss, event.gradient_norm, event.learning_rate))
 
     data = [native / "tokens" / "train.npy"]
-    made = fork(native / run, first, data=data, out=tmp_path / "fork", steps=40, callbacks=[listen])
+    made = fork(native / run, first, data=data, out=tmp_path / "fork", steps=40, watch=lambda plan, state: [listen])
     assert made.folder is not None and made.folder.name == "step80-tokens163840"
     state, _ = read_checkpoint(made.folder)
     with open_checkpoint(native / run, last) as checkpoint:
@@ -134,8 +136,9 @@ def test_a_fork_of_ours_is_the_uninterrupted_run_bit_for_bit(demo: tuple[Path, P
     run, data = demo
     wanted = weights_of(run / "step20-tokens10240")
     made = fork(run, "step9-tokens4608", data=[data], out=tmp_path / "whole", steps=11)
-    assert made.folder is not None and made.expected_from == "logged by the parent for that step or the one before"
-    assert made.first_loss == pytest.approx(made.expected_loss, abs=1e-5)
+    assert made.folder is not None and made.expected_from == "the parent's own, of the step before"
+    logged = metrics(run)["loss"]  # of the steps from 1 on
+    assert (made.first_loss, made.expected_loss) == (pytest.approx(logged[9], abs=1e-5), logged[8])
     found = weights_of(made.folder)
     assert wanted.keys() == found.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
 
@@ -145,7 +148,7 @@ def test_a_fork_of_ours_is_the_uninterrupted_run_bit_for_bit(demo: tuple[Path, P
 
     halves = tmp_path / "halves"
     with pytest.raises(KeyboardInterrupt):
-        fork(run, "step9-tokens4608", data=[data], out=halves, steps=11, callbacks=[stop])
+        fork(run, "step9-tokens4608", data=[data], out=halves, steps=11, watch=lambda plan, state: [stop])
     again = fork(run, "step9-tokens4608", data=[data], out=halves, steps=11)
     assert again.folder is not None and again.expected_from == "resumed"
     lineages = [json.loads(path.read_bytes()) for path in sorted(halves.glob("step*/lineage.json"))]
@@ -176,7 +179,7 @@ def test_bare_weights_want_their_moments_chosen(demo: tuple[Path, Path], tmp_pat
     with pytest.raises(
         TrainingError, match=r"^the parent's place in its data is not known: choose --order olmo, olmo-core"
     ):
-        fork(bare.parent, "step9", **given)
+        fork(bare.parent, "step9", moments="zero", **given)
     given |= {"order": "sequential"}
     with pytest.raises(
         TrainingError, match=r"^AdamW's moments were not published with these weights: choose --moments zero"
@@ -190,7 +193,7 @@ def test_bare_weights_want_their_moments_chosen(demo: tuple[Path, Path], tmp_pat
         "step9",
         moments="warm",
         warmup=2,
-        callbacks=[lambda event: rates.append(event.learning_rate)],
+        watch=lambda plan, state: [lambda event: rates.append(event.learning_rate)],
         **given,
     )
     assert rates == [5e-4, 1e-3, 1e-3] and made.folder is not None and made.folder.name == "step12-tokens768"
@@ -219,7 +222,8 @@ def test_a_schedule_that_has_ended_at_nothing_is_refused(demo: tuple[Path, Path]
     out = tmp_path / "annealed"
     fork(run, "step9-tokens4608", data=[data], out=out, steps=2, schedule="linear", save=())
     message = (
-        "the parent's schedule has come to its end, a rate of 0: choose --schedule constant, linear or cosine, and --lr"
+        "the parent's schedule has come to its end, a rate of 0: choose --schedule constant, linear, cosine or wsd, "
+        "and --lr"
     )
     with pytest.raises(TrainingError, match=f"^{re.escape(message)}$"):
         fork(out, "step11-tokens5632", data=[data], out=tmp_path / "more", steps=2)
@@ -238,10 +242,12 @@ def test_changes_of_everything_else(plan: Callable[..., Plan], native: Path) -> 
     assert np.array_equal(
         np.concatenate([smaller.batch(each).token_ids for each in range(4)]), plan().batches.batch(0).token_ids
     )
-    step, [batch] = next_batches(native / OLMO[0], OLMO[1], data=[native / "tokens" / "train.npy"], first=2)
+    step, [batch] = next_batches(native / OLMO[0], OLMO[1], data=[native / "tokens" / "train.npy"], step=43)
     assert step == 43 and np.array_equal(batch.token_ids, plan().batches.batch(2).token_ids)
-    with pytest.raises(OptionError, match=r"^schedule must be one of parent, constant, linear, cosine; got 'wsd'$"):
-        Options(schedule="wsd")
+    with pytest.raises(
+        OptionError, match=r"^schedule must be one of parent, constant, linear, cosine, wsd; got 'step'$"
+    ):
+        Options(schedule="step")
     with pytest.raises(OptionError, match=r"^save wants steps after the fork within 0\.\.40; got \[41\]$"):
         plan(save=(41,))
 
@@ -270,7 +276,8 @@ def test_a_loss_that_jumps_is_an_error(native: Path, tmp_path: Path) -> None:
     wide = tmp_path / "wide.npy"
     np.full(128 * 1000, 600, np.uint16).tofile(wide)
     message = (
-        "step 41 wanted token ids below 512, the model's vocabulary; got 600: tokenise with this model's tokenizer"
+        f"{wide}: token ids must be below 512, the model's vocabulary; got 600 at token 0, read as uint16: check "
+        "--data-dtype and the tokenizer"
     )
     with pytest.raises(TrainingError, match=f"^{re.escape(message)}$"):
         fork(native / OLMO[0], OLMO[1], **{**given, "data": [wide], "out": tmp_path / "other"})
@@ -284,7 +291,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_state_behind(demo: tuple
         seen.append({name: tensor.clone() for name, tensor in event.state.model.state_dict().items()})
 
     with pytest.raises(DivergedError, match=r"^step 11 wanted a finite loss and gradient; got loss nan and "):
-        fork(run, "step9-tokens4608", data=[data], out=tmp_path, steps=5, save=(), lr=1e30, callbacks=[keep])
+        fork(run, "step9-tokens4608", data=[data], out=tmp_path, steps=5, save=(), lr=1e30, watch=lambda *_: [keep])
     assert sorted(path.parent.name for path in tmp_path.glob("*/lineage.json")) == [
         "step10-tokens5120",
         "step9-tokens4608",

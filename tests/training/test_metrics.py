@@ -1,58 +1,126 @@
-"""The training curve on disk: written at saves, whole, and the same after an interruption."""
+"""Rows of metrics: what a sink is told of each update, and boards that others keep."""
 
-import csv
+from __future__ import annotations
+
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from olmo_dynamics.errors import OptionError
 from olmo_dynamics.model import ModelConfig
-from olmo_dynamics.training.metrics import COLUMNS, Metrics
+from olmo_dynamics.training.boards import TensorBoard, WandB
+from olmo_dynamics.training.metrics import Metrics, Row, peak_memory
 from olmo_dynamics.training.recipe import Recipe
 from olmo_dynamics.training.state import new_state
 from olmo_dynamics.training.trainer import Event, train
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.fixture
-def events(config: ModelConfig, recipe: Recipe, tokens: np.ndarray) -> list[Event]:
-    told: list[Event] = []
-    train(new_state(config, recipe), recipe, tokens, callbacks=[told.append])
-    return told
+def told(config: ModelConfig, recipe: Recipe, tokens: np.ndarray) -> tuple[list[Event], list[Row]]:
+    """The events of ten updates, and the rows made of them."""
+    events: list[Event] = []
+    rows: list[Row] = []
+    train(new_state(config, recipe), recipe, tokens, callbacks=[events.append, Metrics([rows.append])])
+    return events, rows
 
 
-def test_a_row_an_update_written_at_each_save(tmp_path: Path, events: list[Event]) -> None:
-    path = tmp_path / "metrics.csv"
-    metrics = Metrics.load(path, save_at=(0, 2, 4), step=0)
-    for event in events[:5]:
-        metrics(event)
-        assert path.exists() == (event.step >= 2)
-    assert list(tmp_path.iterdir()) == [path]
-    table = rows(path)
-    assert [row["step"] for row in table] == ["1", "2", "3", "4"]
-    assert tuple(table[0]) == COLUMNS
-    for row, event in zip(table, events, strict=False):
-        assert int(row["tokens"]) == event.tokens_seen
-        assert float(row["loss"]) == event.loss
-        assert float(row["gradient_norm"]) == event.gradient_norm
-        assert float(row["learning_rate"]) == event.learning_rate
-    seconds = [float(row["seconds"]) for row in table]
-    assert seconds == sorted(seconds)
+def test_a_row_an_update(told: tuple[list[Event], list[Row]]) -> None:
+    events, rows = told
+    assert [row["step"] for row in rows] == list(range(1, 11))
+    for event, row in zip(events, rows, strict=True):
+        assert (row["tokens"], row["loss"], row["gradient_norm"], row["learning_rate"]) == (
+            event.tokens_seen,
+            event.loss,
+            event.gradient_norm,
+            event.learning_rate,
+        )
+    assert events[-1].state.loss == events[-1].loss
 
 
-def test_resuming_keeps_the_rows_up_to_its_step_and_the_clock(tmp_path: Path, events: list[Event]) -> None:
-    path = tmp_path / "metrics.csv"
-    first = Metrics.load(path, save_at=(6,), step=0)
-    for event in events[:6]:
-        first(event)
-    written = rows(path)
-    second = Metrics.load(path, save_at=(10,), step=4)
-    for event in events[4:]:
-        second(event)
-    assert rows(path)[:4] == written[:4]
-    assert [int(row["step"]) for row in rows(path)] == list(range(1, 11))
-    assert float(rows(path)[4]["seconds"]) >= float(written[3]["seconds"])
+def test_the_rate_counts_only_what_was_seen_since(
+    told: tuple[list[Event], list[Row]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, _ = told
+    clock = iter([10.0, 12.0, 12.5])
+    monkeypatch.setattr("olmo_dynamics.training.metrics.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    rows: list[Row] = []
+    resumed = Metrics([rows.append], tokens_seen=events[3].tokens_seen, _since=10.0 + 0 * next(clock))
+    for event in events[4:6]:
+        resumed(event)
+    assert [row["tokens_per_second"] for row in rows] == [64 / 2.0, 64 / 0.5]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel's own count is Linux's")
+def test_memory_is_the_most_this_process_ever_held() -> None:
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    assert peak_memory(torch.device("cpu")) == pytest.approx(int(line.split()[1]) * 1024, rel=0.02)
+
+
+class Recorder:
+    """Stands where a board's own writer would."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self.begun, self.said, self.closed = (arguments, named), [], False
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.said.append((name, value, step))
+
+    def log(self, row: dict[str, float], *, step: int) -> None:
+        self.said.append((row, step))
+
+    def close(self) -> None:
+        self.closed = True
+
+    finish = close
+
+
+ROW: Row = {"step": 3, "tokens": 192, "loss": 2.5}
+
+
+def test_tensorboard_gets_a_scalar_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Recorder  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    board = TensorBoard("runs/a")
+    board(ROW)
+    board.close()
+    writer = board._writer
+    assert writer.begun == (("runs/a",), {}) and writer.closed
+    assert writer.said == [("tokens", 192, 3), ("loss", 2.5, 3)]
+
+
+def test_wandb_gets_a_row_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("wandb")
+    module.init = Recorder  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    board = WandB("olmo", {"steps": 10})
+    board(ROW)
+    board.close()
+    run = board._run
+    assert run.begun == ((), {"project": "olmo", "config": {"steps": 10}}) and run.closed
+    assert run.said == [({"tokens": 192, "loss": 2.5}, 3)]
+
+
+@pytest.mark.parametrize(
+    ("module", "make", "message"),
+    [
+        (
+            "torch.utils.tensorboard",
+            lambda: TensorBoard("a"),
+            "TensorBoard is not installed; pip install 'olmo-dynamics[tensorboard]'",
+        ),
+        ("wandb", lambda: WandB("a", {}), "Weights & Biases is not installed; pip install 'olmo-dynamics[wandb]'"),
+    ],
+)
+def test_a_board_that_is_not_installed_is_one_line(
+    module: str, make: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(OptionError) as caught:
+        make()
+    assert str(caught.value) == message

@@ -1,0 +1,149 @@
+"""A fork with its metrics and recordings: told the same whether it was watched, stopped, or read from its folder."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+from safetensors.torch import load_file
+
+import olmo_dynamics as od
+from olmo_dynamics.errors import OptionError
+from olmo_dynamics.experiments.corpus import Corpus
+from olmo_dynamics.experiments.demo import SMALL, pretrain
+from olmo_dynamics.progress import Silent
+from olmo_dynamics.training.trainer import Event
+from tests.conftest import ROOT
+
+PARENT = "step9-tokens4608"
+RECORD = {"record": "parameters, activations", "every": 3, "measure": {"batch": "2x16"}}
+CURVE = ("step", "tokens", "loss", "gradient_norm", "learning_rate")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The small demo's run, and its tokens in a headerless file; read them, never change them."""
+    out = tmp_path_factory.mktemp("demo")
+    run = pretrain(out, size=SMALL)
+    Corpus.load(out / "corpus").train.astype(np.uint16).tofile(out / "train.bin")
+    return run, out / "train.bin"
+
+
+def fork(demo: tuple[Path, Path], out: Path, **options: object) -> Path:
+    run, data = demo
+    od.fork(run, PARENT, data=[data], out=out, steps=8, **{"progress": Silent(), **options})
+    return out
+
+
+def last_weights(folder: Path) -> dict[str, object]:
+    return load_file(folder / "step17-tokens8704" / "model.safetensors")
+
+
+def test_recording_gives_what_collect_gives_and_disturbs_nothing(demo: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = fork(demo, tmp_path / "recorded", **RECORD)
+    recorded = od.open_store(folder / "store.zarr")
+    assert recorded.table("revisions")["step"].to_list() == [9, 12, 15, 17]
+    options = {"record": ("parameters", "activations"), "batch": "2x16", "progress": Silent()}
+    collected = od.collect(folder, out=tmp_path / "collected.zarr", **options)
+    steps = recorded.table("revisions")["step"]
+    for name in recorded.tables:
+        ours, theirs = (store.table(name).drop("collected_at", strict=False) for store in (recorded, collected))
+        assert_frame_equal(ours, theirs.filter(pl.col("step").is_in(steps)), check_exact=True)
+    od.collect(folder, out=folder / "store.zarr", **options)  # the very same store: it goes on
+    assert len(od.open_store(folder / "store.zarr").done) == 9
+
+    plain = fork(demo, tmp_path / "plain")
+    assert_frame_equal(od.metrics(plain).select(CURVE), od.metrics(folder).select(CURVE), check_exact=True)
+    assert all((last_weights(plain)[name] == value).all() for name, value in last_weights(folder).items())
+
+
+def test_metrics_of_a_fork_go_on_where_its_parents_would(demo: tuple[Path, Path], tmp_path: Path) -> None:
+    frame = od.metrics(fork(demo, tmp_path / "a"))
+    parents = od.metrics(demo[0]).filter(pl.col("step").is_between(10, 17))
+    assert_frame_equal(frame.select(CURVE), parents.select(CURVE), check_exact=True)
+    assert (frame["tokens_per_second"] > 0).all() and (frame["memory_bytes"] > 50 << 20).all()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import olmo_dynamics as od
+from olmo_dynamics.progress import Silent
+
+def kill(event):
+    if event.step == 14:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+run, data, out = map(Path, sys.argv[1:])
+od.fork(run, %r, data=[data], out=out, steps=8, save=(3,), record="parameters", every=2, callbacks=[kill], progress=Silent())
+"""
+
+
+def test_after_sigkill_the_curve_and_the_store_are_those_of_an_undisturbed_fork(
+    demo: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    code = [sys.executable, "-c", KILLED % PARENT, *map(str, (*demo, out))]
+    assert subprocess.run(code, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert od.metrics(out)["step"].to_list() == [10, 11, 12]  # as far as the checkpoint of step 12
+    fork(demo, out, save=(3,), record="parameters", every=2)
+    whole = fork(demo, tmp_path / "whole", save=(3,), record="parameters", every=2)
+    assert_frame_equal(od.metrics(out).select(CURVE), od.metrics(whole).select(CURVE), check_exact=True)
+    one, other = (od.open_store(folder / "store.zarr").table("parameters") for folder in (out, whole))
+    assert one["step"].unique().sort().to_list() == [9, 11, 13, 15, 17]
+    assert_frame_equal(one, other, check_exact=True)
+
+
+def test_only_the_first_and_the_latest_are_kept(demo: tuple[Path, Path], tmp_path: Path) -> None:
+    seen: list[set[str]] = []
+
+    def look(event: Event) -> None:
+        seen.append({path.name.partition("-")[0] for path in tmp_path.glob("a/step*")})
+
+    out = fork(demo, tmp_path / "a", keep=2, callbacks=[look])
+    assert {path.name.partition("-")[0] for path in out.glob("step*")} == {"step9", "step16", "step17"}
+    assert seen[3] == {"step9", "step11", "step12"}  # while step 13 was under way
+    assert not (out / ".partial").exists()
+    assert fork(demo, out, keep=2) and len(list(out.glob("step*"))) == 3
+    with pytest.raises(OptionError, match=r"^keep must be at least 1 checkpoint; got 0$"):
+        fork(demo, tmp_path / "b", keep=0)
+    assert not (tmp_path / "b").exists()
+
+
+class Heard(Silent):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.expected, self.steps, self.said, self.finished = (0, 0), 0, [""], [""]
+
+    def expect(self, *, revisions: int, nbytes: int) -> None:
+        self.expected = (revisions, nbytes)
+
+    def begin(self, name: str) -> None:
+        self.said.append(name)
+
+    def advance(self, nbytes: int) -> None:
+        self.steps += nbytes
+
+    def finish(self, name: str) -> None:
+        self.finished.append(name)
+
+
+def test_a_listener_hears_steps_loss_and_rate(demo: tuple[Path, Path], tmp_path: Path) -> None:
+    heard = Heard()
+    folder = fork(demo, tmp_path / "a", save=(3,), progress=heard)
+    assert (heard.expected, heard.steps) == ((2, 8), 8)
+    assert heard.finished[1:] == ["step12-tokens6144", "step17-tokens8704"]
+    loss = od.metrics(folder)["loss"][-1]
+    assert heard.said[-1].startswith(f"loss {loss:.3f}  ") and heard.said[-1].endswith(" tokens/s")
+
+
+def test_a_step_to_record_at_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"^every must be at least 1 step; got 0$"):
+        od.fork("nowhere", "step1", data=["a"], out=tmp_path, steps=1, every=0)

@@ -9,7 +9,6 @@ Such servers cannot be listed: files are asked for by name, and the address must
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -19,11 +18,10 @@ from olmo_dynamics.checkpoints.formats.web import WebDirectory
 from olmo_dynamics.checkpoints.patience import Patience
 from olmo_dynamics.checkpoints.source import Checkpoint, Source, named_revision
 from olmo_dynamics.checkpoints.tensors import Span
-from olmo_dynamics.checkpoints.throttle import Throttle
+from olmo_dynamics.checkpoints.wire import Line
 from olmo_dynamics.errors import UnknownRevisionError, UnknownSourceError
 from olmo_dynamics.names import Revision
 
-_BLOCK_BYTES = 32 << 20  # 32 MiB at a time when a whole file is hashed
 _MARKS = ("config.yaml", "config.json")
 
 
@@ -35,7 +33,7 @@ class WebSource(Source):
     def __init__(self, address: str, *, revision: Revision | None = None, patience: Patience | None = None) -> None:
         self.name = address.rstrip("/")
         self._patience = patience
-        self._throttle = Throttle()
+        self._line = Line()
         self._revision = revision or named_revision(self.name.rpartition("/")[2])
 
     def revisions(self, *, refresh: bool = False) -> list[Revision]:
@@ -62,10 +60,10 @@ class WebSource(Source):
 
     def limit_rate(self, bytes_per_second: float | None) -> None:
         """Receive at most that much over all connections together."""
-        self._throttle.limit(bytes_per_second)
+        self._line.throttle.limit(bytes_per_second)
 
     def _directory(self) -> WebCheckpoint:
-        directory = WebDirectory(self.name, patience=self._patience, throttle=self._throttle)
+        directory = WebDirectory(self.name, patience=self._patience, line=self._line)
         if not any(mark in directory.files for mark in _MARKS):
             directory.close()
             raise UnknownSourceError(
@@ -91,14 +89,6 @@ class WebCheckpoint(Checkpoint):
     def close(self) -> None:
         """End the connections' threads."""
         self._directory.close()
-
-    def file_sha256(self, name: str) -> str:
-        """Hash of one file, which is read whole: such servers publish none."""
-        digest = hashlib.sha256()
-        for start in range(0, self.files[name], _BLOCK_BYTES):
-            [block] = self.read_spans([Span(name, start, min(start + _BLOCK_BYTES, self.files[name]))])
-            digest.update(block.data)
-        return digest.hexdigest()
 
     def _fetch(self, spans: Sequence[Span]) -> list[np.ndarray]:
         return self._directory.read_spans(spans)

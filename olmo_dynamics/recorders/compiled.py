@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
 
@@ -64,11 +65,12 @@ def compiled(loop: Loop) -> Loop:
         _numba_settings.CACHE_DIR = before
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def float32_of(_: Any, bits: Any) -> tuple[Any, Callable[..., Any]]:
-    """Inside a compiled loop: the float32 with these 32 bits, in a register (a view of an array would go by memory)."""
-
+def _float32_of(_: Any, bits: Any) -> tuple[Any, Callable[..., Any]]:
     def bitcast(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
 
     return types.float32(types.uint32), bitcast
+
+
+float32_of: Callable[[np.uint32], np.float32] = cast(Any, intrinsic(_float32_of))
+"""Inside a compiled loop: the float32 with these 32 bits, in a register (a view of an array would go by memory)."""

@@ -25,7 +25,14 @@ from olmo_dynamics.names import Record
 from olmo_dynamics.quantities import MASSIVE_RANKS, find
 from olmo_dynamics.recorders.compiled import compiled
 from olmo_dynamics.recorders.observed import observed_tokens, values_of
-from olmo_dynamics.recorders.token_kernels import LARGEST, LOWER_MEDIAN, Tokens, middle_magnitudes, strip_signs, tokens_of
+from olmo_dynamics.recorders.token_kernels import (
+    LARGEST,
+    LOWER_MEDIAN,
+    Tokens,
+    middle_magnitudes,
+    strip_signs,
+    tokens_of,
+)
 
 MASSIVE_ABOVE = 100.0
 MASSIVE_MEDIANS = 1000.0

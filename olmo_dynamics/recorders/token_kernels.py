@@ -38,7 +38,12 @@ class TokenTotals(NamedTuple):
     @classmethod
     def zeros(cls, width: int, codes: np.dtype) -> TokenTotals:
         """Nothing summed yet."""
-        return cls(np.zeros(CODES if codes.itemsize == 2 else 0, np.int64), np.zeros(5), np.zeros(width), np.zeros(width, codes))
+        return cls(
+            np.zeros(CODES if codes.itemsize == 2 else 0, np.int64),
+            np.zeros(5),
+            np.zeros(width),
+            np.zeros(width, codes),
+        )
 
 
 class Tokens(NamedTuple):

@@ -93,7 +93,7 @@ def _any(counts: Int64[np.ndarray, " run"]) -> bool:
     found = np.int64(0)
     for i in range(len(counts)):
         found |= counts[i]
-    return found != 0
+    return bool(found != 0)
 
 
 @compiled

@@ -188,7 +188,7 @@ def _measure(
     if not np.isnan(largest[0]):  # NaN sorts last, so it would be found here
         magnitudes = np.empty(codes.size, codes.dtype)
         strip_signs(codes.reshape(-1), magnitudes)
-        guess = int(np.median(of_tokens[:, LOWER_MEDIAN]))
+        guess = np.int64(np.median(of_tokens[:, LOWER_MEDIAN]))
         middle = middle_magnitudes(magnitudes, top[0], guess)
         median = float(values_of(np.array(middle, codes.dtype)).mean())
     rows, features = np.divmod(places, codes.shape[1])

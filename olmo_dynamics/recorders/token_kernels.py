@@ -135,7 +135,7 @@ def _least_above(magnitudes: UInt[np.ndarray, " n"], value: np.int64) -> np.int6
 @compiled
 def _moved(pivot: np.int64, wanted: float, count: np.int64, octave: int) -> np.int64:
     """Where the wanted rank lies if the number of magnitudes up to a value grows as the value does."""
-    change = min(max(wanted / max(count, 1) - 1.0, -0.5), 1.0)
+    change = min(max(wanted / count - 1.0, -0.5), 1.0) if count > 0 else 1.0
     return pivot + np.int64(change * (octave + pivot % octave))
 
 

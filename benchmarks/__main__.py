@@ -1,4 +1,4 @@
-"""Run the benchmarks: `python -m benchmarks [--shape 150m|1b] [--repeats N] [p1] [p2] [p6] [p8]`."""
+"""Run the benchmarks: `python -m benchmarks [--shape 150m|1b] [--repeats N] [p1] [p2] [p5] [p6] [p8]`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import p1_parameters, p2_collect, p6_trainer, p8_start
+from benchmarks import p1_parameters, p2_collect, p5_overhead, p6_trainer, p8_start
 from benchmarks.checkpoint import SHAPES, make_checkpoint
 from benchmarks.turns import Turn, median_seconds, print_table, take_turns
 
@@ -39,10 +39,13 @@ def run_p2(folder: Path, shape: str, repeats: int) -> dict[str, list[Turn]]:
     turns = take_turns("benchmarks.p2_collect", p2_collect.METHODS, arguments=[str(folder)], repeats=repeats)
     mine, peer, limit = p2_collect.METHODS
     print_table(f"P2  collect one local revision, {shape}, bf16, 8 x 512 tokens", turns, ours=mine)
-    share = median_seconds(turns[limit]) / median_seconds(turns[mine])
+    seconds = {method: median_seconds(taken) for method, taken in turns.items()}
     memory = max(t.peak_bytes for t in turns[mine]) / max(t.peak_bytes for t in turns[peer])
     losses = (turns[mine][0].result, turns[peer][0].result)
-    print(f"share of the GEMM limit: {share:.1%} (target 75 %)   memory against the peer: {memory:.2f} (target 0.15)")
+    print(
+        f"share of the GEMM limit: {seconds[limit] / seconds[mine]:.1%} (target 75 %; the peer's own "
+        f"{seconds[limit] / seconds[peer]:.1%})   memory against the peer: {memory:.2f} (target 0.15)"
+    )
     print(f"loss: ours {losses[0]:.4f}, transformers {losses[1]:.4f}")
     return turns
 
@@ -55,6 +58,15 @@ def run_p6(repeats: int) -> dict[str, list[Turn]]:
     return turns
 
 
+def run_p5(folder: Path, shape: str, repeats: int) -> dict[str, list[Turn]]:
+    turns = take_turns("benchmarks.p5_overhead", p5_overhead.METHODS, arguments=[str(folder)], repeats=repeats)
+    bare, recorded = p5_overhead.METHODS
+    print_table(f"P5  recording beside the forward pass, {shape}, bf16, 8 x 512 tokens", turns, ours=bare)
+    added = median_seconds(turns[recorded]) / median_seconds(turns[bare]) - 1
+    print(f"recording adds {added:.1%} (target 5 %)")
+    return turns
+
+
 def run_p8(repeats: int) -> dict[str, list[Turn]]:
     turns = take_turns("benchmarks.p8_start", p8_start.METHODS, arguments=[], repeats=repeats)
     print_table("P8  start: processes, wall time", turns, ours=p8_start.METHODS[0])
@@ -63,12 +75,12 @@ def run_p8(repeats: int) -> dict[str, list[Turn]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("which", nargs="*", choices=["p1", "p2", "p6", "p8", []], help="default: all")
+    parser.add_argument("which", nargs="*", choices=["p1", "p2", "p5", "p6", "p8", []], help="default: all")
     parser.add_argument("--shape", choices=[name for name in SHAPES if name != "tiny"], default="150m")
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
-    which = given.which or ["p1", "p2", "p6", "p8"]
-    folder = make_checkpoint(given.shape, CACHE) if {"p1", "p2"} & set(which) else CACHE
+    which = given.which or ["p1", "p2", "p5", "p6", "p8"]
+    folder = make_checkpoint(given.shape, CACHE) if {"p1", "p2", "p5"} & set(which) else CACHE
     results = {}
     if "p1" in which:
         results["p1"] = run_p1(folder, given.shape, given.repeats)
@@ -76,6 +88,8 @@ def main() -> None:
         results["p2"] = run_p2(folder, given.shape, given.repeats)
     if "p6" in which:
         results["p6"] = run_p6(given.repeats)
+    if "p5" in which:
+        results["p5"] = run_p5(folder, given.shape, given.repeats)
     if "p8" in which:
         results["p8"] = run_p8(given.repeats)
     save(results, given.shape)

@@ -10,7 +10,7 @@ Harvesting after each stage drops what that stage's layer needed, so memory does
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Shaped
@@ -19,8 +19,10 @@ from torch import Tensor
 from olmo_dynamics.names import Record, Site
 from olmo_dynamics.recorders.activations import ActivationRecorder
 from olmo_dynamics.recorders.losses import LossRecorder, ProbeTokens
+from olmo_dynamics.recorders.observed import observed_tokens
 from olmo_dynamics.recorders.outliers import INPUTS, OUTPUTS, OutlierRecorder
 from olmo_dynamics.recorders.routing import RoutingRecorder
+from olmo_dynamics.recorders.token_kernels import tokens_of
 
 FORWARD_GROUPS = ("activations", "outliers", "logits", "loss", "tokens", "routing")
 """The groups that need a forward pass."""
@@ -28,6 +30,8 @@ FORWARD_GROUPS = ("activations", "outliers", "logits", "loss", "tokens", "routin
 _LOSS_GROUPS = frozenset({"logits", "loss", "tokens"})
 _ROUTING = frozenset({Site.ROUTER_LOGITS, Site.CHOSEN_EXPERTS})
 _NORMED_INPUTS = frozenset({Site.ATTENTION_INPUT, Site.MLP_INPUT})
+_LEAVING = frozenset({Site.EMBEDDING, Site.RESIDUAL_OUT})
+"""Where the stream is measured that enters the next block: `residual_in` is the same tensor, and never read itself."""
 
 
 def sites_of(group: str, available: Collection[Site]) -> frozenset[Site]:
@@ -88,10 +92,13 @@ class ForwardRecorders:
     ) -> None:
         self.groups = frozenset(groups) & frozenset(FORWARD_GROUPS)
         self._sites_of = {group: sites_of(group, available) for group in self.groups}
-        self.sites: frozenset[Site] = frozenset().union(*self._sites_of.values())
+        wanted = frozenset().union(*self._sites_of.values())
+        self.sites: frozenset[Site] = wanted - {Site.RESIDUAL_IN} | (_LEAVING if Site.RESIDUAL_IN in wanted else set())
         self._probe = probe
         self._unharvested = set(range(config_layers))
+        self._blocks = range(config_layers)
         self._layers: set[int] = set()  # seen since they were last harvested
+        self._entering: list[Record] = []  # of streams that enter a block not yet harvested
         self._activations = ActivationRecorder()
         self._outliers = OutlierRecorder(probe.token_ids)
         self._routing = RoutingRecorder(probe)
@@ -107,14 +114,30 @@ class ForwardRecorders:
             if self.groups & _LOSS_GROUPS:
                 self._loss_recorder().observe(seen.values, seen.rows, seen.positions, seen.columns.start)
             return
-        mask = self._probe.mask[seen.rows, seen.positions]
-        if "activations" in self.groups and seen.site in self._sites_of["activations"]:
-            self._activations.observe(seen.site, seen.layer, seen.values, mask, seen.positions.start)
-        if "outliers" in self.groups and seen.site in self._sites_of["outliers"]:
-            self._outliers.observe(seen.site, seen.layer, seen.values, mask, seen.rows)
-
         if "routing" in self.groups and seen.site in self._sites_of["routing"]:
             self._routing.observe(seen.site, seen.layer, seen.values, seen.rows, seen.positions)
+        self._observe_floats(seen)
+
+    def _observe_floats(self, seen: Observation) -> None:
+        """One pass over the activations; the outliers are found by what it left of each token."""
+        site, layer = seen.site, seen.layer
+        measured = site in self._sites_of.get("activations", ()) and site is not Site.RESIDUAL_IN
+        searched = list(self._as_seen_by_outliers(site, layer))
+        if not (measured or searched):
+            return
+        mask = self._probe.mask[seen.rows, seen.positions]
+        observed = observed_tokens(seen.values, mask, seen.positions.start)
+        tokens = self._activations.add(site, layer, observed) if measured else tokens_of(observed)
+        for place in searched:
+            self._outliers.add(*place, (observed, tokens), mask, seen.rows)
+
+    def _as_seen_by_outliers(self, site: Site, layer: int) -> Iterator[tuple[Site, int]]:
+        """The places that these activations are at, of those where outliers are looked for."""
+        wanted = self._sites_of.get("outliers", frozenset())
+        if site in wanted and site is not Site.RESIDUAL_IN:
+            yield site, layer
+        if Site.RESIDUAL_IN in wanted and site in _LEAVING and layer + 1 in self._blocks:
+            yield Site.RESIDUAL_IN, layer + 1
 
     def merge(self, other: ForwardRecorders) -> None:
         """Adds what `other` saw and has not harvested."""
@@ -133,9 +156,12 @@ class ForwardRecorders:
         layers = sorted(self._layers) if layer is None else [layer]
         records = []
         for each in layers:
-            records += self._activations.harvest(each) + self._outliers.harvest(each) + self._routing.harvest(each)
+            activations = self._activations.harvest(each)
+            records += activations + self._outliers.harvest(each) + self._routing.harvest(each)
+            self._entering += self._of_next_block(activations)
         self._layers.difference_update(layers)
         self._unharvested.difference_update(layers)
+        records += self._of_entered_blocks()
         if not self._unharvested:
             records += self._over_layers()
         if self._losses is not None and self._losses.complete:
@@ -145,6 +171,17 @@ class ForwardRecorders:
     def records(self) -> list[Record]:
         """Everything not yet harvested, complete or not."""
         return self.harvest() + self._over_layers() + self._of_losses()
+
+    def _of_next_block(self, activations: list[Record]) -> Iterator[Record]:
+        for record in activations:
+            following = int(record.at["layer"]) + 1
+            if record.at["site"] in _LEAVING and following in self._blocks:
+                yield Record(record.quantity, record.values, {"site": Site.RESIDUAL_IN.value, "layer": following})
+
+    def _of_entered_blocks(self) -> list[Record]:
+        ready = [record for record in self._entering if record.at["layer"] not in self._unharvested]
+        self._entering = [record for record in self._entering if record.at["layer"] in self._unharvested]
+        return ready
 
     def _loss_recorder(self) -> LossRecorder:
         self._losses = self._losses or LossRecorder(self._probe, self._vocab_size)

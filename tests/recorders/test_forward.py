@@ -123,16 +123,32 @@ def test_sites_needed():
     assert recorders({"parameters"}).sites == frozenset()
     assert recorders({"loss"}).sites == {Site.LOGITS}
     assert recorders({"outliers"}).sites == {
-        Site.EMBEDDING, Site.RESIDUAL_IN, Site.RESIDUAL_MIDDLE, Site.RESIDUAL_OUT,
+        Site.EMBEDDING, Site.RESIDUAL_MIDDLE, Site.RESIDUAL_OUT,
     }  # fmt: skip
-    assert recorders({"activations"}).sites == set(ALL_SITES) - {Site.LOGITS, Site.CHOSEN_EXPERTS}
+    unread = {Site.LOGITS, Site.CHOSEN_EXPERTS, Site.RESIDUAL_IN}
+    assert recorders({"activations"}).sites == set(ALL_SITES) - unread
     assert recorders({"routing"}).sites == ROUTING
-    assert recorders().sites == set(ALL_SITES)
+    assert recorders().sites == set(ALL_SITES) - {Site.RESIDUAL_IN}
+
+
+def test_the_stream_that_enters_a_block_is_the_one_that_left_the_last():
+    found = keyed(watch(recorders()).records())
+    for layer in range(LAYERS):
+        site, before = (Site.RESIDUAL_OUT, layer - 1) if layer else (Site.EMBEDDING, NO_LAYER)
+        for name in ("feature_rms", "kurtosis", "status"):
+            entering, left = (
+                found[f"activations/{name}", ("layer", at), ("site", where)]
+                for where, at in ((Site.RESIDUAL_IN, layer), (site, before))
+            )
+            np.testing.assert_array_equal(entering, left)
+        maxima = found["outliers/feature_abs_max", ("input", "attention_input"), ("layer", layer)]
+        left = found["activations/feature_abs_max", ("layer", before), ("site", site)]
+        np.testing.assert_array_equal(maxima, left)
 
 
 def test_routing_is_read_only_where_there_are_experts():
     dense = watch(ForwardRecorders(probe(), LAYERS, FORWARD_GROUPS, available=OLMO2_SITES))
-    assert dense.sites == set(OLMO2_SITES)
+    assert dense.sites == set(OLMO2_SITES) - {Site.RESIDUAL_IN}
     assert "routing" not in {record.quantity.group for record in dense.records()}
 
 

@@ -141,7 +141,7 @@ class PlainZarr:
 
 
 class Parquet:
-    """A file a revision: one list column an array."""
+    """A file a revision: one column an array."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self.folder = folder / "parquet"
@@ -153,7 +153,7 @@ class Parquet:
 
     def series(self) -> np.ndarray:
         flat = int(np.ravel_multi_index(PLACE, LAYOUT.shape(QUANTITIES["activations/feature_rms"])))
-        column = pl.col("activations/feature_rms").list.get(flat)
+        column = pl.col("activations/feature_rms").arr.get(flat)
         return pl.scan_parquet(self.folder / "*.parquet").select(column).collect().to_series().to_numpy()
 
     def revision(self, number: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 import xarray
 import zarr
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from olmo_dynamics.cli import cli
 from olmo_dynamics.errors import DiskFullError, StoreBusyError
 from olmo_dynamics.frames import open_store
 from olmo_dynamics.names import Revision
@@ -211,3 +214,16 @@ def test_further_groups_join_a_compacted_store(tmp_path: Path) -> None:
     assert store.groups == ("logits", "loss")
     assert store.recorded("main") == {"loss"}
     assert after["logits/recorded"].tolist() == [0, 0, 0, 0]
+
+
+def test_the_command_compacts_and_show_says_so(tmp_path: Path) -> None:
+    store = filled_store(tmp_path / "s.zarr", ("outliers",))
+    store.add_groups(layout(("loss",)), attributes=ATTRIBUTES, probe_arrays=PROBE)
+    shown = CliRunner().invoke(cli, ["show", str(store.path)]).output
+    assert f"no; olmo-dyn compact {store.path} makes series fast to read" in " ".join(shown.split())
+    outcome = CliRunner().invoke(cli, ["compact", str(store.path), "--format", "json"])
+    facts = json.loads(outcome.output)
+    assert facts["before"] < facts["after"] == sum(store.sizes().values())
+    facts = json.loads(CliRunner().invoke(cli, ["show", str(store.path), "--format", "json"]).output)
+    assert facts["compact"] is True
+    assert facts["lacking"] == {"loss": sorted(open_store(store.path).done)}

@@ -24,6 +24,7 @@ def show(store: str, style: str, quiet: bool) -> None:
     found = open_store(store)
     sizes = found.sizes()
     probe = found.attributes.get("probe") or {}
+    lacking = {group: names for group in found.groups if (names := sorted(found.lacking(group)))}
     facts: dict[str, Any] = {
         "store": str(found.path),
         "source": found.attributes["source"],
@@ -32,6 +33,8 @@ def show(store: str, style: str, quiet: bool) -> None:
         "done": sorted(found.done),
         "missing": sorted(found.missing),
         "groups": sizes,
+        "lacking": lacking,
+        "compact": found.is_compact,
         "probe": probe,
         "layout_version": found.attributes["layout_version"],
         "olmo_dynamics_version": found.attributes["olmo_dynamics_version"],
@@ -41,6 +44,8 @@ def show(store: str, style: str, quiet: bool) -> None:
             "done": f"{len(found.done)} revisions",
             "missing": _some(sorted(found.missing)),
             "groups": ", ".join(f"{name} {human_bytes(nbytes)}" for name, nbytes in sizes.items()),
+            "lacking": "; ".join(f"{group}: {_some(names)}" for group, names in lacking.items()) or "none",
+            "compact": "yes" if found.is_compact else f"no; olmo-dyn compact {found.path} makes series fast to read",
             "probe": _probe(probe),
         }
     print_facts(facts, style)

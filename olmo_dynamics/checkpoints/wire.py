@@ -60,6 +60,11 @@ class Request:
                 self.parts[0] = part[count:]
 
 
+def request_bytes(total: int) -> int:
+    """What each request for some bytes asks for at most: a share of them that suits every connection."""
+    return min(REQUEST_BYTES, max(SMALL_REQUEST_BYTES, -(-total // CONNECTIONS)))
+
+
 def plan_requests(wanted: Sequence[tuple[Span, np.ndarray]], limit: int = REQUEST_BYTES) -> list[Request]:
     """Requests of at most `limit` bytes that fill every buffer: neighbouring spans are joined, long ones split."""
     requests: list[Request] = []
@@ -137,7 +142,7 @@ class Wire:
             AccessError: the repo is gated, or became private.
         """
         total = sum(span.stop - span.start for span, _ in wanted)
-        limit = min(REQUEST_BYTES, max(SMALL_REQUEST_BYTES, -(-total // CONNECTIONS)))
+        limit = request_bytes(total)
         stop = threading.Event()
         receipts = [self._pool.submit(self._receive, request, stop) for request in plan_requests(wanted, limit)]
         try:

@@ -8,24 +8,26 @@ costs at most the revision under way.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Unpack
 
 import torch
 
-from olmo_dynamics.checkpoints import Checkpoint, Source
+from olmo_dynamics.checkpoints import Source
+from olmo_dynamics.collection.account import Account
 from olmo_dynamics.collection.choice import choose
-from olmo_dynamics.collection.measurement import Measurement, Options
-from olmo_dynamics.collection.planner import needed_tensors
-from olmo_dynamics.collection.study import Study, describe_probe, prepare, read_probe
+from olmo_dynamics.collection.fetching import Pipeline, Visit
+from olmo_dynamics.collection.itinerary import Bounds
+from olmo_dynamics.collection.measurement import Options, settle
+from olmo_dynamics.collection.measuring import Measuring
+from olmo_dynamics.collection.opening import Opener
+from olmo_dynamics.collection.study import Study
 from olmo_dynamics.collection.verification import TOKENS, verify
-from olmo_dynamics.collection.walk import measure
-from olmo_dynamics.errors import CheckpointError, StoreMismatchError
+from olmo_dynamics.errors import CheckpointError
 from olmo_dynamics.frames import RecordedStore, open_store
 from olmo_dynamics.frames.run import Run
-from olmo_dynamics.names import Record, Revision, Status
+from olmo_dynamics.names import Record, Status
 from olmo_dynamics.progress import Bar, Silent
 
 
@@ -48,116 +50,111 @@ def collect(
         quarantine: a file of revisions to leave out; unless given, the one that the last audit of this run left.
         include_quarantined: whether to measure them all the same.
         progress: who is told how far it is; a bar on stderr unless given (`Silent()` for none).
-        **options: what is measured and how, see `Measurement`.
+        **options: what is measured and how, see `Measurement`, and how much it may take, see `Limits`.
 
     Raises:
         SelectionError: the expression cannot be read, or matches nothing.
         StoreMismatchError: the store was made from another run, probe or dtype.
         CheckpointError: some revisions contradict themselves; all others have been measured.
     """
-    measurement = Measurement(**options)
+    measurement, limits = settle(options)
     run = run if isinstance(run, Run) else Run(run)
+    run.source.limit_rate(limits.bytes_per_second)
     choice = choose(run, revisions, quarantine=quarantine, include_quarantined=include_quarantined)
-    chosen = choice.revisions
-    with progress or Bar() as listener:
+    mine = limits.of(choice.revisions)
+    opener = Opener(run, measurement, Bounds.of(limits.memory_bytes))
+    with progress or Bar() as listener, closing(opener):
         if choice.left_out:
             listener.note(choice.summary)
-        store, study = _open(run, chosen, Path(out), measurement=measurement, listener=listener)
+        study = opener.settle(mine, done=_done(Path(out)))
+        for note in study.notes:
+            listener.note(note)
+        store = _open(Path(out), study)
         with store.lock():
-            store.plan(chosen)
-            missing = [each for each in chosen if each.name not in store.done]
-            _collect_missing(run, missing, store=store, study=study, listener=listener)
+            store.plan(choice.revisions)
+            missing = [each for each in mine if each.name not in store.done]
+            collection = _Collection(store, study, listener)
+            with (
+                Pipeline(opener.open, missing, opener.bounds) as pipeline,
+                Measuring(study, limits.thread_count) as measuring,
+            ):
+                collection.measure(pipeline, measuring)
     return open_store(out)
 
 
-def _open(
-    run: Run, chosen: Sequence[Revision], out: Path, *, measurement: Measurement, listener: Silent
-) -> tuple[RecordedStore, Study]:
-    """The store, made from the first whole revision's config and probe, or found to have been made from the same."""
-    study = _prepare(run, chosen, measurement)
-    for note in study.notes:
-        listener.note(note)
+def _done(out: Path) -> frozenset[str]:
+    return frozenset(open_store(out).done) if out.exists() else frozenset()
+
+
+def _open(out: Path, study: Study) -> RecordedStore:
+    """The store, made for the study, or found to have been made for the same."""
     if out.exists():
         store = open_store(out, mode="a")
         store.check_same(study.layout, study.attributes)
-        return store, study
+        return store
     probe_arrays = {} if study.probe is None else {
         "token_id": study.probe.token_ids,
         "mask": study.probe.mask,
         "domain": study.probe.domain,
     }  # fmt: skip
-    store = RecordedStore.create(out, layout=study.layout, attributes=study.attributes, probe_arrays=probe_arrays)
-    return store, study
+    return RecordedStore.create(out, layout=study.layout, attributes=study.attributes, probe_arrays=probe_arrays)
 
 
-def _prepare(run: Run, chosen: Sequence[Revision], measurement: Measurement) -> Study:
-    """The study of the first revision that does not contradict itself; the first error where all of them do."""
-    refused: CheckpointError | None = None
-    for revision in chosen:
-        try:
-            with run.open(revision) as checkpoint:
-                return prepare(checkpoint, measurement, source=run.name)
-        except CheckpointError as error:
-            refused = refused or error
-    raise refused or CheckpointError(f"{run.name}: no revision was chosen; select at least one")
+class _Collection:
+    """Takes visit by visit out of the pipeline, and writes what was measured."""
 
+    def __init__(self, store: RecordedStore, study: Study, listener: Silent) -> None:
+        self._store, self._study, self._listener = store, study, listener
+        self.account = Account()
 
-def _collect_missing(
-    run: Run, missing: Sequence[Revision], *, store: RecordedStore, study: Study, listener: Silent
-) -> None:
-    refused: list[str] = []
-    for revision in missing:
-        listener.begin(revision.name)
-        try:
-            with run.open(revision) as checkpoint:
-                if revision is missing[0]:
-                    needed = needed_tensors(checkpoint, study.measurement)
-                    listener.expect(revisions=len(missing), nbytes=len(missing) * sum(info.nbytes for info in needed))
-                _collect_one(checkpoint, store=store, study=study, listener=listener)
-        except CheckpointError as error:
-            refused.append(revision.name)
-            listener.note(f"{revision.name} is left out: {error}")
-            reason = error
-            continue
-        listener.finish(revision.name)
-    if refused:
-        raise CheckpointError(
-            f"{len(refused)} of {len(missing)} revisions cannot be measured ({', '.join(refused[:3])}"
-            f"{', …' if len(refused) > 3 else ''}), the others are in {store.path}; last reason: {reason}"
+    def measure(self, pipeline: Pipeline, measuring: Measuring) -> None:
+        """Measure everything.
+
+        Raises:
+            CheckpointError: some revisions contradict themselves; all others are in the store.
+        """
+        refused: dict[str, CheckpointError] = {}
+        expected = False
+        for visit in pipeline:
+            name = visit.revision.name
+            self._listener.begin(name)
+            try:
+                if not expected:
+                    nbytes = len(pipeline) * visit.opened.itinerary.nbytes
+                    self._listener.expect(revisions=len(pipeline), nbytes=nbytes)
+                    expected = True
+                self._measure_one(visit, measuring)
+            except CheckpointError as error:
+                refused[name] = error
+                self._listener.note(f"{name} is left out: {error}")
+            else:
+                self._listener.finish(name)
+        if refused:
+            names = list(refused)
+            raise CheckpointError(
+                f"{len(names)} of {len(pipeline)} revisions cannot be measured ({', '.join(names[:3])}"
+                f"{', …' if len(names) > 3 else ''}), the others are in {self._store.path}; last reason: {refused[names[-1]]}"
+            )
+
+    def _measure_one(self, visit: Visit, measuring: Measuring) -> None:
+        opened = visit.opened
+        self._verify(visit)
+        records = measuring.records(visit, self._listener.advance)
+        checkpoint = opened.checkpoint
+        self._store.append(
+            checkpoint.revision, records, dtype=checkpoint.dtype, weights_sha256=visit.weights_sha256.result()
         )
+        self.account.add(opened)
+        nonfinite = [record.at["tensor"] for record in records if _is_nonfinite(record)]
+        if nonfinite:
+            name = checkpoint.revision.name
+            self._listener.note(f"{name}: {len(nonfinite)} tensors hold NaN or Inf, first {nonfinite[0]}")
 
-
-def _collect_one(checkpoint: Checkpoint, *, store: RecordedStore, study: Study, listener: Silent) -> None:
-    _check_same_probe(checkpoint, study)
-    if study.measurement.verify and study.probe is not None:
-        unverified = verify(checkpoint, torch.tensor(study.probe.token_ids[:1, :TOKENS]))
-        if unverified:
-            listener.note(unverified)
-    records = measure(checkpoint, study, listener.advance)
-    store.append(
-        checkpoint.revision,
-        records,
-        dtype=checkpoint.dtype,
-        weights_sha256=checkpoint.weights_sha256(),
-    )
-    nonfinite = [record.at["tensor"] for record in records if _is_nonfinite(record)]
-    if nonfinite:
-        listener.note(f"{checkpoint.revision.name}: {len(nonfinite)} tensors hold NaN or Inf, first {nonfinite[0]}")
-
-
-def _check_same_probe(checkpoint: Checkpoint, study: Study) -> None:
-    """A revision whose tokenizer reads the probe text otherwise is not comparable with the others."""
-    if study.probe is None or study.measurement.tokens is not None:
-        return
-    expected = study.attributes["probe"]
-    if hashlib.sha256(checkpoint.read_file("tokenizer.json")).hexdigest() == expected["tokenizer_sha256"]:
-        return
-    probe = describe_probe(read_probe(checkpoint, study.measurement, study.config))
-    if probe["sha256"] != expected["sha256"]:
-        raise StoreMismatchError(
-            f"{checkpoint.revision.name}'s tokenizer turns the probe text into other tokens (sha256 {probe['sha256'][:12]}) "
-            f"than the store holds ({expected['sha256'][:12]}); collect it into a store of its own"
-        )
+    def _verify(self, visit: Visit) -> None:
+        if self._study.measurement.verify and self._study.probe is not None:
+            unverified = verify(visit.opened.checkpoint, torch.tensor(self._study.probe.token_ids[:1, :TOKENS]))
+            if unverified:
+                self._listener.note(unverified)
 
 
 def _is_nonfinite(record: Record) -> bool:

@@ -1,0 +1,112 @@
+"""What is measured on the way through one revision: each stop's tensors as they come, then the forward pass over them.
+
+>>> with Measuring(study, threads=2) as measuring:  # doctest: +SKIP
+...     records = measuring.records(visit, advance=print)
+
+Every byte is read once and serves both the parameter statistics and its layer's forward pass, and is dropped after it. The
+records do not depend on how many threads there are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from olmo_dynamics.checkpoints import Checkpoint
+from olmo_dynamics.collection.fetching import Visit
+from olmo_dynamics.collection.itinerary import Itinerary, Stop
+from olmo_dynamics.collection.recorded_pass import RecordedPass
+from olmo_dynamics.collection.study import Study
+from olmo_dynamics.model import parse_config, to_tensor
+from olmo_dynamics.names import Record, TensorInfo
+from olmo_dynamics.recorders import Survey, embedding_records, parameter_records, survey_tensor
+
+Raw = dict[str, np.ndarray]
+
+
+class Measuring:
+    """Threads that measure, for as many revisions of a study as come."""
+
+    def __init__(self, study: Study, threads: int) -> None:
+        self._study = study
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="olmo-dynamics-survey")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def records(self, visit: Visit, advance: Callable[[int], None]) -> list[Record]:
+        """Measure one revision; `advance` is told the bytes of each stop.
+
+        Raises:
+            CheckpointError: what came contradicts the headers, or what was published of it.
+        """
+        groups, itinerary = visit.opened.groups, visit.opened.itinerary
+        forward = self._forward(visit.opened.checkpoint, itinerary, groups)
+        again = _used_again(itinerary)
+        kept: Raw = {}
+        records: list[Record] = []
+        for stop in itinerary.stops:
+            raw: Raw = {}
+            surveys: list[Future[list[Record]]] = []
+            for info, arrived in visit.take(stop):
+                raw[info.name] = arrived
+                surveys += self._survey(info, arrived, groups)
+            for survey in surveys:
+                records += survey.result()
+            if forward is not None and stop.stage is not None:
+                records += forward.run(stop.stage, _weights(visit.opened.checkpoint, stop, {**kept, **raw}))
+            kept |= {name: arrived for name, arrived in raw.items() if name in again}
+            visit.opened.checkpoint.release([info for info in stop.infos if info.name not in again])
+            advance(stop.nbytes)
+        return records
+
+    def _forward(self, checkpoint: Checkpoint, itinerary: Itinerary, groups: tuple[str, ...]) -> RecordedPass | None:
+        if not any(stop.stage for stop in itinerary.stops):
+            return None
+        assert self._study.probe is not None
+        return RecordedPass(
+            parse_config(checkpoint.config),
+            self._study.probe,
+            groups=groups,
+            device=self._study.measurement.device,
+            dtype=self._study.compute_dtype,
+        )
+
+    def _survey(self, info: TensorInfo, raw: np.ndarray, groups: tuple[str, ...]) -> Iterator[Future[list[Record]]]:
+        if info.name in self._study.measured(groups):
+            yield self._pool.submit(self._parameter_records, info, raw, groups)
+
+    def _parameter_records(self, info: TensorInfo, raw: np.ndarray, groups: tuple[str, ...]) -> list[Record]:
+        """Both parameter groups of one tensor, from one pass over its bytes."""
+        is_embedding = info.name in self._study.measured([name for name in groups if name == "embeddings"])
+        survey = survey_tensor(raw, info, column_sums=is_embedding)
+        records = parameter_records(survey, info) if "parameters" in groups else []
+        return records + self._embedding_records(survey, info) if is_embedding else records
+
+    def _embedding_records(self, survey: Survey, info: TensorInfo) -> list[Record]:
+        probe = self._study.probe
+        assert probe is not None
+        counts = np.bincount(probe.token_ids[probe.mask], minlength=info.shape[0])
+        return embedding_records(survey, info, token_counts=counts, tokenizer_size=probe.tokenizer_size)
+
+
+def _used_again(itinerary: Itinerary) -> set[str]:
+    """Tensors that two stages use, as tied embeddings are; they are kept, so that no byte is read twice."""
+    uses = Counter(name for stop in itinerary.stops if stop.stage for name in stop.stage.tensors)
+    return {name for name, times in uses.items() if times > 1}
+
+
+def _weights(checkpoint: Checkpoint, stop: Stop, raw: Mapping[str, np.ndarray]) -> dict[str, object]:
+    assert stop.stage is not None
+    return {name: to_tensor(raw[name], checkpoint.tensors[name]) for name in stop.stage.tensors}

@@ -44,8 +44,8 @@ _MEGABYTE = 1e6
 @click.option("--quarantine", type=click.Path(), metavar="FILE.json", help="Leave out the revisions that this file names. "
               "Default: the file that the last audit of SOURCE left, if there was one.")  # fmt: skip
 @click.option("--include-quarantined", is_flag=True, help="Measure revisions that are in quarantine all the same.")
-@click.option("--until-layer", type=click.IntRange(min=0), metavar="K", help="End the forward pass after layer K; nothing beyond is "
-              "read for it.")  # fmt: skip
+@click.option("--until-layer", type=click.IntRange(min=0), metavar="K", help="End the forward pass after layer K; nothing "
+              "behind it is read for it.")  # fmt: skip
 @click.option(
     "--max-memory", default="1GiB", show_default=True, metavar="BYTES", help="How much may be fetched ahead of its use."
 )
@@ -83,8 +83,11 @@ def collect(
     from olmo_dynamics.collection import choose
     from olmo_dynamics.collection import collect as collect_into
 
-    store = collect_into(run, revisions=revisions, out=out, progress=progress_listener(quiet), **options)
+    listener = progress_listener(quiet)
+    store = collect_into(run, revisions=revisions, out=out, progress=listener, **options)
     facts: dict[str, Any] = {"store": str(store.path), "revisions": len(store.done), "missing": len(store.missing)}
+    if style == "json":
+        facts["outcome"] = dict(listener.outcome)
     choice = choose(
         run, revisions, quarantine=options["quarantine"], include_quarantined=options["include_quarantined"]
     )

@@ -30,6 +30,11 @@ class Budget:
         self._stopped = False
         self._changed = threading.Condition()
 
+    @property
+    def held(self) -> int:
+        """Bytes taken and not given back."""
+        return self._ahead + self._early
+
     def take(self, nbytes: int, *, early: bool) -> None:
         """Wait until there is room for a load, and take it.
 
@@ -41,7 +46,7 @@ class Budget:
             if self._stopped:
                 raise StoppedError
             self._add(nbytes, early)
-            self.most = max(self.most, self._ahead + self._early)
+            self.most = max(self.most, self.held)
 
     def give(self, nbytes: int, *, early: bool) -> None:
         """Bytes are in use, or dropped."""
@@ -63,7 +68,7 @@ class Budget:
 
     def _fits(self, nbytes: int, early: bool) -> bool:
         """What comes early waits for no more than its own account where no other is held, since others wait for it."""
-        together = self._ahead + self._early + nbytes <= 2 * self._bounds.ahead
+        together = self.held + nbytes <= 2 * self._bounds.ahead
         if early:
             fits = self._early + nbytes <= self._bounds.early
             return (fits and together) or self._early == 0 or (fits and self._ahead == 0)

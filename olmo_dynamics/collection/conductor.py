@@ -8,6 +8,7 @@ costs at most the revision under way.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Unpack
@@ -17,17 +18,20 @@ import torch
 from olmo_dynamics.checkpoints import Source
 from olmo_dynamics.collection.account import Account
 from olmo_dynamics.collection.choice import choose
-from olmo_dynamics.collection.fetching import Pipeline, Visit
+from olmo_dynamics.collection.costs import costs_of
+from olmo_dynamics.collection.fetching import Opened, Pipeline, Visit
 from olmo_dynamics.collection.itinerary import Bounds
+from olmo_dynamics.collection.limits import Limits
 from olmo_dynamics.collection.measurement import Options, settle
 from olmo_dynamics.collection.measuring import Measuring
 from olmo_dynamics.collection.opening import Opener
+from olmo_dynamics.collection.rates import Rates
 from olmo_dynamics.collection.study import Study
 from olmo_dynamics.collection.verification import TOKENS, verify
 from olmo_dynamics.errors import CheckpointError
 from olmo_dynamics.frames import RecordedStore, open_store
 from olmo_dynamics.frames.run import Run
-from olmo_dynamics.names import Record, Status
+from olmo_dynamics.names import Record, Revision, Status
 from olmo_dynamics.progress import Bar, Silent
 
 
@@ -73,12 +77,7 @@ def collect(
         with store.lock():
             store.plan(choice.revisions)
             missing = [each for each in mine if each.name not in store.done]
-            collection = _Collection(store, study, listener)
-            with (
-                Pipeline(opener.open, missing, opener.bounds) as pipeline,
-                Measuring(study, limits.thread_count) as measuring,
-            ):
-                collection.measure(pipeline, measuring)
+            _Collection(opener, store, study=study, limits=limits, listener=listener).measure(missing)
     return open_store(out)
 
 
@@ -103,38 +102,49 @@ def _open(out: Path, study: Study) -> RecordedStore:
 class _Collection:
     """Takes visit by visit out of the pipeline, and writes what was measured."""
 
-    def __init__(self, store: RecordedStore, study: Study, listener: Silent) -> None:
-        self._store, self._study, self._listener = store, study, listener
-        self.account = Account()
+    def __init__(self, opener: Opener, store: RecordedStore, *, study: Study, limits: Limits, listener: Silent) -> None:
+        self._opener, self._store, self._study, self._listener = opener, store, study, listener
+        self._threads = limits.thread_count
+        self._account = Account()
 
-    def measure(self, pipeline: Pipeline, measuring: Measuring) -> None:
-        """Measure everything.
+    def measure(self, revisions: Sequence[Revision]) -> None:
+        """Measure them all.
 
         Raises:
-            CheckpointError: some revisions contradict themselves; all others are in the store.
+            CheckpointError: some contradict themselves; all others are in the store.
         """
         refused: dict[str, CheckpointError] = {}
-        expected = False
-        for visit in pipeline:
-            name = visit.revision.name
-            self._listener.begin(name)
-            try:
-                if not expected:
-                    nbytes = len(pipeline) * visit.opened.itinerary.nbytes
-                    self._listener.expect(revisions=len(pipeline), nbytes=nbytes)
-                    expected = True
-                self._measure_one(visit, measuring)
-            except CheckpointError as error:
-                refused[name] = error
-                self._listener.note(f"{name} is left out: {error}")
-            else:
-                self._listener.finish(name)
+        with (
+            Pipeline(self._opener.open, revisions, self._opener.bounds) as pipeline,
+            Measuring(self._study, self._threads) as measuring,
+        ):
+            for visit in pipeline:
+                name = visit.revision.name
+                self._listener.begin(name)
+                try:
+                    self._expect(visit.opened, len(revisions))
+                    self._measure_one(visit, measuring)
+                except CheckpointError as error:
+                    refused[name] = error
+                    self._listener.note(f"{name} is left out: {error}")
+                else:
+                    self._listener.finish(name)
+        self._listener.conclude(self._account.facts(self._rates() if self._account.is_long else None))
         if refused:
             names = list(refused)
             raise CheckpointError(
-                f"{len(names)} of {len(pipeline)} revisions cannot be measured ({', '.join(names[:3])}"
+                f"{len(names)} of {len(revisions)} revisions cannot be measured ({', '.join(names[:3])}"
                 f"{', …' if len(names) > 3 else ''}), the others are in {self._store.path}; last reason: {refused[names[-1]]}"
             )
+
+    def _expect(self, opened: Opened, revisions: int) -> None:
+        """Take the first revision that can be opened for all."""
+        if self._account.planned is None:
+            self._account.planned = costs_of(opened, self._study, self._opener.bounds, mapped=self._opener.mapped)
+            self._listener.expect(revisions=revisions, nbytes=revisions * opened.itinerary.nbytes)
+
+    def _rates(self) -> Rates:
+        return Rates.measure(self._study.compute_dtype, device=self._study.measurement.device, threads=self._threads)
 
     def _measure_one(self, visit: Visit, measuring: Measuring) -> None:
         opened = visit.opened
@@ -144,7 +154,7 @@ class _Collection:
         self._store.append(
             checkpoint.revision, records, dtype=checkpoint.dtype, weights_sha256=visit.weights_sha256.result()
         )
-        self.account.add(opened)
+        self._account.add(opened)
         nonfinite = [record.at["tensor"] for record in records if _is_nonfinite(record)]
         if nonfinite:
             name = checkpoint.revision.name

@@ -38,6 +38,11 @@ class Opener:
         self._first: dict[str, Checkpoint] = {}
         self._study: Study | None = None
 
+    @property
+    def mapped(self) -> bool:
+        """Whether weights are looked at where they lie, on this machine, and not copied."""
+        return self._run.source.kind in ("folder", "memory")
+
     def settle(self, revisions: Sequence[Revision], *, done: Collection[str] = ()) -> Study:
         """The study of the first revision that does not contradict itself, rather of one that is still to do.
 

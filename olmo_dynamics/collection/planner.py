@@ -106,7 +106,7 @@ def plan(
     opener = Opener(run, measurement, Bounds.of(limits.memory_bytes))
     with closing(opener):
         study = opener.settle(mine, done=done)
-        each = costs_of(opener.first(), study, opener.bounds, mapped=run.source.kind in ("folder", "memory"))
+        each = costs_of(opener.first(), study, opener.bounds, mapped=opener.mapped)
     return Plan(
         source=run.name,
         revisions=tuple(each.name for each in mine),

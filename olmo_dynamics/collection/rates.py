@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 import torch
 
+from olmo_dynamics.collection.costs import Costs
 from olmo_dynamics.names import TensorInfo
 from olmo_dynamics.recorders import survey_tensor
 
@@ -28,6 +29,10 @@ class Rates:
 
     flops: float
     surveyed: float
+
+    def seconds(self, costs: Costs) -> float:
+        """How long one revision takes to compute: the statistics, and the matrix products of the forward pass."""
+        return costs.surveyed_bytes / self.surveyed + costs.flops / self.flops
 
     @classmethod
     def measure(cls, dtype: torch.dtype, *, device: str, threads: int) -> Self:

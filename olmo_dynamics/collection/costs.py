@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from olmo_dynamics.collection.fetching import Opened
 from olmo_dynamics.collection.itinerary import Bounds, Itinerary, Load
 from olmo_dynamics.collection.study import Study
-from olmo_dynamics.model.stream import EMBEDDING, LOGITS_BYTES
+from olmo_dynamics.model.stream import EMBEDDING
 
 _PROGRAM_BYTES = 400_000_000  # Python, torch and compiled kernels
+_SLICE_BYTES = 64_000_000  # logits of a part of the vocabulary, and what is gathered of them
 _COPIES = 6  # activations beside the residual stream: of one layer, a part of the sequences at a time
 
 
@@ -85,7 +86,7 @@ def _activation_bytes(way: Itinerary, study: Study) -> int:
         return 0
     sequences, positions = study.probe.shape
     item = study.compute_dtype.itemsize
-    return (1 + _COPIES) * sequences * positions * study.config.hidden_size * item + 2 * LOGITS_BYTES
+    return (1 + _COPIES) * sequences * positions * study.config.hidden_size * item + _SLICE_BYTES
 
 
 def _weight_bytes(way: Itinerary, bounds: Bounds) -> int:

@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from olmo_dynamics.model.stream import Stage
+from olmo_dynamics.model import Stage
 from olmo_dynamics.names import TensorInfo
 
 LOAD_BYTES = 128 << 20  # 128 MiB: four requests of 32 MiB, one for each connection

@@ -10,19 +10,20 @@ records do not depend on how many threads there are.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
 import numpy as np
+from torch import Tensor
 
 from olmo_dynamics.checkpoints import Checkpoint
-from olmo_dynamics.collection.fetching import Visit
+from olmo_dynamics.collection.fetching import Opened, Visit
 from olmo_dynamics.collection.itinerary import Itinerary, Stop
 from olmo_dynamics.collection.recorded_pass import RecordedPass
 from olmo_dynamics.collection.study import Study
-from olmo_dynamics.model import parse_config, to_tensor
+from olmo_dynamics.model import Compute, Stage, parse_config, to_tensor
 from olmo_dynamics.names import Record, TensorInfo
 from olmo_dynamics.recorders import Survey, embedding_records, parameter_records, survey_tensor
 
@@ -51,41 +52,47 @@ class Measuring:
         Raises:
             CheckpointError: what came contradicts the headers, or what was published of it.
         """
-        groups, itinerary = visit.opened.groups, visit.opened.itinerary
-        forward = self._forward(visit.opened.checkpoint, itinerary, groups)
-        again = _used_again(itinerary)
+        opened = visit.opened
+        forward = self._forward(opened)
+        again = _used_again(opened.itinerary)
         kept: Raw = {}
         records: list[Record] = []
-        for stop in itinerary.stops:
-            raw: Raw = {}
-            surveys: list[Future[list[Record]]] = []
-            for info, arrived in visit.take(stop):
-                raw[info.name] = arrived
-                surveys += self._survey(info, arrived, groups)
-            for survey in surveys:
-                records += survey.result()
-            if forward is not None and stop.stage is not None:
-                records += forward.run(stop.stage, _weights(visit.opened.checkpoint, stop, {**kept, **raw}))
+        for stop in opened.itinerary.stops:
+            raw, found = self._surveyed(visit, stop)
             kept |= {name: arrived for name, arrived in raw.items() if name in again}
-            visit.opened.checkpoint.release([info for info in stop.infos if info.name not in again])
+            records += found
+            if forward is not None and stop.stage is not None:
+                records += forward.run(stop.stage, _weights(opened.checkpoint, stop.stage, kept | raw))
+            del raw
+            opened.checkpoint.release([info for info in stop.infos if info.name not in again])
             advance(stop.nbytes)
         return records
 
-    def _forward(self, checkpoint: Checkpoint, itinerary: Itinerary, groups: tuple[str, ...]) -> RecordedPass | None:
-        if not any(stop.stage for stop in itinerary.stops):
+    def _surveyed(self, visit: Visit, stop: Stop) -> tuple[Raw, list[Record]]:
+        """The bytes of a stop, each tensor surveyed while others come."""
+        groups = visit.opened.groups
+        measured = self._study.measured(groups)
+        raw: Raw = {}
+        surveys: list[Future[list[Record]]] = []
+        for info, arrived in visit.take(stop):
+            raw[info.name] = arrived
+            if info.name in measured:
+                surveys.append(self._pool.submit(self._parameter_records, info, arrived, groups))
+        return raw, [record for survey in surveys for record in survey.result()]
+
+    def _forward(self, opened: Opened) -> RecordedPass | None:
+        if not any(stop.stage for stop in opened.itinerary.stops):
             return None
         assert self._study.probe is not None
+        measurement = self._study.measurement
+        compute = Compute(device=measurement.device, dtype=self._study.compute_dtype, threads=self._threads)
         return RecordedPass(
-            parse_config(checkpoint.config),
+            parse_config(opened.checkpoint.config),
             self._study.probe,
-            groups=groups,
-            device=self._study.measurement.device,
-            dtype=self._study.compute_dtype,
+            groups=opened.groups,
+            compute=compute,
+            until=measurement.until,
         )
-
-    def _survey(self, info: TensorInfo, raw: np.ndarray, groups: tuple[str, ...]) -> Iterator[Future[list[Record]]]:
-        if info.name in self._study.measured(groups):
-            yield self._pool.submit(self._parameter_records, info, raw, groups)
 
     def _parameter_records(self, info: TensorInfo, raw: np.ndarray, groups: tuple[str, ...]) -> list[Record]:
         """Both parameter groups of one tensor, from one pass over its bytes."""
@@ -107,6 +114,5 @@ def _used_again(itinerary: Itinerary) -> set[str]:
     return {name for name, times in uses.items() if times > 1}
 
 
-def _weights(checkpoint: Checkpoint, stop: Stop, raw: Mapping[str, np.ndarray]) -> dict[str, object]:
-    assert stop.stage is not None
-    return {name: to_tensor(raw[name], checkpoint.tensors[name]) for name in stop.stage.tensors}
+def _weights(checkpoint: Checkpoint, stage: Stage, raw: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name: to_tensor(raw[name], checkpoint.tensors[name]) for name in stage.tensors}

@@ -17,8 +17,7 @@ from olmo_dynamics.collection.measurement import Measurement
 from olmo_dynamics.collection.study import Study, choose_tensors, describe_probe, prepare, read_probe
 from olmo_dynamics.errors import CheckpointError, StoreMismatchError
 from olmo_dynamics.frames.run import Run
-from olmo_dynamics.model import check_shapes, parse_config
-from olmo_dynamics.model.stream import Stage, stages
+from olmo_dynamics.model import Stage, check_shapes, parse_config, stages
 from olmo_dynamics.names import Revision, TensorInfo
 from olmo_dynamics.quantities import PARAMETER_GROUPS
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from olmo_dynamics.collection.itinerary import Bounds, Itinerary, Stop, plan_stops, plan_way
-from olmo_dynamics.model.stream import Stage
+from olmo_dynamics.model import Stage
 from olmo_dynamics.names import TensorInfo
 
 WIDE = Bounds(ahead=1 << 40, early=1 << 40)

@@ -15,6 +15,7 @@ import click
 from olmo_dynamics.cli.audit import audit
 from olmo_dynamics.cli.batches import batches
 from olmo_dynamics.cli.collect import collect
+from olmo_dynamics.cli.compact import compact
 from olmo_dynamics.cli.demo import demo
 from olmo_dynamics.cli.export import export
 from olmo_dynamics.cli.fork import fork
@@ -47,7 +48,7 @@ def cli() -> None:
     """
 
 
-for command in (runs, revisions, audit, collect, show, report, export, fork, batches, demo, lab):
+for command in (runs, revisions, audit, collect, compact, show, report, export, fork, batches, demo, lab):
     cli.add_command(command)
 
 

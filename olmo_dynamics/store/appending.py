@@ -1,15 +1,16 @@
-"""Rows into the arrays of a store, file by file in an order that a kill cannot spoil.
+"""Rows into the arrays of a store, in an order that a kill cannot spoil.
 
 The store's own `zarr.json` holds every array's shape, and is written last when rows are added: until then a reader sees
-the old shapes, and what lies beyond them is not read. `revisions/status` is written last when a row is filled.
+the old shapes, and what lies beyond them is not read. A row's marks are written last when it is filled: each group's
+`recorded`, then `revisions/status`.
 
     >>> document = extend(path, document, [Revision("step1000")])  # doctest: +SKIP
-    >>> write_rows(path, spec, 7, values[np.newaxis])  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,16 @@ import numpy as np
 from olmo_dynamics.names import Revision
 from olmo_dynamics.store.files import beside, write_atomic
 from olmo_dynamics.store.layout import REVISION
+from olmo_dynamics.store.log import write_rows
 from olmo_dynamics.store.schema import PLANNED, planned_values
+from olmo_dynamics.store.series import has_series, series_document, write_shard
 from olmo_dynamics.store.zarr_format import (
+    CHUNK_ROWS,
     DOCUMENT,
     ArraySpec,
+    array_document,
     array_spec,
-    chunk_path,
-    decode,
-    empty_chunk,
-    encode,
+    is_series,
     root_document,
     to_json,
 )
@@ -38,43 +40,47 @@ def growing(nodes: Mapping[str, Any]) -> dict[str, ArraySpec]:
     return {path: spec for path, spec in arrays.items() if spec.dimensions[:1] == (REVISION,)}
 
 
-def extend(store: Path, document: Mapping[str, Any], revisions: Sequence[Revision]) -> dict[str, Any]:
-    """Add a row for each revision to every array; the store's new root document."""
-    nodes = dict(document["consolidated_metadata"]["metadata"])
+def extend(store: Path, document: Mapping[str, Any], revisions: Sequence[Revision]) -> None:
+    """Add a row for each revision to every array; all are read from the log from now on."""
     columns = {column.name: planned_values(column, list(revisions)) for column in PLANNED}
-    for path, spec in growing(nodes).items():
+    changed = {}
+    for path, spec in growing(document["consolidated_metadata"]["metadata"]).items():
         name = path.rpartition("/")[2]
         if spec.dimensions == (REVISION,) and name in columns:
             write_rows(store, spec, spec.shape[0], columns[name])
-        nodes[path] = {**nodes[path], "shape": [spec.shape[0] + len(revisions), *spec.shape[1:]]}
-        write_document(store, path, nodes[path])
-    extended = root_document(document["attributes"], nodes)
-    write_document(store, "", extended)
-    return extended
+        changed[path] = array_document(replace(spec, shape=(spec.shape[0] + len(revisions), *spec.shape[1:])))
+    write_nodes(store, document, changed)
+
+
+def to_log(store: Path, document: Mapping[str, Any]) -> None:
+    """Read every array from the log from now on, since its series are about to lack a row."""
+    nodes = document["consolidated_metadata"]["metadata"]
+    changed = {path: array_document(spec) for path, spec in growing(nodes).items() if is_series(nodes[path])}
+    if changed:
+        write_nodes(store, document, changed)
+
+
+def to_series(store: Path, document: Mapping[str, Any], is_there: Mapping[str, np.ndarray]) -> None:
+    """Write the series of every array that has one, and read it from there from now on.
+
+    `is_there` says by group which rows are; others become fill.
+    """
+    specs = growing(document["consolidated_metadata"]["metadata"])
+    changed = {path: series_document(spec) for path, spec in specs.items() if has_series(spec)}
+    for path in changed:
+        for number in range(-(-specs[path].shape[0] // CHUNK_ROWS)):
+            write_shard(store, specs[path], number, is_there[path.partition("/")[0]])
+    write_nodes(store, document, changed)
+
+
+def write_nodes(store: Path, document: Mapping[str, Any], changed: Mapping[str, Any]) -> None:
+    """Write the documents of changed or new nodes, and last the store's own, which repeats them: the moment they hold."""
+    for path, node in changed.items():
+        write_document(store, path, node)
+    nodes = {**document["consolidated_metadata"]["metadata"], **changed}
+    write_document(store, "", root_document(document["attributes"], nodes))
 
 
 def write_document(store: Path, node: str, document: Mapping[str, Any]) -> None:
     """A node's `zarr.json`."""
     write_atomic(store / node / DOCUMENT, to_json(document), partial=beside(store, ".partial"))
-
-
-def write_rows(store: Path, spec: ArraySpec, start: int, rows: np.ndarray) -> None:
-    """Write rows from `start` on, whatever shape the array has so far; other rows of their chunks stay as they are."""
-    per_chunk = spec.chunks[0]
-    done = 0
-    while done < len(rows):
-        number, offset = divmod(start + done, per_chunk)
-        part = rows[done : done + per_chunk - offset]
-        _write_into_chunk(store, spec, chunk_path(store / spec.path, spec, number), offset, part)
-        done += len(part)
-
-
-def _write_into_chunk(store: Path, spec: ArraySpec, path: Path, offset: int, rows: np.ndarray) -> None:
-    is_whole = len(rows) == spec.chunks[0]
-    chunk = empty_chunk(spec) if is_whole or not path.exists() else decode(path.read_bytes(), spec)
-    chunk[offset : offset + len(rows)] = rows
-    data = encode(chunk, spec)
-    if data is None:
-        path.unlink(missing_ok=True)
-    else:
-        write_atomic(path, data, partial=beside(store, ".partial"))

@@ -132,7 +132,12 @@ class Layout:
         """What sets the stores apart that these would make, in words; empty where nothing does."""
         if self.groups != other.groups:
             return f"it records {', '.join(self.groups)}, not {', '.join(other.groups)}"
-        differences = (self.axes[name].difference(other.axes[name]) for name in self._used())
+        return self.difference_along_shared(other)
+
+    def difference_along_shared(self, other: Layout) -> str:
+        """What sets the axes apart that both use, in words; empty where nothing does."""
+        shared = (name for name in self._used() if name in other._used())
+        differences = (self.axes[name].difference(other.axes[name]) for name in shared)
         return next((found for found in differences if found), "")
 
     def __eq__(self, other: object) -> bool:

@@ -1,6 +1,7 @@
 """The reading half of a store.
 
-Everything is read through zarr by the root's `zarr.json`, so all arrays are seen at one moment's shape.
+Everything is read by the root's `zarr.json`, so all arrays are seen at one moment's shape. Whole arrays and whole rows of
+numbers come from the log's files, which hold them as they are; series and text come through zarr.
 
     >>> store = Store.open("run.zarr")  # doctest: +SKIP
     >>> store.array("parameters", "rms").shape, len(store.done)  # doctest: +SKIP
@@ -19,10 +20,13 @@ import zarr
 
 from olmo_dynamics.errors import StoreError
 from olmo_dynamics.names import Revision
+from olmo_dynamics.store.appending import growing
 from olmo_dynamics.store.documents import as_numpy, coordinate_names, load_document, read_layout
 from olmo_dynamics.store.layout import REVISION, Axis, Layout
-from olmo_dynamics.store.schema import COMPLETE, PLANNED, PROBE, REVISIONS
-from olmo_dynamics.store.zarr_format import array_spec
+from olmo_dynamics.store.log import read_rows
+from olmo_dynamics.store.schema import COMPLETE, PLANNED, PROBE, RECORDED, REVISIONS
+from olmo_dynamics.store.series import has_series
+from olmo_dynamics.store.zarr_format import TEXT, ArraySpec, array_spec, is_series
 
 _KNOWN_WHEN_PLANNED = frozenset(column.name for column in PLANNED)
 
@@ -59,6 +63,13 @@ class ReadableStore:
         """Names of the revisions that are planned and not there, in the order of their rows."""
         return tuple(self._names[~self._complete()].tolist())
 
+    def recorded(self, revision: str) -> frozenset[str]:
+        """The groups that are wholly there for a revision; none where it is missing or unknown."""
+        row = self._rows.get(revision)
+        if row is None or not self._mark(f"{REVISIONS}/status", row):
+            return frozenset()
+        return frozenset(group for group in self.groups if self._mark(f"{group}/{RECORDED}", row))
+
     def revisions(self) -> list[Revision]:
         """The revisions that are wholly there; a name's other parts (label, prefix, suffix) are not kept."""
         columns = self.arrays(REVISIONS)
@@ -68,6 +79,13 @@ class ReadableStore:
             Revision(name, _known(stage), ingredient or None, _known(step), _known(tokens), commit=commit)
             for name, stage, ingredient, step, tokens, commit in rows
         ]
+
+    @property
+    def is_compact(self) -> bool:
+        """Whether series are read from shards, rather than from the log one file after another."""
+        return not any(
+            has_series(spec) and not is_series(self._nodes[path]) for path, spec in growing(self._nodes).items()
+        )
 
     def axis(self, name: str) -> Axis:
         """One axis with its labels and coordinates.
@@ -91,8 +109,13 @@ class ReadableStore:
         """
         if group not in self._all_groups:
             raise StoreError(f"{self.path} has no group {group}; it has {', '.join(self._all_groups)}")
-        complete = self._complete()
-        return {name: self._read(f"{group}/{name}", {}, complete, planned=planned) for name in self._measured(group)}
+        complete, recorded = self._complete(), self._recorded(group)
+        return {
+            name: _kept(
+                self._read(self._spec(group, name)), self._spec(group, name), complete, recorded, planned=planned
+            )
+            for name in self._measured(group)
+        }
 
     def array(
         self, group: str, name: str, *, at: Mapping[str, str | int | float] | None = None, planned: bool = False
@@ -102,10 +125,23 @@ class ReadableStore:
         Raises:
             StoreError: the store has no such array, or the axis no such label.
         """
-        path = f"{group}/{name}"
-        if path not in self._nodes:
-            raise StoreError(f"{self.path} has no {path}; its groups are {', '.join(self._all_groups)}")
-        return self._read(path, at or {}, self._complete(), planned=planned)
+        spec = self._spec(group, name)
+        values = self._read(spec, {axis: self.axis(axis).position(label) for axis, label in (at or {}).items()})
+        return _kept(values, spec, self._complete(), self._recorded(group), planned=planned)
+
+    def row(self, group: str, revision: str) -> dict[str, np.ndarray]:
+        """What a group holds of one revision, by name, without the axis `revision`.
+
+        Raises:
+            StoreError: the store has no such group, or not that group of that revision.
+        """
+        if group not in self.groups:
+            raise StoreError(f"{self.path} has no group {group}; it has {', '.join(self.groups)}")
+        if group not in self.recorded(revision):
+            raise StoreError(f"{self.path} does not hold {group} of {revision}; collect it")
+        start = self._rows[revision]
+        specs = {name: self._spec(group, name) for name in self._measured(group)}
+        return {name: read_rows(self.path, spec, start, start + 1)[0] for name, spec in specs.items()}
 
     def probe(self) -> dict[str, np.ndarray]:
         """The tokens that every revision read: `token_id`, `mask`, `domain`; nothing where there was no probe."""
@@ -134,27 +170,52 @@ class ReadableStore:
     def _load(self) -> None:
         """Read the root document: what the store holds at this moment."""
         self._document = load_document(self.path)
+        if "layout" in vars(self) and self.layout.groups != self.groups:
+            del self.layout  # another writer added groups
         self._nodes: dict[str, Any] = self._document["consolidated_metadata"]["metadata"]
         self._zarr = zarr.open_group(self.path, mode="r", use_consolidated=True)
         self._names = as_numpy(self._zarr[f"{REVISIONS}/{REVISION}"], ())
+        self._rows = {name: row for row, name in enumerate(self._names.tolist())}
+
+    def _spec(self, group: str, name: str) -> ArraySpec:
+        path = f"{group}/{name}"
+        if path not in self._nodes:
+            raise StoreError(f"{self.path} has no {path}; its groups are {', '.join(self._all_groups)}")
+        return array_spec(path, self._nodes[path])
 
     def _complete(self) -> np.ndarray:
-        is_complete: np.ndarray = as_numpy(self._zarr[f"{REVISIONS}/status"], ()) == COMPLETE
+        is_complete: np.ndarray = self._read(self._spec(REVISIONS, "status")) == COMPLETE
         return is_complete
 
-    def _read(
-        self, path: str, at: Mapping[str, str | int | float], complete: np.ndarray, *, planned: bool
-    ) -> np.ndarray:
-        spec = array_spec(path, self._nodes[path])
-        places = {axis: self.axis(axis).position(label) for axis, label in at.items()}
-        values = as_numpy(self._zarr[path], tuple(places.get(axis, slice(None)) for axis in spec.dimensions))
-        if spec.dimensions[0] != REVISION or complete.all():
-            return values
-        if not planned:
-            return np.compress(complete, values, axis=0)
-        if len(spec.dimensions) > 1 or path.rpartition("/")[2] not in _KNOWN_WHEN_PLANNED:
-            values[~complete] = spec.fill
+    def _recorded(self, group: str) -> np.ndarray:
+        """Whether each revision's row of a group is there, if the revision is."""
+        if group not in self.groups:
+            return np.ones(len(self._names), dtype=bool)
+        is_recorded: np.ndarray = self._read(self._spec(group, RECORDED)) == COMPLETE
+        return is_recorded
+
+    def _mark(self, path: str, row: int) -> bool:
+        return bool(read_rows(self.path, array_spec(path, self._nodes[path]), row, row + 1)[0] == COMPLETE)
+
+    def _read(self, spec: ArraySpec, places: Mapping[str, int] | None = None) -> np.ndarray:
+        """An array, at certain places of some axes."""
+        selection = tuple((places or {}).get(axis, slice(None)) for axis in spec.dimensions)
+        in_series = places and is_series(self._nodes[spec.path])
+        if in_series or spec.dtype == TEXT or spec.dimensions[0] != REVISION:
+            return as_numpy(self._zarr[spec.path], selection)
+        values: np.ndarray = read_rows(self.path, spec, 0, spec.shape[0])[selection]
         return values
+
+
+def _kept(
+    values: np.ndarray, spec: ArraySpec, complete: np.ndarray, recorded: np.ndarray, *, planned: bool
+) -> np.ndarray:
+    """Rows of revisions that are there, or all; fill where nothing is."""
+    if spec.dimensions[0] != REVISION:
+        return values
+    if len(spec.dimensions) > 1 or spec.path.partition("/")[2] not in _KNOWN_WHEN_PLANNED:
+        values[~(complete & recorded)] = spec.fill
+    return values if planned or complete.all() else np.compress(complete, values, axis=0)
 
 
 def _known(number: int) -> int | None:

@@ -1,12 +1,12 @@
 """One revision's records, laid into one row an array.
 
->>> dict(lay(records, layout))["parameters/rms"].shape  # doctest: +SKIP
+>>> dict(lay(records, layout, ("parameters",)))["parameters/rms"].shape  # doctest: +SKIP
 (147,)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,10 @@ from olmo_dynamics.store.layout import Layout
 _FILLS: dict[str, float | int] = {"float64": np.nan, "float32": np.nan, "int64": -1, "int16": -1, "uint8": 0}
 
 
-def lay(records: Iterable[Record], layout: Layout) -> Iterator[tuple[str, np.ndarray]]:
-    """Every quantity's row, by the key `group/name`; fill where no record says otherwise.
+def lay(records: Iterable[Record], layout: Layout, groups: Collection[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """The row of every quantity of some groups, each group's status last; fill where no record says otherwise.
+
+    Keys are `group/name`. Records of the layout's other groups are passed over.
 
     Raises:
         StoreError: a record has no place in the layout.
@@ -33,8 +35,9 @@ def lay(records: Iterable[Record], layout: Layout) -> Iterator[tuple[str, np.nda
         raise StoreError(
             f"a record of {strangers[0]} came to a store of {', '.join(layout.groups)}; record that group too"
         )
-    for key, quantity in places.items():
-        yield key, _row(quantity, by_quantity.get(key, []), layout)
+    for key, quantity in sorted(places.items(), key=lambda item: item[1].name == "status"):
+        if quantity.group in groups:
+            yield key, _row(quantity, by_quantity.get(key, []), layout)
 
 
 def _row(quantity: Quantity, records: list[Record], layout: Layout) -> np.ndarray:

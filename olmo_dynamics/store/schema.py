@@ -19,16 +19,16 @@ import numpy as np
 
 from olmo_dynamics.names import Quantity, Revision, Status
 from olmo_dynamics.store.layout import PROBE_AXES, REVISION, Axis, Layout
-from olmo_dynamics.store.zarr_format import TEXT, ArraySpec, data_type
+from olmo_dynamics.store.zarr_format import TEXT, ArraySpec, data_type, rows_a_chunk
 
 REVISIONS = "revisions"
 PROBE = "probe"
 
 MISSING, COMPLETE = 0, 1
-"""What `revisions/status` says of a row: planned, or wholly there."""
+"""What `revisions/status` says of a row, and a group's `recorded` of its part: planned only, or wholly there."""
 
-CHUNK_BYTES = 1 << 17  # 128 KiB
-CHUNK_ROWS = 512
+RECORDED = "recorded"
+"""The array of each measured group that says whose rows are there."""
 
 ArrayAndValues = tuple[ArraySpec, np.ndarray | None]
 
@@ -75,21 +75,19 @@ COLLECTED = (
 """Known when a revision has been measured."""
 
 STATUS = Column("status", "uint8", "status", "0 missing, 1 complete; read no other array's row where it is 0")
+_RECORDED = Column(RECORDED, "uint8", "recorded", "0 missing, 1 complete; read no row of this group where it is 0")
 
 
 def revision_arrays() -> Iterator[ArrayAndValues]:
     """The group `revisions`, with no row yet."""
     for column in (*PLANNED, *COLLECTED, STATUS):
-        attributes = column.attributes
-        if column is STATUS:
-            attributes |= _flags({MISSING: "missing", COMPLETE: "complete"})
-        yield _growing(f"{REVISIONS}/{column.name}", column.dtype, attributes), None
+        yield _growing(f"{REVISIONS}/{column.name}", column.dtype, _column_attributes(column)), None
 
 
 def measured_arrays(layout: Layout, group: str) -> Iterator[ArrayAndValues]:
     """One group of quantities: coordinates along revision, the axes with theirs, and the quantities."""
-    for column in ALONG_REVISION:
-        yield _growing(f"{group}/{column.name}", column.dtype, column.attributes), None
+    for column in (*ALONG_REVISION, _RECORDED):
+        yield _growing(f"{group}/{column.name}", column.dtype, _column_attributes(column)), None
     for name in layout.axis_names(group):
         yield from _axis_arrays(group, layout.axes[name])
     for quantity in layout.quantities(group):
@@ -114,7 +112,7 @@ def group_attributes(layout: Layout, group: str) -> dict[str, Any]:
     names = PROBE_AXES if group == PROBE else layout.axis_names(group)
     along = [name for axis in names if axis in layout.axes for name in layout.axes[axis].coordinates]
     if group != PROBE:
-        along = [column.name for column in ALONG_REVISION if column is not _NAME] + along
+        along = [column.name for column in (*ALONG_REVISION, _RECORDED) if column is not _NAME] + along
     return {"title": group, "coordinates": " ".join(along)} if along else {"title": group}
 
 
@@ -147,21 +145,17 @@ def _growing(
     return ArraySpec(path, (REVISION, *axes), (0, *row), (rows_a_chunk(math.prod(row) * item), *row), dtype, attributes)
 
 
-def rows_a_chunk(row_bytes: int) -> int:
-    """How many revisions share a chunk: one where a row is large; a power of two within `CHUNK_BYTES` where it is small.
-
-    Small rows share, since a table over 500 revisions would otherwise open 500 files an array.
-    """
-    fitting = max(1, CHUNK_BYTES // row_bytes)
-    return min(CHUNK_ROWS, 1 << (fitting.bit_length() - 1))
-
-
 def _fixed(path: str, axes: tuple[str, ...], values: np.ndarray, attributes: dict[str, Any]) -> ArraySpec:
     return ArraySpec(path, axes, values.shape, values.shape, data_type(values), attributes)
 
 
 def _attributes(unit: str, long_name: str, formula: str, source: str) -> dict[str, Any]:
     return {"units": unit, "long_name": long_name, "formula": formula, "source": source}
+
+
+def _column_attributes(column: Column) -> dict[str, Any]:
+    is_mark = column in (STATUS, _RECORDED)
+    return column.attributes | (_flags({MISSING: "missing", COMPLETE: "complete"}) if is_mark else {})
 
 
 def _flags(meanings: Mapping[int, str]) -> dict[str, Any]:

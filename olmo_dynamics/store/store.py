@@ -5,13 +5,13 @@
 >>> xarray.open_zarr("run.zarr", group="parameters").rms.sel(revision="step1000")  # doctest: +SKIP
 
 Rows stand in the order they were planned in. Whoever reads with xarray rather than through `Store` reads
-`revisions/status` too: where it is 0 the revision is planned only, and what its row holds is not to be used.
+each group's `recorded` too: where it is 0 the revision is planned only, and what its row holds is not to be used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,14 +20,17 @@ import numpy as np
 
 from olmo_dynamics.errors import StoreError, StoreMismatchError
 from olmo_dynamics.names import Record, Revision, Status
-from olmo_dynamics.store.appending import extend, write_rows
-from olmo_dynamics.store.creation import build
+from olmo_dynamics.quantities import GROUPS
+from olmo_dynamics.store.appending import extend, to_log, to_series
+from olmo_dynamics.store.creation import build, learn
 from olmo_dynamics.store.documents import difference
-from olmo_dynamics.store.files import locked, write_errors_named
+from olmo_dynamics.store.files import write_errors_named
 from olmo_dynamics.store.layout import Layout
+from olmo_dynamics.store.locks import locked, turn
+from olmo_dynamics.store.log import write_rows
 from olmo_dynamics.store.reading import ReadableStore
 from olmo_dynamics.store.rows import lay
-from olmo_dynamics.store.schema import COMPLETE, MISSING, REVISIONS
+from olmo_dynamics.store.schema import COMPLETE, MISSING, RECORDED, REVISIONS
 from olmo_dynamics.store.zarr_format import array_spec
 
 Mode = Literal["r", "a"]
@@ -40,6 +43,7 @@ class Store(ReadableStore):
         super().__init__(path)
         self.mode = mode
         self._holds_lock = False
+        self._part: str | None = None
 
     @classmethod
     def create(
@@ -49,6 +53,7 @@ class Store(ReadableStore):
         layout: Layout,
         attributes: Mapping[str, Any],
         probe_arrays: Mapping[str, np.ndarray],
+        part: str | None = None,
     ) -> Self:
         """Make a store with no revision in it, open for appending.
 
@@ -57,13 +62,14 @@ class Store(ReadableStore):
             layout: the axes, and the groups recorded.
             attributes: `source`, `model_type`, `model_config`, `compute_dtype`, `probe` (its `sha256`, …), and what else.
             probe_arrays: arrays [sequence] or [sequence, position]: `token_id`, `mask`, `domain`; none without a probe.
+            part: such as `2/8`, where several processes share one store: the first of them makes it, the others open it.
 
         Raises:
             StoreError: something is there already, or an attribute is missing.
             StoreBusyError: another process is making it.
             DiskFullError: no room; nothing is left behind.
         """
-        build(Path(path), layout, attributes, probe_arrays)
+        build(Path(path), layout, attributes, probe_arrays, part)
         return cls.open(path, mode="a")
 
     @classmethod
@@ -82,15 +88,17 @@ class Store(ReadableStore):
         Raises:
             StoreMismatchError: another source, model config, probe, compute dtype or layout; it says which and how.
         """
-        found = difference(self.attributes, attributes) or self.layout.difference(layout)
-        if found:
-            raise StoreMismatchError(f"{self.path} holds other settings: {found}; use the same, or another store")
+        self._refuse(difference(self.attributes, attributes) or self.layout.difference(layout))
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Be the store's only writer; `plan` and `append` take the lock themselves where it is not held.
+    def lock(self, part: str | None = None) -> Iterator[None]:
+        """Be the store's only writer, or the only one of a part such as `2/8`.
+
+        Parts are written in parallel, each by one process; the whole only while no part is. `plan`, `append` and the like
+        take the lock of the whole themselves where none is held.
 
         Raises:
+            OptionError: the part is none.
             StoreBusyError: another process is writing it.
         """
         if self.mode != "a":
@@ -98,13 +106,20 @@ class Store(ReadableStore):
         if self._holds_lock:
             yield
             return
-        with locked(self.path):
-            self._holds_lock = True
+        with locked(self.path, part):
+            self._holds_lock, self._part = True, part
             try:
                 self._load()  # another writer may have been here since it was opened
                 yield
             finally:
-                self._holds_lock = False
+                self._holds_lock, self._part = False, None
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Hold the lock, and among parts the turn; begin from what other writers left."""
+        with self.lock(), write_errors_named(self.path), turn(self.path) if self._part else nullcontext():
+            self._load()
+            yield
 
     def plan(self, revisions: Iterable[Revision]) -> None:
         """Make room for revisions that are to come; those the store knows by name keep their row.
@@ -113,12 +128,33 @@ class Store(ReadableStore):
             StoreBusyError: another process is writing it.
             DiskFullError: no room; the store is as it was.
         """
-        with self.lock(), write_errors_named(self.path):
-            known = set(self._names.tolist())
-            new = {each.name: each for each in revisions if each.name not in known}
-            if new:
-                extend(self.path, self._document, list(new.values()))
-                self._load()
+        with self._writing():
+            self._plan(revisions)
+
+    def add_groups(
+        self, layout: Layout, *, attributes: Mapping[str, Any], probe_arrays: Mapping[str, np.ndarray]
+    ) -> None:
+        """Make room for the groups of a layout that the store does not have; nothing that is there changes.
+
+        Args:
+            layout: with the same labels on the axes of groups that are there; it may lack some of these groups.
+            attributes: as given to `create`.
+            probe_arrays: as given to `create`; taken where the store has no probe yet.
+
+        Raises:
+            StoreMismatchError: another source, model config, probe, compute dtype or layout; it says which and how.
+            StoreBusyError: another process is writing it.
+            DiskFullError: no room; the store is as it was.
+        """
+        with self._writing():
+            held = self.attributes
+            probe = held["probe"] or attributes["probe"]
+            found = difference({**held, "probe": attributes["probe"] and probe}, attributes)
+            self._refuse(found or self.layout.difference_along_shared(layout))
+            groups = [group for group in GROUPS if group in (*self.groups, *layout.groups)]
+            document = {**self._document, "attributes": {**held, "probe": probe, "groups": groups}}
+            learn(self.path, document, layout, probe_arrays, self.arrays(REVISIONS, planned=True))
+            self._load()
 
     def append(
         self,
@@ -127,41 +163,95 @@ class Store(ReadableStore):
         *,
         dtype: str,
         weights_sha256: str,
+        groups: Collection[str] | None = None,
         collected_at: datetime | None = None,
     ) -> None:
-        """Write one revision's row in every array, and last the mark that it is complete.
+        """Write one revision's row in every array of some groups, and last the marks that it is there.
+
+        Of a revision that is there already, only groups that it lacks are written.
 
         Args:
             revision: planned before, or given a row now.
-            records: what was measured; quantities without a record stay NaN.
+            records: what was measured; quantities without a record stay NaN, records of other groups are passed over.
             dtype: of the weights as stored, such as `BF16`.
             weights_sha256: hash of the weights.
-            collected_at: when it was measured; now, unless given.
+            groups: those that were measured; all of the store's unless given.
+            collected_at: when it was first measured; now, unless given.
 
         Raises:
-            StoreError: a record has no place in the layout.
+            StoreError: a record has no place in the layout, or the store has no such group.
+            StoreMismatchError: the revision's other groups were measured from other weights.
             StoreBusyError: another process is writing it.
-            DiskFullError: no room; the revision counts as missing, the others stay.
+            DiskFullError: no room; what was being written counts as missing, all else stays.
         """
         when = (collected_at or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         facts = {"commit": revision.commit, "dtype": dtype, "weights_sha256": weights_sha256, "collected_at": when}
-        with self.lock(), write_errors_named(self.path):
-            self.plan([revision])
-            row = self._names.tolist().index(revision.name)
-            self._write(f"{REVISIONS}/status", row, MISSING)
-            nonfinite = self._write_records(row, records)
-            for name, fact in {**facts, "nonfinite_tensors": nonfinite}.items():
-                self._write(f"{REVISIONS}/{name}", row, fact)
-            self._write(f"{REVISIONS}/status", row, COMPLETE)
+        with self._writing():
+            self._plan([revision])
+            recorded = self.recorded(revision.name)
+            lacking = [group for group in self._checked(groups) if group not in recorded]
+            if recorded:
+                self._check_weights(revision.name, weights_sha256)
+                facts = {}
+            if lacking or not recorded:
+                to_log(self.path, self._document)
+                self._write_row(self._rows[revision.name], records, lacking, facts)
+                self._load()
 
-    def _write_records(self, row: int, records: Iterable[Record]) -> int:
-        """Write a row in every measured array; the count of tensors with NaN or Inf, -1 where none were recorded."""
-        nonfinite = -1
-        for key, values in lay(records, self.layout):
+    def compact(self) -> None:
+        """Write every array's series beside its log, and read them from there until the next revision is appended.
+
+        Whoever has the store open goes on reading what it read. A compaction that was stopped is begun anew.
+
+        Raises:
+            StoreBusyError: another process is writing the store, or a part of it.
+            DiskFullError: no room; the store is as it was.
+        """
+        with self._writing():
+            if not self.is_compact:
+                complete = self._complete()
+                to_series(self.path, self._document, {each: complete & self._recorded(each) for each in self.groups})
+                self._load()
+
+    def _plan(self, revisions: Iterable[Revision]) -> None:
+        new = {each.name: each for each in revisions if each.name not in self._rows}
+        if new:
+            extend(self.path, self._document, list(new.values()))
+            self._load()
+
+    def _checked(self, groups: Collection[str] | None) -> Collection[str]:
+        strange = [group for group in groups or () if group not in self.groups]
+        if strange:
+            raise StoreError(f"{self.path} has no group {strange[0]}; it has {', '.join(self.groups)}")
+        return self.groups if groups is None else groups
+
+    def _check_weights(self, revision: str, weights_sha256: str) -> None:
+        held = str(self._zarr[f"{REVISIONS}/weights_sha256"][self._rows[revision]])
+        if held != weights_sha256:
+            raise StoreMismatchError(
+                f"{self.path} holds {revision} measured from weights of sha256 {held[:12]}, not {weights_sha256[:12]}; "
+                "collect it into another store"
+            )
+
+    def _refuse(self, found: str) -> None:
+        if found:
+            raise StoreMismatchError(f"{self.path} holds other settings: {found}; use the same, or another store")
+
+    def _write_row(
+        self, row: int, records: Iterable[Record], groups: Collection[str], facts: Mapping[str, str]
+    ) -> None:
+        """Fill a row of some groups; the first time, when `facts` are given, all of `revisions` as well."""
+        marks = [f"{group}/{RECORDED}" for group in groups] + ([f"{REVISIONS}/status"] if facts else [])
+        for mark in reversed(marks):
+            self._write(mark, row, MISSING)
+        for key, values in lay(records, self.layout, groups):
             self._write(key, row, values)
             if key == "parameters/status":
-                nonfinite = int(np.count_nonzero(values == Status.NONFINITE))
-        return nonfinite
+                self._write(f"{REVISIONS}/nonfinite_tensors", row, np.count_nonzero(values == Status.NONFINITE))
+        for name, fact in facts.items():
+            self._write(f"{REVISIONS}/{name}", row, fact)
+        for mark in marks:
+            self._write(mark, row, COMPLETE)
 
     def _write(self, path: str, row: int, value: Any) -> None:
         spec = array_spec(path, self._nodes[path])

@@ -1,8 +1,8 @@
 """The Zarr v3 files that a store is made of, as documents and bytes.
 
 Writing goes through these few functions rather than through zarr's own writer, because the order of the files is what
-makes a revision atomic, and because a row costs a tenth of the time. Reading goes through zarr, and any Zarr v3 reader
-understands the result: regular chunks, little-endian bytes or `vlen-utf8` text, zstd.
+makes a revision atomic, and because a row costs a tenth of the time. Any Zarr v3 reader understands the result: regular
+chunks of little-endian numbers, uncompressed so that a row is written in place, or of `vlen-utf8` text with zstd.
 
     >>> spec = ArraySpec("parameters/rms", ("revision", "tensor"), (0, 147), (64, 147), "float64", {})
     >>> array_document(spec)["fill_value"]
@@ -12,6 +12,7 @@ understands the result: regular chunks, little-endian bytes or `vlen-utf8` text,
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,15 @@ TEXT = "string"
 DOCUMENT = "zarr.json"
 """The file that describes a node."""
 
+CHUNK_BYTES = 1 << 17  # 128 KiB
+CHUNK_ROWS = 512
+"""The most revisions in a chunk of the log, and the number in a shard of the series."""
+
 _LEVEL = 0  # zstd's own default
 _ZSTD = Zstd(level=_LEVEL)
+ZSTD: dict[str, Any] = {"name": "zstd", "configuration": {"level": _LEVEL, "checksum": False}}
+"""The compressing codec, of text and of series."""
+
 _FILLS: dict[str, Any] = {
     "float64": "NaN",
     "float32": "NaN",
@@ -64,11 +72,6 @@ def data_type(values: np.ndarray) -> str:
 
 def array_document(spec: ArraySpec) -> dict[str, Any]:
     """An array's `zarr.json`."""
-    to_bytes: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
-    if spec.dtype in ("uint8", "bool"):
-        to_bytes = {"name": "bytes"}  # one byte has no order
-    elif spec.dtype == TEXT:
-        to_bytes = {"name": "vlen-utf8", "configuration": {}}
     return {
         "zarr_format": 3,
         "node_type": "array",
@@ -77,22 +80,40 @@ def array_document(spec: ArraySpec) -> dict[str, Any]:
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(spec.chunks)}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": _FILLS[spec.dtype],
-        "codecs": [to_bytes, {"name": "zstd", "configuration": {"level": _LEVEL, "checksum": False}}],
+        "codecs": [{"name": "vlen-utf8", "configuration": {}}, ZSTD] if spec.dtype == TEXT else [to_bytes(spec.dtype)],
         "attributes": dict(spec.attributes),
         "dimension_names": list(spec.dimensions),
     }
 
 
+def to_bytes(dtype: str) -> dict[str, Any]:
+    """The codec that turns numbers into bytes."""
+    one_byte = dtype in ("uint8", "bool")  # which has no order
+    return {"name": "bytes"} if one_byte else {"name": "bytes", "configuration": {"endian": "little"}}
+
+
 def array_spec(path: str, document: Mapping[str, Any]) -> ArraySpec:
-    """The array that a `zarr.json` of ours describes."""
-    return ArraySpec(
-        path,
-        tuple(document["dimension_names"]),
-        tuple(document["shape"]),
-        tuple(document["chunk_grid"]["configuration"]["chunk_shape"]),
-        document["data_type"],
-        document["attributes"],
-    )
+    """The array that a `zarr.json` of ours describes; `chunks` are those of its log, whichever form it is read in."""
+    shape = tuple(document["shape"])
+    chunks = tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
+    if is_series(document):
+        chunks = (rows_a_chunk(math.prod(shape[1:]) * np.dtype(document["data_type"]).itemsize), *shape[1:])
+    names, attributes = tuple(document["dimension_names"]), document["attributes"]
+    return ArraySpec(path, names, shape, chunks, document["data_type"], attributes)
+
+
+def is_series(document: Mapping[str, Any]) -> bool:
+    """Whether an array's `zarr.json` points at its series rather than at its log."""
+    return bool(document["codecs"][0]["name"] == "sharding_indexed")
+
+
+def rows_a_chunk(row_bytes: int) -> int:
+    """How many revisions share a chunk: one where a row is large; a power of two within `CHUNK_BYTES` where it is small.
+
+    Small rows share, since a table over 500 revisions would otherwise open 500 files an array.
+    """
+    fitting = max(1, CHUNK_BYTES // row_bytes)
+    return min(CHUNK_ROWS, 1 << (fitting.bit_length() - 1))
 
 
 def group_document(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,25 +137,31 @@ def chunk_path(array: Path, spec: ArraySpec, number: int) -> Path:
     return array.joinpath("c", str(number), *("0" for _ in spec.chunks[1:]))
 
 
-def encode(chunk: np.ndarray, spec: ArraySpec) -> bytes | None:
-    """A whole chunk's bytes, or None where all is fill: such a chunk has no file."""
+def is_fill(values: np.ndarray, spec: ArraySpec) -> bool:
+    """Whether nothing is in these rows: a chunk of them needs no file."""
+    return bool((np.isnan(values) if values.dtype.kind == "f" else values == spec.fill).all())
+
+
+def encode(chunk: np.ndarray, spec: ArraySpec) -> bytes:
+    """The bytes of a whole chunk, or of some rows of a chunk of numbers."""
     if spec.dtype == TEXT:
-        return bytes(_ZSTD.encode(VLenUTF8().encode(chunk.astype(object).ravel()))) if (chunk != "").any() else None
-    is_fill = np.isnan(chunk) if chunk.dtype.kind == "f" else chunk == spec.fill
-    if is_fill.all():
-        return None
-    return bytes(_ZSTD.encode(np.ascontiguousarray(chunk, dtype=chunk.dtype.newbyteorder("<"))))
+        return compress(VLenUTF8().encode(chunk.astype(object).ravel()))
+    return np.ascontiguousarray(chunk, dtype=np.dtype(spec.dtype).newbyteorder("<")).tobytes()
 
 
 def decode(data: bytes, spec: ArraySpec) -> np.ndarray:
-    """A whole chunk from its bytes, writable."""
+    """The rows that bytes hold, writable; of text, always a whole chunk."""
     if spec.dtype == TEXT:
-        values: np.ndarray = VLenUTF8().decode(_ZSTD.decode(data))
-    else:
-        values = np.frombuffer(_ZSTD.decode(data), dtype=np.dtype(spec.dtype).newbyteorder("<"))
-    return values.reshape(spec.chunks).astype(object if spec.dtype == TEXT else spec.dtype)
+        return np.asarray(VLenUTF8().decode(_ZSTD.decode(data)), dtype=object).reshape(spec.chunks)
+    values = np.frombuffer(data, dtype=np.dtype(spec.dtype).newbyteorder("<"))
+    return values.reshape(-1, *spec.shape[1:]).astype(spec.dtype)
 
 
-def empty_chunk(spec: ArraySpec) -> np.ndarray:
-    """A whole chunk of fill."""
-    return np.full(spec.chunks, spec.fill, dtype=object if spec.dtype == TEXT else spec.dtype)
+def compress(data: Any) -> bytes:
+    """Bytes as `ZSTD` has them."""
+    return bytes(_ZSTD.encode(data))
+
+
+def empty_rows(spec: ArraySpec, count: int) -> np.ndarray:
+    """Rows of fill."""
+    return np.full((count, *spec.shape[1:]), spec.fill, dtype=object if spec.dtype == TEXT else spec.dtype)

@@ -13,7 +13,7 @@ import pytest
 
 from olmo_dynamics.errors import DiskFullError, StoreBusyError, StoreError
 from olmo_dynamics.frames import open_store
-from olmo_dynamics.store.files import locked
+from olmo_dynamics.store.locks import locked
 from tests.store.synthetic import REVISIONS, add, new_store
 from tests.store.test_atomicity import contents
 from tests.store.test_layout import message
@@ -106,7 +106,7 @@ def test_a_full_disk_keeps_what_was_finished(tmp_path: Path, monkeypatch: pytest
     expected = (
         f"no room left on the disk of {store.path}; what was finished stays: make room and run the same command again"
     )
-    for writes in (0, 5, 30):
+    for writes in (0, 5, 20):
         with monkeypatch.context() as patch:
             patch.setattr(Path, "write_bytes", failing_after(writes, number))
             with pytest.raises(DiskFullError, match=message(expected)):

@@ -14,7 +14,7 @@ from olmo_dynamics.frames import RecordedStore
 from olmo_dynamics.names import Record, Revision, Status
 from olmo_dynamics.quantities import GROUPS, find, of_group
 from olmo_dynamics.store import Axis, Layout, Store
-from tests.store.synthetic import ATTRIBUTES, PROBE, REVISIONS, TENSORS, add, axes, layout, new_store, records, values
+from tests.store.synthetic import ATTRIBUTES, PROBE, REVISIONS, TENSORS, add, axes, layout, new_store, values
 from tests.store.test_layout import message
 
 
@@ -119,7 +119,7 @@ def test_xarray_opens_the_whole_tree(filled: RecordedStore) -> None:
     tree = xarray.open_datatree(filled.path)
     assert set(tree.children) == {"revisions", "probe", *GROUPS}
     assert tree.attrs["source"] == "org/tiny"
-    assert tree.attrs["layout_version"] == 1
+    assert tree.attrs["layout_version"] == 2
     assert tree.attrs["olmo_dynamics_version"]
     assert tree["loss"].cross_entropy.sel(revision="main", domain="code") == values(3)["loss/cross_entropy"][1]
 
@@ -148,18 +148,6 @@ def test_more_revisions_than_a_chunk_holds(tmp_path: Path) -> None:
     assert store.arrays("revisions", planned=True)["step"].tolist() == list(range(1030))
     assert xarray.open_zarr(store.path, group="loss").sizes["revision"] == 1030
     np.testing.assert_array_equal(store.array("loss", "cross_entropy"), [values(7)["loss/cross_entropy"]])
-
-
-def test_a_revision_measured_again_replaces_its_row_and_nothing_else(tmp_path: Path) -> None:
-    store = new_store(tmp_path / "s.zarr", ("parameters", "tokens"))
-    add(store, REVISIONS[0], 0)
-    add(store, REVISIONS[1], 1)
-    only_rms = [record for record in records(5, ("parameters",)) if record.quantity.name in ("rms", "status")]
-    store.append(REVISIONS[0], only_rms, dtype="F32", weights_sha256="new")
-    np.testing.assert_array_equal(store.array("parameters", "rms")[0], values(5, ("parameters",))["parameters/rms"])
-    np.testing.assert_array_equal(store.array("parameters", "mean")[1], values(1, store.groups)["parameters/mean"])
-    assert np.isnan(store.array("parameters", "mean")[0]).all()
-    assert np.isnan(store.array("tokens", "token_cross_entropy")[0]).all()
 
 
 def test_tensors_with_nan_are_counted(tmp_path: Path) -> None:
@@ -257,10 +245,10 @@ def test_what_is_not_a_store_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_layout_version_is_refused(tmp_path: Path) -> None:
-    document = {"attributes": {"layout_version": 2, "olmo_dynamics_version": "9.9"}}
+    document = {"attributes": {"layout_version": 1, "olmo_dynamics_version": "9.9"}}
     (tmp_path / "zarr.json").write_text(json.dumps(document), encoding="utf-8")
     expected = (
-        f"{tmp_path} has layout version 2 and this olmo_dynamics reads 1; "
+        f"{tmp_path} has layout version 1 and this olmo_dynamics reads 2; "
         "use the version that made it (9.9) or collect it anew"
     )
     with pytest.raises(StoreMismatchError, match=message(expected)):

@@ -1,0 +1,169 @@
+"""Who writes a store: one process, or several that share its revisions out in parts.
+
+Beside a store's folder `run.zarr` lies `run.zarr.lock` while one process writes all of it, or `run.zarr.2-of-8.lock` while one
+writes that part. Parts are measured in parallel; each takes `run.zarr.turn` for the milliseconds in which it writes, so no
+two ever write at once, and every writer begins from what the others left.
+
+    >>> with locked(Path("run.zarr"), "2/8"), turn(Path("run.zarr")):  # doctest: +SKIP
+    ...     write_rows(...)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from olmo_dynamics.errors import OptionError, StoreBusyError
+from olmo_dynamics.store.files import beside, write_errors_named
+
+
+@contextmanager
+def locked(store: Path, part: str | None = None) -> Iterator[None]:
+    """Be the only writer of a store, or of a part of it such as `2/8`, while the block runs.
+
+    A lock whose process is gone from this machine is taken over; one from another machine is respected, since nothing
+    here can tell whether its process lives.
+
+    Raises:
+        OptionError: the part is none.
+        StoreBusyError: somebody else is writing it.
+    """
+    lock = beside(store, _suffix(part))
+    mine = f"{os.getpid()} {_started(os.getpid())} {socket.gethostname()}"
+    with write_errors_named(store):
+        _acquire(lock, mine, store)
+    try:
+        for rival in _rivals(
+            store, part
+        ):  # looked for only now: of two that begin at once, at least one sees the other
+            holder = _holder(rival)
+            if not _is_gone(holder):
+                raise _busy(store, rival, holder)
+            _remove_stale(rival, holder)
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def turn(store: Path) -> Iterator[None]:
+    """Wait until no other part is writing; a process that dies gives its turn back."""
+    import fcntl  # not on Windows, where a store is written by one process
+
+    path = beside(store, ".turn")
+    while True:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not _is_same_file(descriptor, path):
+                continue  # it was removed by whoever had the turn before
+            try:
+                yield
+            finally:
+                path.unlink()
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _suffix(part: str | None) -> str:
+    if part is None:
+        return ".lock"
+    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", part)
+    if not found or int(found[1]) > int(found[2]):
+        raise OptionError(f"a part of a store is K/N such as 2/8; {part} came")
+    return f".{found[1]}-of-{found[2]}.lock"
+
+
+def _rivals(store: Path, part: str | None) -> list[Path]:
+    """The locks that must not be there beside one's own: of all parts, or of the whole."""
+    if part is not None:
+        return [lock] if (lock := beside(store, ".lock")).exists() else []
+    names = re.compile(re.escape(store.name) + r"\.\d+-of-\d+\.lock")
+    return [each for each in store.absolute().parent.iterdir() if names.fullmatch(each.name)]
+
+
+def _acquire(lock: Path, mine: str, store: Path) -> None:
+    for last_try in (False, True):
+        try:
+            descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            holder = _holder(lock)
+            if last_try or not _is_gone(holder):
+                raise _busy(store, lock, holder) from None
+            _remove_stale(lock, holder)
+            continue
+        try:
+            os.write(descriptor, mine.encode())
+        except OSError:
+            lock.unlink()
+            raise
+        finally:
+            os.close(descriptor)
+        return
+
+
+def _remove_stale(lock: Path, holder: str) -> None:
+    """Remove a dead process's lock, and only that: it is moved aside first, so two that find it cannot both win."""
+    aside = lock.with_name(f"{lock.name}.{os.getpid()}")
+    try:
+        lock.rename(aside)
+    except FileNotFoundError:
+        return  # another process was faster
+    if aside.read_text(encoding="utf-8") != holder:
+        aside.rename(lock)  # it was a live one after all: taken over between our two looks
+        return
+    aside.unlink()
+
+
+def _holder(lock: Path) -> str:
+    try:
+        return lock.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+
+
+def _is_gone(holder: str) -> bool:
+    pid, started, host = _parts(holder)
+    if host != socket.gethostname() or not pid.isdigit() or os.name == "nt":  # asking would end the process on Windows
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False  # it lives, as another user
+    now = _started(int(pid))
+    return bool(started and now) and now != started  # a number that was given again, as after a container's restart
+
+
+def _started(pid: int) -> str:
+    """When a process began, in the kernel's ticks since boot; empty where the system does not tell."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[19]
+
+
+def _parts(holder: str) -> tuple[str, str, str]:
+    pid, _, rest = holder.partition(" ")
+    started, _, host = rest.partition(" ")
+    return pid, started, host
+
+
+def _busy(store: Path, lock: Path, holder: str) -> StoreBusyError:
+    pid, _, host = _parts(holder)
+    who = f"process {pid} on {host}" if host else "another process"
+    return StoreBusyError(f"{store} is being written by {who}; wait for it, or delete {lock} if it is gone")

@@ -129,7 +129,7 @@ def _print_plan(run: Any, revisions: str, *, out: str, rate: float, style: str, 
         facts = {
             "source": found.source,
             "revisions": f"{len(found.to_do)} to measure, {len(found.done)} already in the store",
-            "bytes": f"{human_bytes(found.nbytes)} ({human_bytes(found.each.nbytes)} a revision)",
+            "bytes": f"{human_bytes(found.nbytes)} ({human_bytes(found.nbytes / max(1, len(found.to_do)))} a revision)",
             "requests": found.requests,
             "memory": f"about {human_bytes(found.peak_bytes)}",
             "download": f"{human_seconds(found.download_seconds)} at {human_bytes(found.rate)}/s",

@@ -32,6 +32,7 @@ def show(store: str, style: str, quiet: bool) -> None:
         "done": sorted(found.done),
         "missing": sorted(found.missing),
         "groups": sizes,
+        "lacking": _lacking(found),
         "probe": probe,
         "layout_version": found.attributes["layout_version"],
         "olmo_dynamics_version": found.attributes["olmo_dynamics_version"],
@@ -40,10 +41,18 @@ def show(store: str, style: str, quiet: bool) -> None:
         facts |= {
             "done": f"{len(found.done)} revisions",
             "missing": _some(sorted(found.missing)),
+            "lacking": ", ".join(f"{name} of {_some(names)}" for name, names in facts["lacking"].items()) or "nothing",
             "groups": ", ".join(f"{name} {human_bytes(nbytes)}" for name, nbytes in sizes.items()),
             "probe": _probe(probe),
         }
     print_facts(facts, style)
+
+
+def _lacking(store: Any) -> dict[str, list[str]]:
+    """The revisions that are there without some group, by group: it was added later, and is still to be measured."""
+    recorded = {name: store.recorded(name) for name in sorted(store.done)}
+    lacking = {group: [name for name, there in recorded.items() if group not in there] for group in store.groups}
+    return {group: names for group, names in lacking.items() if names}
 
 
 def _some(names: list[str]) -> str:

@@ -9,7 +9,7 @@ costs at most the revision under way.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Unpack
 
@@ -17,7 +17,7 @@ import torch
 
 from olmo_dynamics.checkpoints import Source
 from olmo_dynamics.collection.account import Account
-from olmo_dynamics.collection.choice import choose
+from olmo_dynamics.collection.choice import choose, done_of, lacking_groups
 from olmo_dynamics.collection.costs import costs_of
 from olmo_dynamics.collection.fetching import Opened, Pipeline, Visit
 from olmo_dynamics.collection.itinerary import Bounds
@@ -28,7 +28,7 @@ from olmo_dynamics.collection.opening import Opener
 from olmo_dynamics.collection.rates import Rates
 from olmo_dynamics.collection.study import Study
 from olmo_dynamics.collection.verification import TOKENS, verify
-from olmo_dynamics.errors import CheckpointError
+from olmo_dynamics.errors import CheckpointError, StoreBusyError
 from olmo_dynamics.frames import RecordedStore, open_store
 from olmo_dynamics.frames.run import Run
 from olmo_dynamics.names import Record, Revision, Status
@@ -45,7 +45,9 @@ def collect(
     progress: Silent | None = None,
     **options: Unpack[Options],
 ) -> RecordedStore:
-    """Measure every selected revision into one store; a revision already there is not measured again.
+    """Measure every selected revision into one store; what is already there of a revision is not measured again.
+
+    A group that the store lacks is added to it, and measured of the revisions that are there already as well.
 
     Args:
         run: a hub repo id, a folder of revisions, or a `Run`.
@@ -70,33 +72,42 @@ def collect(
     with progress or Bar() as listener, closing(opener):
         if choice.left_out:
             listener.note(choice.summary)
-        study = opener.settle(mine, done=_done(Path(out)))
+        study = opener.settle(mine, done=done_of(out, measurement.groups))
         for note in study.notes:
             listener.note(note)
-        store = _open(Path(out), study)
-        with store.lock():
+        store = _open(Path(out), study, limits.shard or None)
+        with store.lock(limits.shard or None):
             store.plan(choice.revisions)
-            missing = [each for each in mine if each.name not in store.done]
-            _Collection(opener, store, study=study, limits=limits, listener=listener).measure(missing)
+            opener.groups = lacking = lacking_groups(store, study.groups, mine)
+            collection = _Collection(opener, store, study=study, limits=limits, listener=listener)
+            collection.measure([each for each in mine if lacking[each.name]])
+        _compact(store)
     return open_store(out)
 
 
-def _done(out: Path) -> frozenset[str]:
-    return frozenset(open_store(out).done) if out.exists() else frozenset()
-
-
-def _open(out: Path, study: Study) -> RecordedStore:
-    """The store, made for the study, or found to have been made for the same."""
-    if out.exists():
-        store = open_store(out, mode="a")
-        store.check_same(study.layout, study.attributes)
-        return store
+def _open(out: Path, study: Study, part: str | None) -> RecordedStore:
+    """The store, made for the study, or found to be of the same; groups that it lacks are added."""
     probe_arrays = {} if study.probe is None else {
         "token_id": study.probe.token_ids,
         "mask": study.probe.mask,
         "domain": study.probe.domain,
     }  # fmt: skip
-    return RecordedStore.create(out, layout=study.layout, attributes=study.attributes, probe_arrays=probe_arrays)
+    if out.exists():
+        store = open_store(out, mode="a")
+    else:
+        store = RecordedStore.create(
+            out, layout=study.layout, attributes=study.attributes, probe_arrays=probe_arrays, part=part
+        )
+    with store.lock(part):
+        store.add_groups(study.layout, attributes=study.attributes, probe_arrays=probe_arrays)
+    return store
+
+
+def _compact(store: RecordedStore) -> None:
+    """Make series fast to read, unless other processes still write their parts: the last of them does it."""
+    if not store.is_compact:
+        with suppress(StoreBusyError):
+            store.compact()
 
 
 class _Collection:
@@ -152,7 +163,11 @@ class _Collection:
         records = measuring.records(visit, self._listener.advance)
         checkpoint = opened.checkpoint
         self._store.append(
-            checkpoint.revision, records, dtype=checkpoint.dtype, weights_sha256=visit.weights_sha256.result()
+            checkpoint.revision,
+            records,
+            dtype=checkpoint.dtype,
+            weights_sha256=visit.weights_sha256.result(),
+            groups=opened.groups,
         )
         self._account.add(opened)
         nonfinite = [record.at["tensor"] for record in records if _is_nonfinite(record)]

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from olmo_dynamics.collection.fetching import Opened
@@ -22,7 +22,7 @@ _COPIES = 6  # activations beside the residual stream: of one layer, a part of t
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Of one revision.
+    """Of one revision, or of several.
 
     `requests` are range requests for weights, `flops` multiplications and additions of the forward pass in matrix products,
     `peak_bytes` what is held in memory at once, mapped files not counted.
@@ -33,6 +33,17 @@ class Costs:
     surveyed_bytes: int
     flops: float
     peak_bytes: int
+
+
+def together(costs: Sequence[Costs]) -> Costs:
+    """The costs of several revisions, one after another."""
+    return Costs(
+        nbytes=sum(each.nbytes for each in costs),
+        requests=sum(each.requests for each in costs),
+        surveyed_bytes=sum(each.surveyed_bytes for each in costs),
+        flops=sum(each.flops for each in costs),
+        peak_bytes=max((each.peak_bytes for each in costs), default=0),
+    )
 
 
 def costs_of(opened: Opened, study: Study, bounds: Bounds, *, mapped: bool) -> Costs:

@@ -80,11 +80,10 @@ class Opener:
             checkpoint.close()
             raise
 
-    def first(self) -> Opened:
-        """The way through the revision that settled the study, which stays open."""
+    def first(self, groups: tuple[str, ...]) -> Opened:
+        """The way through the revision that settled the study, for some groups; it stays open."""
         assert self._study is not None
         [checkpoint] = self._first.values()
-        groups = self.groups.get(checkpoint.revision.name, self._study.groups)
         return open_checkpoint(checkpoint, self._study, groups, self.bounds)
 
     def close(self) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Unpack
 
 from olmo_dynamics.checkpoints import Source
-from olmo_dynamics.collection.choice import choose
-from olmo_dynamics.collection.costs import Costs, costs_of
+from olmo_dynamics.collection.choice import choose, done_of, lacking_groups
+from olmo_dynamics.collection.costs import Costs, costs_of, together
 from olmo_dynamics.collection.itinerary import Bounds
 from olmo_dynamics.collection.measurement import Options, settle
 from olmo_dynamics.collection.opening import Opener
@@ -27,12 +27,12 @@ DEFAULT_RATE = 100e6
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The cost of a collection, of the revisions still to do; each is taken to cost as much as the first of them."""
+    """The cost of a collection, of what is still to do; each revision is taken to be as large as the first of them."""
 
     source: str
     revisions: tuple[str, ...]
     done: tuple[str, ...]
-    each: Costs
+    costs: Costs
     rates: Rates
     rate: float  # bytes per second that come
     left_out: tuple[str, ...] = ()  # selected, but in quarantine
@@ -46,17 +46,17 @@ class Plan:
     @property
     def nbytes(self) -> int:
         """Weight bytes to read."""
-        return self.each.nbytes * len(self.to_do)
+        return self.costs.nbytes
 
     @property
     def requests(self) -> int:
         """About how many range requests for weights; none for local files."""
-        return self.each.requests * len(self.to_do)
+        return self.costs.requests
 
     @property
     def peak_bytes(self) -> int:
         """About the most memory that is taken, mapped files not counted."""
-        return self.each.peak_bytes
+        return self.costs.peak_bytes
 
     @property
     def download_seconds(self) -> float:
@@ -66,12 +66,12 @@ class Plan:
     @property
     def statistics_seconds(self) -> float:
         """Time for the parameter statistics."""
-        return len(self.to_do) * self.each.surveyed_bytes / self.rates.surveyed
+        return self.costs.surveyed_bytes / self.rates.surveyed
 
     @property
     def forward_seconds(self) -> float:
         """Time for the matrix products of the forward pass; the rest of it takes about half as much again."""
-        return len(self.to_do) * self.each.flops / self.rates.flops
+        return self.costs.flops / self.rates.flops
 
     @property
     def seconds(self) -> float:
@@ -101,17 +101,18 @@ def plan(
     run = run if isinstance(run, Run) else Run(run)
     choice = choose(run, revisions, quarantine=quarantine, include_quarantined=include_quarantined)
     mine = limits.of(choice.revisions)
-    held = open_store(out).done if out is not None and Path(out).exists() else set()
-    done = tuple(each.name for each in mine if each.name in held)
     opener = Opener(run, measurement, Bounds.of(limits.memory_bytes))
     with closing(opener):
-        study = opener.settle(mine, done=done)
-        each = costs_of(opener.first(), study, opener.bounds, mapped=opener.mapped)
+        study = opener.settle(mine, done=done_of(out, measurement.groups) if out else ())
+        store = open_store(out) if out and Path(out).exists() else None
+        lacking = lacking_groups(store, study.groups, mine)
+        ways = {groups: costs_of(opener.first(groups), study, opener.bounds, mapped=opener.mapped)
+                for groups in set(lacking.values()) if groups}  # fmt: skip
     return Plan(
         source=run.name,
         revisions=tuple(each.name for each in mine),
-        done=done,
-        each=each,
+        done=tuple(name for name, groups in lacking.items() if not groups),
+        costs=together([ways[groups] for groups in lacking.values() if groups]),
         rates=Rates.measure(study.compute_dtype, device=measurement.device, threads=limits.thread_count),
         rate=min(rate, limits.bytes_per_second or rate),
         left_out=tuple(choice.left_out),

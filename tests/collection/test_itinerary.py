@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -125,7 +126,7 @@ def test_whatever_the_files_each_byte_comes_once_and_the_bound_holds(data: st.Da
     infos = [info for each in files.values() for info in each]
     order = data.draw(st.permutations(infos))
     cuts = sorted(data.draw(st.sets(st.integers(1, count), max_size=4)) | {0, count})
-    stops = [Stop(None, tuple(order[one:two])) for one, two in zip(cuts, cuts[1:], strict=False)]
+    stops = [Stop(None, tuple(order[one:two])) for one, two in pairwise(cuts)]
     hashed = {file: files[file] for file in data.draw(st.sets(st.sampled_from(sorted(files))))}
     bounds = Bounds(ahead=data.draw(st.integers(1, 200)), early=data.draw(st.integers(0, 200)))
     way = plan_way(stops, hashed, bounds)

@@ -28,8 +28,7 @@ from olmo_dynamics.checkpoints.revision_names import sort_key
 from olmo_dynamics.checkpoints.runs import known_run
 from olmo_dynamics.checkpoints.source import Checkpoint, Source, named_revision
 from olmo_dynamics.checkpoints.tensors import Span, weight_files
-from olmo_dynamics.checkpoints.throttle import Throttle
-from olmo_dynamics.checkpoints.wire import Listing, Wire
+from olmo_dynamics.checkpoints.wire import Line, Listing, Wire
 from olmo_dynamics.errors import NetworkError, UnknownRevisionError
 from olmo_dynamics.names import Revision
 
@@ -72,7 +71,7 @@ class HubSource(Source):
         self._repo = Repo(repo_id, (endpoint or constants.ENDPOINT).rstrip("/"), token)
         self._cache = cache
         self._patience = patience or Patience()
-        self._throttle = Throttle()
+        self._line = Line()
         self._catalogue: Catalogue | None = None
         self._live = False  # whether the catalogue was fetched by us, rather than found on disk
 
@@ -110,7 +109,7 @@ class HubSource(Source):
 
     def limit_rate(self, bytes_per_second: float | None) -> None:
         """Receive at most that much over the connections of all its checkpoints together."""
-        self._throttle.limit(bytes_per_second)
+        self._line.throttle.limit(bytes_per_second)
 
     def catalogue_age(self) -> float | None:
         """Seconds since the list of revisions was fetched; None before there is one."""
@@ -135,7 +134,7 @@ class HubSource(Source):
         sizes = {name: file.size for name, file in files.items()}
         hashes = {name: file.sha256 or file.oid for name, file in files.items()}
         listing = Listing(pinned.commit, sizes, hashes)
-        wire = Wire(self._repo, listing, patience=self._patience, throttle=self._throttle)
+        wire = Wire(self._repo, listing, patience=self._patience, line=self._line)
         return HubCheckpoint(self.name, pinned, files, wire)
 
     def _listed(self, refresh: bool) -> Catalogue:

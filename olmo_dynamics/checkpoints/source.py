@@ -111,6 +111,10 @@ class Checkpoint(ABC):
         """Read spans that are known to lie inside their files."""
 
     @abstractmethod
+    def _release(self, spans: Sequence[Span]) -> None:
+        """Give back the memory that spans take while they are mapped."""
+
+    @abstractmethod
     def close(self) -> None:
         """Let go of connections and mapped files; nothing can be read after, but arrays handed out stay valid."""
 
@@ -207,9 +211,6 @@ class Checkpoint(ABC):
             self._release(self.stored_as.weights.spans([tensor.name for tensor in tensors]))
         else:
             self._release([Span(tensor.file, tensor.start, tensor.stop) for tensor in tensors])
-
-    def _release(self, spans: Sequence[Span]) -> None:
-        """Give back the memory of spans that were read; nothing by default."""
 
     def read_file(self, name: str) -> bytes:
         """A whole small file, such as `tokenizer.json`.

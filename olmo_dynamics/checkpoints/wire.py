@@ -2,7 +2,8 @@
 
 Spans are cut into ranged requests of at most 32 MiB over four connections. Where a body breaks off, the next try asks only
 for the rest. Nothing is written to disk. A large file's address on the hub redirects to a signed one on its storage; that
-one is kept for the file's later spans (redirects count against a quota) until it expires.
+one is kept for the file's later spans (redirects count against a quota) until it expires. Xet is never spoken: the storage
+serves what is in Xet by plain ranges too.
 
     >>> wire = Wire(repo, Listing(commit, {"model.safetensors": 2_969_833_472}))                # doctest: +SKIP
     >>> [length] = wire.read([Span("model.safetensors", 0, 8)])                                 # doctest: +SKIP
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -21,67 +21,28 @@ import httpx2
 import numpy as np
 from huggingface_hub.utils import get_session
 
+from olmo_dynamics.checkpoints.direct import Connections, is_reached_directly
 from olmo_dynamics.checkpoints.hub_api import Repo, require_success, steady
 from olmo_dynamics.checkpoints.patience import Patience, UnsteadyError
 from olmo_dynamics.checkpoints.prefixes import Prefixes
+from olmo_dynamics.checkpoints.ranges import Request, plan_requests
 from olmo_dynamics.checkpoints.source import REQUEST_BYTES
 from olmo_dynamics.checkpoints.tensors import Span
 from olmo_dynamics.checkpoints.throttle import Throttle
-from olmo_dynamics.errors import CheckpointError, NetworkError
+from olmo_dynamics.errors import CheckpointError, NetworkError, UnknownRevisionError
 
 CONNECTIONS = 4
 SMALL_REQUEST_BYTES = 4 << 20  # 4 MiB; below it a request's latency costs more than a shared connection saves
+HEADWAY_BYTES = 1 << 20  # 1 MiB; a try that brought so much was not in vain
 SKIP_LIMIT = 256 << 20  # 256 MiB; a host that ignores ranges sends everything before a span anew for each request
 
 _EXPIRED = (400, 401, 403, 404, 410)  # how storages answer to a signed address past its time
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
-@dataclass(slots=True)
-class Request:
-    """Bytes `at` to `stop` of a file, still to come, and the buffers that they go to, in order."""
-
-    file: str
-    at: int
-    stop: int
-    parts: deque[memoryview] = field(default_factory=deque)
-
-    def write(self, chunk: memoryview) -> None:
-        """Take what has come; bytes beyond `stop` are left."""
-        while self.parts and chunk:
-            part = self.parts[0]
-            count = min(len(part), len(chunk))
-            part[:count] = chunk[:count]
-            chunk = chunk[count:]
-            self.at += count
-            if count == len(part):
-                self.parts.popleft()
-            else:
-                self.parts[0] = part[count:]
-
-
 def request_bytes(total: int) -> int:
     """What each request for some bytes asks for at most: a share of them that suits every connection."""
     return min(REQUEST_BYTES, max(SMALL_REQUEST_BYTES, -(-total // CONNECTIONS)))
-
-
-def plan_requests(wanted: Sequence[tuple[Span, np.ndarray]], limit: int = REQUEST_BYTES) -> list[Request]:
-    """Requests of at most `limit` bytes that fill every buffer: neighbouring spans are joined, long ones split."""
-    requests: list[Request] = []
-    for span, buffer in sorted(wanted, key=lambda pair: pair[0]):
-        view = buffer.data
-        at = span.start
-        while view:
-            last = requests[-1] if requests else None
-            room = limit - sum(map(len, last.parts)) if last and (last.file, last.stop) == (span.file, at) else 0
-            if last is None or room == 0:
-                last, room = Request(span.file, at, at), limit
-                requests.append(last)
-            last.parts.append(view[:room])
-            at += len(view[:room])
-            last.stop = at
-            view = view[room:]
-    return requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +54,26 @@ class Listing:
     hashes: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What the checkpoints of a source share: a limit on bytes per second, and connections."""
+
+    throttle: Throttle = field(default_factory=Throttle)
+    connections: Connections = field(default_factory=Connections)
+
+
 class Wire:
-    """Ranged reads of one commit of a repo, at the pace that `throttle` allows."""
+    """Ranged reads of one commit of a repo."""
 
     def __init__(
-        self, repo: Repo, listing: Listing, *, patience: Patience | None = None, throttle: Throttle | None = None
+        self, repo: Repo, listing: Listing, *, patience: Patience | None = None, line: Line | None = None
     ) -> None:
         self.bytes_moved = 0
         self._repo, self._listing = repo, listing
         self._patience = patience or Patience()
-        self._throttle = throttle or Throttle()
+        self._line = line or Line()
         self._prefixes = Prefixes(listing.sizes)
-        self._headers = {**repo.headers(), "accept-encoding": "identity"}
-        self._signed: dict[str, str] = {}
+        self._addresses: dict[str, str] = {}  # where a file's bytes are given to anyone, for now
         self._counting = threading.Lock()
         self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="olmo-dynamics-wire")
 
@@ -161,40 +129,66 @@ class Wire:
         self._patience.persist(lambda: self._exchange(request, stop), doing, stop)
 
     def _exchange(self, request: Request, stop: threading.Event) -> None:
-        signed = self._signed.get(request.file)
+        address, began_at = self._addresses.get(request.file), request.at
         try:
-            if signed is not None and self._transfer(signed, request, stop, signed=True):
+            if address is not None and self._draw(address, request, stop):
                 return
-            self._transfer(self._repo.file_address(request.file, self._listing.commit), request, stop, signed=False)
-        except UnsteadyError:
-            self._signed.pop(request.file, None)  # the hub may send the next try to a host that works
+            self._follow(request, stop)
+        except UnsteadyError as problem:
+            self._addresses.pop(request.file, None)  # the hub may send the next try to a host that works
+            problem.made_headway = request.at - began_at >= HEADWAY_BYTES
             raise
 
-    def _transfer(self, address: str, request: Request, stop: threading.Event, *, signed: bool) -> bool:
-        """One exchange; False where a signed address has expired."""
-        headers = {**self._headers, "range": f"bytes={request.at}-{request.stop - 1}"}
-        if signed:
-            headers.pop("authorization", None)  # the token is for the hub alone
+    def _draw(self, address: str, request: Request, stop: threading.Event) -> bool:
+        """Receive straight into the buffers; False where the address has expired, or this way does not serve."""
+        headers = self._headers(request)
+        headers.pop("authorization", None)  # the token is for the hub alone
+        with self._line.connections.get(address, headers, timeout=self._patience.timeout) as answer:
+            if answer.head.status_code in _EXPIRED or (answer.head.status_code < 400 and not answer.is_plain):
+                return False
+            self._check_answer(answer.head, request)
+            while request.parts and (count := answer.read_into(request.parts[0])):
+                request.advance(count)
+                self._count(count, stop)
+        self._require_all(request)
+        return True
+
+    def _follow(self, request: Request, stop: threading.Event) -> None:
+        """Receive through huggingface_hub's client, from wherever the hub redirects to."""
+        headers = self._headers(request)
+        address = self._repo.file_address(request.file, self._listing.commit)
         timeout = self._patience.timeout
         with steady(self._repo), get_session().stream("GET", address, headers=headers, timeout=timeout) as response:
-            if signed and response.status_code in _EXPIRED:
-                return False
+            if response.status_code == 401 and self._headers(request) != headers:
+                raise UnsteadyError("the login was renewed meanwhile")
             skip = self._check_answer(response, request)
-            if self._is_elsewhere(response):
-                self._signed[request.file] = str(response.url)
+            final = str(response.url)
+            if "authorization" not in response.request.headers and is_reached_directly(final):
+                self._addresses[request.file] = final
             self._take(response, request, skip, stop)
-        return True
+        self._require_all(request)
+
+    def _headers(self, request: Request) -> dict[str, str]:
+        """With the login of this moment: they are renewed."""
+        span = f"bytes={request.at}-{request.stop - 1}"
+        return {**self._repo.headers(), "accept-encoding": "identity", "range": span}
 
     def _is_elsewhere(self, response: httpx2.Response) -> bool:
         return response.url.netloc.decode() != self._repo.host
 
-    def _check_commit(self, response: httpx2.Response) -> None:
+    def _check_pin(self, response: httpx2.Response, file: str) -> None:
+        """Refuse another commit or another file; only the hub's own answers, before it redirects elsewhere, say which it is."""
+        pinned, wanted = self._listing.commit, self._listing.hashes.get(file)
         for answer in (*response.history, response):
-            commit = answer.headers.get("X-Repo-Commit", self._listing.commit)
-            if commit != self._listing.commit:
-                raise CheckpointError(
-                    f"{self._repo.name}: the branch moved: wanted commit {self._listing.commit}, got {commit}; open the revision again"
-                )
+            commit = answer.headers.get("X-Repo-Commit", pinned)
+            if commit != pinned:
+                raise self._moved(f"wanted commit {pinned}, got {commit}")
+            etag = answer.headers.get("X-Linked-ETag", "").removeprefix("W/").strip('"')
+            if wanted and etag and etag != wanted:
+                raise self._moved(f"{file} was listed with hash {wanted}, it has {etag} now")
+
+    def _moved(self, how: str) -> CheckpointError:
+        return CheckpointError(f"{self._repo.name}: the branch moved: {how}; open the revision again")
 
     def _check_answer(self, response: httpx2.Response, request: Request) -> int:
         """How many bytes of the body come before those asked for."""
@@ -206,8 +200,11 @@ class Wire:
             )
         if response.status_code in _EXPIRED and self._is_elsewhere(response):
             raise UnsteadyError(f"{response.url.netloc.decode()} refuses the address that the hub signed")
-        require_success(response, self._repo)
-        self._check_commit(response)
+        try:
+            require_success(response, self._repo)
+        except UnknownRevisionError:
+            raise self._moved(f"{self._repo.host} has commit {self._listing.commit} no more") from None
+        self._check_pin(response, request.file)
         start, total = _answered_range(response)
         if total is not None and total != size:
             raise CheckpointError(f"{where} was listed with {size} bytes, {total} are offered; open the revision again")
@@ -222,15 +219,20 @@ class Wire:
 
     def _take(self, response: httpx2.Response, request: Request, skip: int, stop: threading.Event) -> None:
         for chunk in response.iter_bytes():
-            with self._counting:
-                self.bytes_moved += len(chunk)
-            self._throttle.take(len(chunk), stop)
             request.write(memoryview(chunk)[skip:])
             skip = max(0, skip - len(chunk))
+            self._count(len(chunk), stop)
             if not request.parts and response.num_bytes_downloaded < _length(response):
                 return  # leaving a body unread costs the connection, so only where much of it would follow
-            if stop.is_set():
-                raise UnsteadyError("another request failed")
+
+    def _count(self, count: int, stop: threading.Event) -> None:
+        with self._counting:
+            self.bytes_moved += count
+        self._line.throttle.take(count, stop)
+        if stop.is_set():
+            raise UnsteadyError("another request failed")
+
+    def _require_all(self, request: Request) -> None:
         if request.parts:
             raise UnsteadyError(f"the answer broke off {request.stop - request.at} bytes early")
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from email.utils import formatdate
 from itertools import pairwise
@@ -16,8 +19,9 @@ from hypothesis import strategies as st
 from olmo_dynamics.checkpoints import wire as wire_module
 from olmo_dynamics.checkpoints.hub_api import Repo, asked_pause
 from olmo_dynamics.checkpoints.patience import Patience, UnsteadyError
+from olmo_dynamics.checkpoints.ranges import plan_requests
 from olmo_dynamics.checkpoints.tensors import Span
-from olmo_dynamics.checkpoints.wire import Listing, Wire, plan_requests
+from olmo_dynamics.checkpoints.wire import Listing, Wire
 from olmo_dynamics.errors import AccessError, CheckpointError, NetworkError
 from tests.checkpoints.conftest import REPO
 from tests.hub import Fault, LocalHub
@@ -30,7 +34,7 @@ WHOLE = Span(FILE, 0, len(DATA))
 class Line:
     """A wire to a repo of one large file, and what it read."""
 
-    def __init__(self, hub: LocalHub, patience: Patience, token: str | bool = False) -> None:
+    def __init__(self, hub: LocalHub, patience: Patience, token: str | bool | None = False) -> None:
         hub.add_repo(REPO, {"main": {FILE: DATA}})
         self.hub = hub
         self.commit = hub.repositories[REPO].branches["main"].id
@@ -104,11 +108,13 @@ class TestFetch:
 
     @pytest.mark.usefixtures("_small_requests")
     def test_uses_at_most_four_connections(self, line: Line) -> None:
+        line.read(Span(FILE, 0, 8))  # finds out where the file is
+        line.hub.requests.clear()
         line.hub.rate = 500_000.0
         line.read(WHOLE)
-        peers = {request.peer for request in line.hub.requests if request.host == "cdn"}
-        assert len(line.ranges()) == 6
-        assert 1 < len(peers) <= 4
+        line.read(WHOLE)
+        assert len(line.ranges()) == 12
+        assert 1 < len({request.peer for request in line.hub.requests}) <= 4
 
     def test_asks_the_hub_once_for_a_file(self, line: Line) -> None:
         for at in range(0, 1000, 100):
@@ -274,6 +280,125 @@ class TestFaults:
         assert time.monotonic() - began < 2.0
 
 
+class TestPins:
+    @pytest.fixture
+    def moved(self, line: Line) -> Callable[[], str]:
+        """A function that moves the branch, on a hub that answers by branch though it was asked by commit."""
+
+        def move() -> str:
+            new = line.hub.set_branch(REPO, "main", {FILE: DATA[::-1]})
+            line.hub.repositories[REPO].commits[line.commit] = new
+            return new.id
+
+        return move
+
+    def message(self, line: Line, how: str) -> str:
+        return f"{REPO}: the branch moved: {how}; open the revision again"
+
+    def test_a_branch_that_moves_between_two_requests_changes_nothing(self, line: Line) -> None:
+        fault = Fault("hook", FILE, host="cdn", call=lambda: line.hub.set_branch(REPO, "main", {FILE: DATA[::-1]}))
+        line.hub.add_fault(fault)
+        assert line.read(Span(FILE, 0, 100), WHOLE) == [DATA[:100], DATA]
+        line.wire._addresses.clear()
+        assert line.read(WHOLE) == [DATA]
+        assert fault.struck == 1
+
+    def test_another_commit_is_noticed_before_a_byte_of_it_is_used(
+        self, line: Line, moved: Callable[[], str], pauses: list[float]
+    ) -> None:
+        line.read(Span(FILE, 0, 100))
+        line.hub.add_fault(Fault("hook", FILE, host="cdn", call=moved))
+        assert line.read(Span(FILE, 100, 200)) == [DATA[100:200]]  # the signed address is the old file's
+        line.hub.add_fault(Fault("expired", FILE, host="cdn"))
+        buffer = np.zeros(100, np.uint8)
+        with pytest.raises(CheckpointError) as caught:
+            line.wire.fetch([(Span(FILE, 200, 300), buffer)])
+        new = line.hub.repositories[REPO].branches["main"].id
+        assert str(caught.value) == self.message(line, f"wanted commit {line.commit}, got {new}")
+        assert not buffer.any()
+        assert pauses == []
+
+    def test_another_file_is_noticed_by_its_hash(self, line: Line) -> None:
+        line.wire._listing = Listing(line.commit, {FILE: len(DATA)}, {FILE: "f" * 64})
+        with pytest.raises(CheckpointError) as caught:
+            line.read(WHOLE)
+        found = line.hub.repositories[REPO].branches["main"].files[FILE].sha256
+        assert str(caught.value) == self.message(line, f"{FILE} was listed with hash {'f' * 64}, it has {found} now")
+
+    def test_a_commit_that_is_gone_is_said_to_be(self, line: Line) -> None:
+        line.hub.repositories[REPO].commits.clear()
+        with pytest.raises(CheckpointError) as caught:
+            line.read(WHOLE)
+        assert str(caught.value) == self.message(line, f"{line.repo.host} has commit {line.commit} no more")
+
+
+class TestLogins:
+    @pytest.fixture
+    def private(self, hub: LocalHub, patience: Patience, monkeypatch: pytest.MonkeyPatch) -> Line:
+        """A line to a gated repo, by the token that lies in HF_TOKEN."""
+        monkeypatch.setenv("HF_TOKEN", "hf_first")
+        line = Line(hub, patience, None)
+        self.log_in(line, "hf_first")
+        hub.repositories[REPO].gated = "auto"
+        return line
+
+    def log_in(self, line: Line, token: str) -> None:
+        line.hub.tokens = line.hub.repositories[REPO].tokens = {token}
+
+    def test_a_renewed_login_is_used(self, private: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert private.read(Span(FILE, 0, 10)) == [DATA[:10]]
+        private.wire._addresses.clear()
+        self.log_in(private, "hf_second")
+        monkeypatch.setenv("HF_TOKEN", "hf_second")
+        assert private.read(WHOLE) == [DATA]
+        assert [request.token for request in private.hub.requests if request.host == "hub"] == ["hf_first", "hf_second"]
+
+    def test_one_that_was_renewed_while_the_hub_refused_the_old_is_tried(
+        self, private: Line, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
+    ) -> None:
+        def renew() -> None:
+            self.log_in(private, "hf_second")
+            monkeypatch.setenv("HF_TOKEN", "hf_second")
+
+        private.hub.add_fault(Fault("hook", FILE, host="hub", call=renew))
+        assert private.read(WHOLE) == [DATA]
+        assert len(pauses) == 1
+
+    def test_one_that_ran_out_is_said_to_be(self, private: Line) -> None:
+        self.log_in(private, "hf_second")
+        with pytest.raises(
+            AccessError, match=r"refuses the token that was sent; run `hf auth login` again, or correct or"
+        ):
+            private.read(WHOLE)
+
+
+def test_files_in_xet_are_read_by_plain_ranges(line: Line) -> None:
+    line.hub.xet = True
+    assert line.read(Span(FILE, 10, 20), WHOLE) == [DATA[10:20], DATA]
+    paths = {request.path for request in line.hub.requests}
+    assert not any("xet" in path or "reconstructions" in path for path in paths)
+    assert len(paths) == 2  # the hub's address of the file, and the storage's
+
+
+def test_calls_in_flight_are_served_in_turn_by_all_connections(hub: LocalHub, patience: Patience) -> None:
+    line = Line(hub, patience)
+    line.read(Span(FILE, 0, 1))
+    hub.requests.clear()
+    hub.total_rate = 1e6
+    spans = [Span(FILE, at, at + 10_000) for at in range(0, 300_000, 10_000)]
+    with ThreadPoolExecutor(len(spans)) as pool:
+        pending = []
+        for span in spans:
+            pending.append(pool.submit(line.read, span))
+            time.sleep(0.002)  # so that they are asked in this order
+        assert [future.result() for future in pending] == [[DATA[span.start : span.stop]] for span in spans]
+    asked = [request.range[0] // 10_000 for request in hub.requests if request.range]
+    assert all(abs(place - turn) < 8 for turn, place in enumerate(asked))  # four at a time, two of them may swap
+    assert len({request.peer for request in hub.requests}) == 4
+    counts = Counter(request.peer for request in hub.requests)
+    assert min(counts.values()) >= 3
+
+
 class TestPatience:
     def test_doubles_its_waits_up_to_a_limit(self, pauses: list[float], patience: Patience) -> None:
         def attempt() -> None:
@@ -313,6 +438,19 @@ class TestPatience:
         with pytest.raises(NetworkError):
             Patience(first_wait=60.0, tries=9, longest_wait=60.0).persist(attempt, "waiting", stop)
         assert time.monotonic() - began < 5.0
+
+    def test_forgets_failures_once_there_is_headway(self, patience: Patience, pauses: list[float]) -> None:
+        outcomes = [False, False, True, False, True, False, False]
+
+        def attempt() -> None:
+            problem = UnsteadyError("no")
+            problem.made_headway = outcomes.pop(0)
+            raise problem
+
+        with pytest.raises(NetworkError, match="sailing failed 3 times"):
+            patience.persist(attempt, "sailing")
+        assert not outcomes
+        assert pauses == [1.0, 2.0, 1.0, 2.0, 1.0, 2.0]
 
     def test_leaves_other_errors_alone(self, patience: Patience, pauses: list[float]) -> None:
         def attempt() -> None:

@@ -21,8 +21,7 @@ from huggingface_hub.utils import get_session
 from olmo_dynamics.checkpoints.hub_api import Repo, require_success, steady
 from olmo_dynamics.checkpoints.patience import Patience
 from olmo_dynamics.checkpoints.tensors import Span
-from olmo_dynamics.checkpoints.throttle import Throttle
-from olmo_dynamics.checkpoints.wire import Listing, Wire
+from olmo_dynamics.checkpoints.wire import Line, Listing, Wire
 from olmo_dynamics.errors import NetworkError
 
 _ABSENT = (403, 404, 410)  # object stores that may not be listed answer 403 for what is not there
@@ -33,10 +32,10 @@ _TOTAL = re.compile(r"bytes \d+-\d+/(\d+)")
 class WebDirectory:
     """Files under a base address; `files` maps names to sizes, and `read_spans` reads parts of them."""
 
-    def __init__(self, address: str, *, patience: Patience | None = None, throttle: Throttle | None = None) -> None:
+    def __init__(self, address: str, *, patience: Patience | None = None, line: Line | None = None) -> None:
         self._place = _Place(address.rstrip("/"), address.rstrip("/"), False)
         self.files: Mapping[str, int] = WebSizes(self._place, patience or Patience())
-        self._wire = Wire(self._place, Listing("", self.files), patience=patience, throttle=throttle)
+        self._wire = Wire(self._place, Listing("", self.files), patience=patience, line=line)
 
     @property
     def bytes_moved(self) -> int:

@@ -26,6 +26,15 @@ def beside(store: Path, suffix: str) -> Path:
     return store.with_name(store.name + suffix)
 
 
+def stamp_of(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another that took its name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
 def write_atomic(path: Path, data: bytes, *, partial: Path) -> None:
     """Write a file under the name `partial`, then give it its own name; a reader sees the old bytes or the new ones."""
     path.parent.mkdir(parents=True, exist_ok=True)

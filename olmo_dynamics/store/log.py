@@ -1,7 +1,7 @@
 """The append log: an array's rows in files of their own, or in a file with their neighbours where they are small.
 
-Numbers lie uncompressed, so a row is put in its place, and read from it, without touching the others of its file. Nothing
-but a row's writer looks at it before the marks say that it is there, and the marks are one byte a row.
+Numbers that share a file lie uncompressed, so a row is put in its place, and read from it, without touching the others.
+Nothing but a row's writer looks at it before the marks say that it is there, and the marks are one byte a row.
 
     >>> write_rows(path, spec, 7, values[np.newaxis])  # doctest: +SKIP
     >>> read_rows(path, spec, 0, 8).shape  # doctest: +SKIP
@@ -10,14 +10,13 @@ but a row's writer looks at it before the marks say that it is there, and the ma
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from olmo_dynamics.store.files import beside, overwrite, write_atomic
-from olmo_dynamics.store.zarr_format import TEXT, ArraySpec, chunk_path, decode, empty_rows, encode, is_fill
+from olmo_dynamics.store.zarr_format import ArraySpec, chunk_path, decode, empty_rows, encode, is_fill
 
 
 def write_rows(store: Path, spec: ArraySpec, start: int, rows: np.ndarray) -> None:
@@ -35,13 +34,19 @@ def _write_into_chunk(store: Path, spec: ArraySpec, path: Path, offset: int, row
     exists, is_whole = path.exists(), len(rows) == spec.chunks[0]
     if is_fill(rows, spec) and (is_whole or not exists):
         path.unlink(missing_ok=True)
-    elif exists and not is_whole and spec.dtype != TEXT:
+    elif exists and not is_whole and not spec.is_compressed:
         data = encode(rows, spec)
         overwrite(path, offset * (len(data) // len(rows)), data)
     else:
-        chunk = decode(path.read_bytes(), spec) if exists and not is_whole else empty_rows(spec, spec.chunks[0])
-        chunk[offset : offset + len(rows)] = rows
+        chunk = rows if is_whole else _around(rows, offset, spec, path.read_bytes() if exists else None)
         write_atomic(path, encode(chunk, spec), partial=beside(store, ".partial"))
+
+
+def _around(rows: np.ndarray, offset: int, spec: ArraySpec, data: bytes | None) -> np.ndarray:
+    """A chunk with these rows in their places, and the others as its file has them or empty."""
+    chunk = empty_rows(spec, spec.chunks[0]) if data is None else decode(data, spec).copy()
+    chunk[offset : offset + len(rows)] = rows
+    return chunk
 
 
 def read_rows(store: Path, spec: ArraySpec, start: int, stop: int) -> np.ndarray:
@@ -49,19 +54,18 @@ def read_rows(store: Path, spec: ArraySpec, start: int, stop: int) -> np.ndarray
     found = empty_rows(spec, stop - start)
     row_bytes = found[:1].nbytes
     for path, first, last, offset in _files(store, spec, start, stop):
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             file.seek(offset * row_bytes)
-            found[first:last] = decode(file.read((last - first) * row_bytes), spec)
+            found[first:last] = decode(file.read(-1 if spec.is_compressed else (last - first) * row_bytes), spec)
     return found
 
 
 def read_columns(store: Path, spec: ArraySpec, rows: tuple[int, int], columns: slice) -> np.ndarray:
-    """Some numbers of each row, laid flat: [rows, columns]; of large rows only these are read."""
-    width = math.prod(spec.shape[1:])
+    """Some numbers of each row, laid flat: [rows, columns]."""
     found = np.full((rows[1] - rows[0], columns.stop - columns.start), spec.fill, dtype=spec.dtype)
     for path, first, last, offset in _files(store, spec, *rows):
-        held = np.memmap(path, dtype=np.dtype(spec.dtype).newbyteorder("<"), mode="r").reshape(-1, width)
-        found[first:last] = held[offset : offset + last - first, columns]
+        held = decode(path.read_bytes(), spec)
+        found[first:last] = held.reshape(len(held), -1)[offset : offset + last - first, columns]
     return found
 
 

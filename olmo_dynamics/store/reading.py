@@ -22,11 +22,12 @@ from olmo_dynamics.errors import StoreError
 from olmo_dynamics.names import Revision
 from olmo_dynamics.store.appending import growing
 from olmo_dynamics.store.documents import as_numpy, coordinate_names, load_document, read_layout
+from olmo_dynamics.store.files import stamp_of
 from olmo_dynamics.store.layout import REVISION, Axis, Layout
 from olmo_dynamics.store.log import read_rows
 from olmo_dynamics.store.schema import COMPLETE, PLANNED, PROBE, RECORDED, REVISIONS
 from olmo_dynamics.store.series import has_series
-from olmo_dynamics.store.zarr_format import TEXT, ArraySpec, array_spec, is_series
+from olmo_dynamics.store.zarr_format import DOCUMENT, TEXT, ArraySpec, array_spec, is_series
 
 _KNOWN_WHEN_PLANNED = frozenset(column.name for column in PLANNED)
 
@@ -36,6 +37,7 @@ class ReadableStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._stamp: tuple[int, int] | None = None
         self._load()
 
     @property
@@ -168,8 +170,11 @@ class ReadableStore:
         return [name for name, node in nodes.items() if name not in labels and node["dimension_names"] != [name]]
 
     def _load(self) -> None:
-        """Read the root document: what the store holds at this moment."""
-        self._document = load_document(self.path)
+        """Read the root document, unless it is still the same file: what the store holds at this moment."""
+        stamp = stamp_of(self.path / DOCUMENT)
+        if stamp is not None and stamp == self._stamp:
+            return
+        self._stamp, self._document = stamp, load_document(self.path)
         if "layout" in vars(self) and self.layout.groups != self.groups:
             del self.layout  # another writer added groups
         self._nodes: dict[str, Any] = self._document["consolidated_metadata"]["metadata"]

@@ -1,8 +1,8 @@
 """The series of an array: what the log holds, turned so that one number over all revisions lies in one small piece.
 
 A shard holds 512 revisions, in compressed pieces of all of them by a few features (sites, tensors, …): Zarr's sharding, so
-any reader understands it. Shards lie beside the log's files in the same array under names of their own (`c.0.0` beside
-`c/0/0`), and the array's `zarr.json` says which of the two is read. So the root's one rename turns all arrays to their
+any reader understands it. Shards lie beside the log's files in the same array under names of their own (`c/0/0` beside
+`c.0.0`), and the array's `zarr.json` says which of the two is read. So the root's one rename turns all arrays to their
 series, an append turns them back without moving a byte, and no file that somebody may be reading ever goes away.
 
     >>> write_shard(path, spec, 0, is_there)  # doctest: +SKIP
@@ -31,13 +31,13 @@ from olmo_dynamics.store.zarr_format import (
 )
 
 PIECE_BYTES = 1 << 18  # 256 KiB, before compression
-PASS_BYTES = 1 << 26  # 64 MiB, what is held at a time while a shard is written
+PASS_BYTES = 1 << 27  # 128 MiB, what is held at a time while a shard is written
 _ABSENT = 2**64 - 1  # how a shard's index says that a piece is all fill
 
 
 def has_series(spec: ArraySpec) -> bool:
     """Whether an array is worth turning: numbers whose log is more than one file for `CHUNK_ROWS` revisions."""
-    return spec.dtype != TEXT and spec.chunks[0] < CHUNK_ROWS
+    return spec.dtype != TEXT and len(spec.shape) > 1 and spec.chunks[0] < CHUNK_ROWS
 
 
 def series_document(spec: ArraySpec) -> dict[str, Any]:
@@ -53,14 +53,14 @@ def series_document(spec: ArraySpec) -> dict[str, Any]:
     return {
         **array_document(spec),
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
     }
 
 
 def shard_path(store: Path, spec: ArraySpec, number: int) -> Path:
     """The file of the shard that holds revisions `number * CHUNK_ROWS` and on."""
-    return store / spec.path / ".".join(("c", str(number), *("0" for _ in spec.shape[1:])))
+    return (store / spec.path).joinpath("c", str(number), *("0" for _ in spec.shape[1:]))
 
 
 def write_shard(store: Path, spec: ArraySpec, number: int, is_there: np.ndarray) -> None:

@@ -23,7 +23,7 @@ from olmo_dynamics.names import Record, Revision, Status
 from olmo_dynamics.quantities import GROUPS
 from olmo_dynamics.store.appending import extend, to_log, to_series
 from olmo_dynamics.store.creation import build, learn
-from olmo_dynamics.store.documents import difference
+from olmo_dynamics.store.documents import as_numpy, difference
 from olmo_dynamics.store.files import write_errors_named
 from olmo_dynamics.store.layout import Layout
 from olmo_dynamics.store.locks import locked, turn
@@ -226,7 +226,7 @@ class Store(ReadableStore):
         return self.groups if groups is None else groups
 
     def _check_weights(self, revision: str, weights_sha256: str) -> None:
-        held = str(self._zarr[f"{REVISIONS}/weights_sha256"][self._rows[revision]])
+        held = str(as_numpy(self._zarr[f"{REVISIONS}/weights_sha256"], (self._rows[revision],)))
         if held != weights_sha256:
             raise StoreMismatchError(
                 f"{self.path} holds {revision} measured from weights of sha256 {held[:12]}, not {weights_sha256[:12]}; "

@@ -95,7 +95,7 @@ def test_small_rows_share_files_so_that_long_tables_are_read_fast(tmp_path: Path
     with store.lock():
         for revision in revisions[::20]:
             store.append(revision, found, dtype="BF16", weights_sha256="")
-    chunks = [file for file in (store.path / "parameters" / "rms" / "c").rglob("*") if file.is_file()]
+    chunks = list((store.path / "parameters" / "rms").glob("c.*"))
     assert len(chunks) == 8
     started = time.perf_counter()
     assert len(store.table("parameters")) == 25 * 200

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,17 +24,25 @@ _CHUNK = 128 * 1024  # elements: 256 KiB of bf16
 
 
 def ours(folder: Path) -> float:
+    """Blocks of rows, shared by two threads; the survey of a tensor is completed when its last block is there."""
     from olmo_dynamics.checkpoints import open_source
-    from olmo_dynamics.collection.measurement import Measurement
-    from olmo_dynamics.collection.study import prepare
-    from olmo_dynamics.collection.walk import measure
+    from olmo_dynamics.recorders import complete, measurable, parameter_records, row_blocks, survey_rows
 
     source = open_source(folder.parent)
-    with source.open(source.find(folder.name)) as checkpoint:
-        study = prepare(checkpoint, Measurement(record=("parameters",)), source="benchmark")
-        records = measure(checkpoint, study, lambda _: None)
-    squares = [float(each.values) ** 2 for each in records if each.quantity.key == "parameters/l2_norm"]
-    return float(np.sqrt(sum(squares)))
+    squares = 0.0
+    with source.open(source.find(folder.name)) as checkpoint, ThreadPoolExecutor(2) as pool:
+        infos = [info for info in checkpoint.tensors.values() if measurable(info)]
+        raws = checkpoint.read_many(infos)  # mapped, not read
+        pending = deque(
+            (info, [pool.submit(survey_rows, raws[info.name], info, rows) for rows in row_blocks(info)])
+            for info in infos
+        )
+        while pending:
+            info, parts = pending.popleft()
+            for record in parameter_records(complete([part.result() for part in parts], pool.map), info):
+                if record.quantity.name == "l2_norm":
+                    squares += float(record.values) ** 2
+    return float(np.sqrt(squares))
 
 
 def warm_ours(folder: Path) -> None:

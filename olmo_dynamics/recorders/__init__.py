@@ -19,7 +19,15 @@ from olmo_dynamics.recorders.massive import MassiveRecorder
 from olmo_dynamics.recorders.outliers import OutlierRecorder
 from olmo_dynamics.recorders.parameters import measure_tensor, parameter_records
 from olmo_dynamics.recorders.routing import RoutingRecorder, domain_specialisation
-from olmo_dynamics.recorders.survey import Survey, measurable, survey_tensor
+from olmo_dynamics.recorders.survey import (
+    Partial,
+    Survey,
+    complete,
+    measurable,
+    row_blocks,
+    survey_rows,
+    survey_tensor,
+)
 
 __all__ = [
     "FORWARD_GROUPS",
@@ -29,9 +37,11 @@ __all__ = [
     "MassiveRecorder",
     "OutlierFeatures",
     "OutlierRecorder",
+    "Partial",
     "ProbeTokens",
     "RoutingRecorder",
     "Survey",
+    "complete",
     "domain_specialisation",
     "embedding_records",
     "llmint8_rule",
@@ -40,5 +50,7 @@ __all__ = [
     "measure_tensor",
     "outlier_features",
     "parameter_records",
+    "row_blocks",
+    "survey_rows",
     "survey_tensor",
 ]

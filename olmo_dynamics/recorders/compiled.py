@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.core import types
+from numba.extending import intrinsic
 
 from olmo_dynamics.settings import cache_dir
 
@@ -60,3 +62,13 @@ def compiled(loop: Loop) -> Loop:
         return cast(Loop, compile_(inspect.unwrap(loop)))
     finally:
         _numba_settings.CACHE_DIR = before
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def float32_of(_: Any, bits: Any) -> tuple[Any, Callable[..., Any]]:
+    """Inside a compiled loop: the float32 with these 32 bits, in a register (a view of an array would go by memory)."""
+
+    def bitcast(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.float32(types.uint32), bitcast

@@ -1,33 +1,35 @@
-"""One pass over a tensor's bytes: the loops, and what they leave behind.
+"""Loops over a tensor's elements, and what they leave behind.
 
-bfloat16 and float16 have 65,536 codes, so counting codes keeps everything there is to know of the elements. float32 is
-summed in float64 in blocks that stay in the nearest cache, while the upper halves of its elements (which are bfloat16
-codes) are counted, so that order statistics can be found later. The same pass sums squares by row and by column.
+Sums are taken in float64, in blocks that stay in the nearest cache. While float32 is summed, the upper halves of its elements
+(which are bfloat16 codes) are counted, so that order statistics can be found later. Squares are summed by row and by column
+on the way.
 
-    >>> axes = Axes.of((2, 3), means=False)
-    >>> pass_over_codes(np.zeros((2, 3), np.uint16), np.zeros(CODES, np.int64), axes, NO_TABLE)
-    >>> axes.row_squares
-    array([0., 0.])
+    >>> totals, axes = Totals.zeros(), Axes.of((1, 2), means=False)
+    >>> values = np.array([[3.0, -4.0]], np.float32)
+    >>> pass_over_floats(values, values.view(np.uint16)[:, 1::2], totals, axes)
+    >>> axes.row_squares, axes.column_squares
+    (array([25.]), array([ 9., 16.]))
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64, UInt16, UInt32
+from jaxtyping import Float, Int, Int64, UInt16, UInt32
 
 from olmo_dynamics.recorders.compiled import compiled
-from olmo_dynamics.recorders.moments import add_block
+from olmo_dynamics.recorders.moments import add_block, merge_moments
 
 CODES = 1 << 16
 """How many values 16 bits can take."""
 
+SIGN = CODES // 2
+"""The sign bit: codes from here up are negative."""
+
 BLOCK = 2048
 """Elements handled at a time: a few such blocks fit the processor's first-level cache."""
-
-NO_TABLE: Float32[np.ndarray, " 0"] = np.empty(0, np.float32)
-"""Passed where codes are bfloat16, whose bits are the upper half of a float32's and need no table."""
 
 ZERO, NAN, INF = 0, 1, 2
 """Places in the array of counts."""
@@ -54,9 +56,70 @@ class Axes(NamedTuple):
         """Nothing wanted."""
         return cls(np.zeros(0), np.zeros(0), np.zeros(0))
 
+    @classmethod
+    def merge(cls, parts: Sequence[Axes]) -> Axes:
+        """The sums of a matrix from those of its blocks of rows, in order."""
+        rows, squares, sums = zip(*parts, strict=True)
+        return cls(np.concatenate(rows), np.sum(squares, axis=0), np.sum(sums, axis=0))
+
+
+class Totals(NamedTuple):
+    """Sums over a tensor's elements, wherever they lie in it."""
+
+    moments: Float[np.ndarray, " 5"]
+    counts: Int64[np.ndarray, " 3"]
+    sums: Float[np.ndarray, " 2"]
+
+    @classmethod
+    def zeros(cls) -> Totals:
+        """Nothing summed yet."""
+        return cls(np.zeros(5), np.zeros(3, np.int64), np.zeros(2))
+
+    @classmethod
+    def merge(cls, parts: Sequence[Totals]) -> Totals:
+        """The totals of several blocks together, merged in order."""
+        moments, counts, sums = zip(*parts, strict=True)
+        merged = np.zeros(5)
+        for each in moments:
+            merge_moments(merged, each)
+        return cls(merged, np.sum(counts, axis=0), np.sum(sums, axis=0))
+
+
+class Tally(NamedTuple):
+    """The 16-bit codes that occur, in ascending order of the numbers they stand for, and how often each does."""
+
+    codes: UInt16[np.ndarray, " n"]
+    counts: Int64[np.ndarray, " n"]
+
+    @classmethod
+    def merge(cls, parts: Sequence[Tally]) -> Tally:
+        """The tally of several blocks together."""
+        histogram = np.zeros(CODES, np.int64)
+        for codes, counts in parts:
+            histogram[codes] += counts
+        return cls(*tally(histogram))
+
 
 @compiled
-def count_codes(codes: UInt16[np.ndarray, " n"], histogram: Int64[np.ndarray, " codes"]) -> None:
+def tally(
+    histogram: Int[np.ndarray, " codes"] | UInt32[np.ndarray, " codes"],
+) -> tuple[UInt16[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """The codes that a histogram counted: the negative ones from the farthest from zero, then the others."""
+    kept = 0
+    for code in range(CODES):
+        kept += histogram[code] > 0
+    codes, counts = np.empty(kept, np.uint16), np.empty(kept, np.int64)
+    place = 0
+    for step in range(CODES):
+        code = CODES - 1 - step if step < SIGN else step - SIGN
+        if histogram[code] > 0:
+            codes[place], counts[place] = code, histogram[code]
+            place += 1
+    return codes, counts
+
+
+@compiled
+def count_codes(codes: UInt16[np.ndarray, " n"], histogram: Int[np.ndarray, " codes"]) -> None:
     """Counts each 16-bit code."""
     for code in codes:
         histogram[code] += 1
@@ -67,14 +130,6 @@ def widen(codes: UInt16[np.ndarray, " n"], bits: UInt32[np.ndarray, " n"]) -> No
     """bfloat16 codes become the bits of the same numbers in float32."""
     for i in range(len(codes)):
         bits[i] = np.uint32(codes[i]) << np.uint32(16)
-
-
-@compiled
-def _look_up(
-    codes: UInt16[np.ndarray, " n"], table: Float32[np.ndarray, " codes"], values: Float32[np.ndarray, " n"]
-) -> None:
-    for i in range(len(codes)):
-        values[i] = table[codes[i]]
 
 
 @compiled
@@ -96,35 +151,12 @@ def _add_values(values: Float[np.ndarray, " n"], column_sums: Float[np.ndarray, 
 
 
 @compiled
-def _add_to_axes(values: Float[np.ndarray, " n"], row: int, start: int, axes: Axes) -> None:
+def add_to_axes(values: Float[np.ndarray, " n"], row: int, start: int, axes: Axes) -> None:
+    """Adds a stretch of one row, beginning at column `start`."""
     stop = start + len(values)
     axes.row_squares[row] += add_squares(values, axes.column_squares[start:stop])
     if len(axes.column_sums) > 0:
         _add_values(values, axes.column_sums[start:stop])
-
-
-@compiled
-def pass_over_codes(
-    codes: UInt16[np.ndarray, "rows columns"],
-    histogram: Int64[np.ndarray, " codes"],
-    axes: Axes,
-    table: Float32[np.ndarray, " codes"],
-) -> None:
-    """Counts the codes of a bfloat16 matrix (a float16 one with a `table` of values), and sums its squares by axis."""
-    rows, columns = codes.shape
-    bits = np.empty(BLOCK, np.uint32)
-    tile = bits.view(np.float32)
-    for row in range(rows):
-        for start in range(0, columns, BLOCK):
-            block = codes[row, start : start + BLOCK]
-            count_codes(block, histogram)
-            if len(axes.row_squares) == 0:
-                continue
-            if len(table) == 0:
-                widen(block, bits)
-            else:
-                _look_up(block, table, tile)
-            _add_to_axes(tile[: len(block)], row, start, axes)
 
 
 @compiled
@@ -151,40 +183,28 @@ def _add_sums(values: Float[np.ndarray, " n"], sums: Float[np.ndarray, " 2"]) ->
     sums[SQUARE] += square
 
 
-class Totals(NamedTuple):
-    """What a pass over a float matrix gathers about its elements."""
-
-    moments: Float[np.ndarray, " 5"]
-    counts: Int64[np.ndarray, " 3"]
-    sums: Float[np.ndarray, " 2"]
-    histogram: Int64[np.ndarray, " codes"]
-
-    @classmethod
-    def zeros(cls) -> Totals:
-        """Nothing gathered yet."""
-        return cls(np.zeros(5), np.zeros(3, np.int64), np.zeros(2), np.zeros(CODES, np.int64))
-
-
 @compiled
 def pass_over_floats(
     values: Float[np.ndarray, "rows columns"], upper: UInt16[np.ndarray, "rows columns"], totals: Totals, axes: Axes
-) -> None:
-    """Sums a float32 or float64 matrix in float64, and counts the upper 16 bits of its elements."""
+) -> tuple[UInt16[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """Sums a float32 or float64 matrix in float64, and returns the tally of the upper 16 bits of its elements."""
     rows, columns = values.shape
+    histogram = np.zeros(CODES, np.uint32)
     for row in range(rows):
         for start in range(0, columns, BLOCK):
             block = values[row, start : start + BLOCK]
             add_block(totals.moments, block)
             _add_counts(block, totals.counts)
             _add_sums(block, totals.sums)
-            count_codes(upper[row, start : start + BLOCK], totals.histogram)
+            count_codes(upper[row, start : start + BLOCK], histogram)
             if len(axes.row_squares) > 0:
-                _add_to_axes(block, row, start, axes)
+                add_to_axes(block, row, start, axes)
+    return tally(histogram)
 
 
 @compiled
 def count_lower_halves(
-    halves: UInt16[np.ndarray, "n 2"], slots: Int64[np.ndarray, " codes"], histograms: Int64[np.ndarray, "slots codes"]
+    halves: UInt16[np.ndarray, "n 2"], slots: Int64[np.ndarray, " codes"], histograms: UInt32[np.ndarray, "slots codes"]
 ) -> None:
     """Counts the lower 16 bits of the float32 elements whose upper 16 bits have a slot (-1: none)."""
     for i in range(len(halves)):

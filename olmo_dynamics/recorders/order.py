@@ -11,18 +11,21 @@ An *order* maps ranks (0 is the smallest) to values. Quantiles interpolate linea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64, UInt16
+from jaxtyping import Float, Int64, UInt16, UInt32
 
-from olmo_dynamics.recorders.kernels import CODES, count_lower_halves
+from olmo_dynamics.recorders.kernels import CODES, SIGN, Tally, count_lower_halves
 
 Order = Callable[[np.ndarray], np.ndarray]
 """From int64 ranks to float64 values."""
 
-_NEGATIVE = CODES // 2  # the sign bit: codes from here up are negative
-_ASCENDING = np.concatenate([np.arange(CODES - 1, _NEGATIVE - 1, -1), np.arange(_NEGATIVE)])
+Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""Applies a function to each item and gives the results in order: `map`, or the `map` of a pool of threads."""
+
+_LOWER_PASSES = 4  # tables of lower halves that may exist at a time
 
 
 def neighbours(levels: Sequence[float], count: int) -> Int64[np.ndarray, "levels 2"]:
@@ -33,9 +36,10 @@ def neighbours(levels: Sequence[float], count: int) -> Int64[np.ndarray, "levels
 
 def quantiles(levels: Sequence[float], count: int, order: Order) -> Float[np.ndarray, " levels"]:
     """Quantiles of `count` numbers from their order statistics: what numpy.quantile gives in float64, to the last bit."""
-    ranks = neighbours(levels, count)
-    low, high = order(ranks[:, 0]), order(ranks[:, 1])
-    share = (count - 1) * np.asarray(levels, dtype=np.float64) - ranks[:, 0]
+    position = (count - 1) * np.asarray(levels, dtype=np.float64)
+    lower = position.astype(np.int64)
+    low, high = order(lower), order(np.minimum(lower + 1, count - 1))
+    share = position - lower
     with np.errstate(invalid="ignore"):
         step = high - low
         found: np.ndarray = np.where(share < 0.5, low + step * share, high - step * (1 - share))
@@ -57,19 +61,10 @@ def _locate(counts: Int64[np.ndarray, " buckets"], ranks: Int64[np.ndarray, " n"
     return buckets, ranks - (ends[buckets] - counts[buckets])
 
 
-def _magnitude_counts(histogram: Int64[np.ndarray, " codes"]) -> Int64[np.ndarray, " magnitudes"]:
-    counts: np.ndarray = histogram[:_NEGATIVE] + histogram[_NEGATIVE:]
-    return counts
-
-
-def order_of_codes(histogram: Int64[np.ndarray, " codes"], table: Float32[np.ndarray, " codes"]) -> Order:
-    """Order statistics of 16-bit floats from the counts of their codes; `table` gives each code's value."""
-    return lambda ranks: table[_ASCENDING[_locate(histogram[_ASCENDING], ranks)[0]]].astype(np.float64)
-
-
-def order_of_code_magnitudes(histogram: Int64[np.ndarray, " codes"], table: Float32[np.ndarray, " codes"]) -> Order:
-    """The same for their magnitudes."""
-    return lambda ranks: table[_locate(_magnitude_counts(histogram), ranks)[0]].astype(np.float64)
+def order_of_counted(values: Float[np.ndarray, " n"], counts: Int64[np.ndarray, " n"]) -> Order:
+    """Order statistics of ascending values, each of which occurs so often."""
+    ends = np.cumsum(counts)
+    return lambda ranks: values[np.searchsorted(ends, ranks, side="right")]
 
 
 def order_by_sorting(values: Float[np.ndarray, " n"]) -> Order:
@@ -79,51 +74,59 @@ def order_by_sorting(values: Float[np.ndarray, " n"]) -> Order:
 
 
 class Halves:
-    """Order statistics of a large float32 array, from the counts of its upper halves and one more pass.
+    """Order statistics of large float32 arrays, from the counts of their upper halves and one more pass.
 
-    The ranks that will be asked for are named first, so that one pass serves them all. Memory: 512 KiB for each of the
-    (at most about thirty) buckets concerned.
+    The ranks that will be asked for are named first, so that one pass serves them all; `run` may share it among threads.
+    Memory: 512 KiB for each of the (at most about thirty) buckets concerned, and half of that for each thread of up to four.
     """
 
     def __init__(
-        self,
-        halves: UInt16[np.ndarray, "n 2"],
-        histogram: Int64[np.ndarray, " codes"],
-        *,
-        ranks: Int64[np.ndarray, " a"],
-        magnitude_ranks: Int64[np.ndarray, " b"],
+        self, upper: Tally, *, ranks: Int64[np.ndarray, " a"], magnitude_ranks: Int64[np.ndarray, " b"]
     ) -> None:
-        self._histogram = histogram
-        codes = _ASCENDING[_locate(histogram[_ASCENDING], ranks)[0]]
-        magnitudes = _locate(_magnitude_counts(histogram), magnitude_ranks)[0]
-        wanted = np.unique(np.concatenate([codes, magnitudes, magnitudes + _NEGATIVE]))
+        self._codes, self._counts = upper.codes.astype(np.int64), upper.counts
+        histogram = np.zeros(CODES, np.int64)
+        histogram[upper.codes] = upper.counts
+        self._magnitude_counts = histogram[:SIGN] + histogram[SIGN:]
+        codes = self._codes[_locate(self._counts, ranks)[0]]
+        magnitudes = _locate(self._magnitude_counts, magnitude_ranks)[0]
+        buckets = np.unique(np.concatenate([codes, magnitudes, magnitudes + SIGN]))
         self._slots = np.full(CODES, -1)
-        self._slots[wanted] = np.arange(len(wanted))
-        self._lower = np.zeros((len(wanted), CODES), np.int64)
-        count_lower_halves(halves, self._slots, self._lower)
+        self._slots[buckets] = np.arange(len(buckets))
+        self._lower = np.zeros((len(buckets), CODES), np.int64)
+
+    def count(self, arrays: Sequence[UInt16[np.ndarray, "_ 2"]], run: Run) -> None:
+        """Makes the second pass, over the elements' lower and upper halves."""
+        shares = [arrays[start::_LOWER_PASSES] for start in range(min(_LOWER_PASSES, len(arrays)))]
+        for lower in run(self._count_share, shares):
+            self._lower += lower
+
+    def _count_share(self, arrays: Sequence[UInt16[np.ndarray, "_ 2"]]) -> UInt32[np.ndarray, "buckets codes"]:
+        lower = np.zeros(self._lower.shape, np.uint32)
+        for halves in arrays:
+            count_lower_halves(halves, self._slots, lower)
+        return lower
 
     def order(self, ranks: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """The values at these ranks."""
-        buckets, within = _locate(self._histogram[_ASCENDING], ranks)
-        return np.array(
-            [self._value(code, rank) for code, rank in zip(_ASCENDING[buckets].tolist(), within.tolist(), strict=True)]
-        )
+        places, within = _locate(self._counts, ranks)
+        codes = self._codes[places].tolist()
+        return np.array([self._value(code, rank) for code, rank in zip(codes, within.tolist(), strict=True)])
 
     def order_of_magnitudes(self, ranks: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """The magnitudes at these ranks."""
-        buckets, within = _locate(_magnitude_counts(self._histogram), ranks)
+        codes, within = _locate(self._magnitude_counts, ranks)
         return np.array(
-            [self._magnitude(code, rank) for code, rank in zip(buckets.tolist(), within.tolist(), strict=True)]
+            [self._magnitude(code, rank) for code, rank in zip(codes.tolist(), within.tolist(), strict=True)]
         )
 
     def _value(self, code: int, rank: int) -> float:
         lower = self._lower[self._slots[code]]
-        if code < _NEGATIVE:
+        if code < SIGN:
             return _join(code, _locate(lower, np.array([rank]))[0][0])
         return _join(code, CODES - 1 - _locate(lower[::-1], np.array([rank]))[0][0])  # larger bits, smaller number
 
     def _magnitude(self, code: int, rank: int) -> float:
-        lower = self._lower[self._slots[code]] + self._lower[self._slots[code + _NEGATIVE]]
+        lower = self._lower[self._slots[code]] + self._lower[self._slots[code + SIGN]]
         return _join(code, _locate(lower, np.array([rank]))[0][0])
 
 

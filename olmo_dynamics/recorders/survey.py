@@ -5,7 +5,15 @@
     >>> found.largest, found.magnitude_quantile(0.5)
     (2.0, 1.0)
 
-The bytes are never copied whole: bfloat16 takes about 2 MiB of working memory, float32 up to 16 MiB, whatever their size.
+A large tensor is surveyed in blocks of rows, which threads may share; the blocks depend on the tensor alone and are merged in
+order, so the numbers are the same, bit for bit, however many threads there are:
+
+    parts = list(pool.map(lambda rows: survey_rows(raw, info, rows), row_blocks(info)))
+    found = complete(parts, pool.map)
+
+The compiled loops hold no lock of the interpreter. `complete` makes the second pass that large float32 needs, over the bytes
+that its parts refer to: keep them until then. Bytes are never copied whole: 16-bit floats take 0.3 MB of working memory a
+block, float32 up to 80 MB, whatever the size.
 """
 
 from __future__ import annotations
@@ -19,32 +27,22 @@ from jaxtyping import Float, UInt8
 from olmo_dynamics.errors import CheckpointError
 from olmo_dynamics.names import FLOAT_DTYPES, TensorInfo
 from olmo_dynamics.quantities import QUANTILES
-from olmo_dynamics.recorders.kernels import (
-    ABS,
-    CODES,
-    INF,
-    NAN,
-    NO_TABLE,
-    SQUARE,
-    ZERO,
-    Axes,
-    Totals,
-    pass_over_codes,
-    pass_over_floats,
-)
+from olmo_dynamics.recorders.code_kernels import NO_TABLE, STRIP, fold, pass_over_codes, weigh
+from olmo_dynamics.recorders.kernels import ABS, CODES, INF, NAN, SQUARE, ZERO, Axes, Tally, Totals, pass_over_floats
 from olmo_dynamics.recorders.order import (
     Halves,
     Order,
+    Run,
     neighbours,
     order_by_sorting,
-    order_of_code_magnitudes,
-    order_of_codes,
+    order_of_counted,
     quantiles,
 )
 
 MAGNITUDE_LEVELS = (0.5, 0.999)
 """Quantiles of the magnitude that `Survey.magnitude_quantile` can give."""
 
+_BLOCK_BYTES = 16 << 20  # 16 MiB
 _SORTED_AT_MOST = 1 << 18  # elements: below, a sorted copy (2 MiB) is quicker than a second pass
 _ALL_CODES = np.arange(CODES, dtype=np.uint16)
 with np.errstate(invalid="ignore"):  # converting a signalling NaN counts as an invalid operation
@@ -89,8 +87,45 @@ def measurable(info: TensorInfo) -> bool:
     return info.dtype in FLOAT_DTYPES and info.size > 0
 
 
-def survey_tensor(raw: UInt8[np.ndarray, " bytes"], info: TensorInfo, *, column_sums: bool = False) -> Survey:
-    """Reads a measurable tensor's bytes; sums by row and column are taken where it touches the residual stream.
+@dataclass(frozen=True)
+class Partial:
+    """What is known after one block of rows, or several that follow one another.
+
+    The tally of 16-bit floats says all of their elements, so their totals are found at the end; that of longer floats is of
+    their upper 16 bits, and `values` are the elements themselves, not copied, for the second pass.
+    """
+
+    dtype: str
+    totals: Totals
+    tally: Tally
+    axes: Axes
+    values: tuple[np.ndarray, ...] = ()
+
+    def merge(self, *later: Partial) -> Partial:
+        """This block and later ones, in order, as one."""
+        parts = (self, *later)
+        return Partial(
+            self.dtype,
+            Totals.merge([part.totals for part in parts]),
+            Tally.merge([part.tally for part in parts]),
+            Axes.merge([part.axes for part in parts]),
+            tuple(values for part in parts for values in part.values),
+        )
+
+
+def row_blocks(info: TensorInfo) -> list[slice]:
+    """Blocks of whole rows of about 16 MiB, as equal as can be; a tensor of one axis is one row."""
+    rows, _ = _matrix_shape(info)
+    blocks = max(1, min(-(-info.nbytes // _BLOCK_BYTES), rows // STRIP))
+    height = -(-rows // (blocks * STRIP)) * STRIP
+    return [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
+
+
+def survey_rows(
+    raw: UInt8[np.ndarray, " bytes"], info: TensorInfo, rows: slice, *, column_sums: bool = False
+) -> Partial:
+    """Reads some rows of a measurable tensor, given all its bytes; sums by row and column are taken where it touches
+    the residual stream, or where the sums of columns are asked for.
 
     Raises:
         CheckpointError: there are more or fewer bytes than the tensor's shape asks for.
@@ -99,15 +134,34 @@ def survey_tensor(raw: UInt8[np.ndarray, " bytes"], info: TensorInfo, *, column_
         raise CheckpointError(
             f"{info.name} should be {info.nbytes} bytes; got {raw.nbytes}: fetch the checkpoint again"
         )
-    shape = _matrix_shape(info)
-    along_axes = info.residual_axis is not None or column_sums
-    axes = Axes.of(shape, means=column_sums) if along_axes else Axes.none()
-    raw = raw.view()
-    raw.flags.writeable = False  # one compiled version serves borrowed and owned bytes
+    columns = _matrix_shape(info)[1]
+    row_bytes = columns * info.nbytes // info.size
+    block = _aligned(raw[rows.start * row_bytes : rows.stop * row_bytes])
+    shape = (rows.stop - rows.start, columns)
+    wanted = info.residual_axis is not None or column_sums
+    axes = Axes.of(shape, means=column_sums) if wanted else Axes.none()
     with np.errstate(invalid="ignore"):  # NaN and infinities are measured, not warned of
         if info.dtype in _TABLES:
-            return _survey_codes(raw.view(np.uint16).reshape(shape), info.dtype, axes)
-        return _survey_floats(raw.view(np.float32 if info.dtype == "F32" else np.float64).reshape(shape), axes)
+            return _survey_codes(block, info.dtype, shape, axes)
+        return _survey_floats(block, info.dtype, shape, axes)
+
+
+def complete(parts: Sequence[Partial], run: Run = map) -> Survey:
+    """The survey of a tensor from its blocks, in order; `run` may share what is left to do among threads."""
+    whole = parts[0].merge(*parts[1:]) if len(parts) > 1 else parts[0]
+    with np.errstate(invalid="ignore"):
+        if whole.dtype in _TABLES:
+            return _describe_codes(whole)
+        return _describe(whole, whole.totals, orders=_orders_of_floats(whole, run))
+
+
+def survey_tensor(raw: UInt8[np.ndarray, " bytes"], info: TensorInfo, *, column_sums: bool = False) -> Survey:
+    """Reads a measurable tensor's bytes, block after block.
+
+    Raises:
+        CheckpointError: there are more or fewer bytes than the tensor's shape asks for.
+    """
+    return complete([survey_rows(raw, info, rows, column_sums=column_sums) for rows in row_blocks(info)])
 
 
 def _matrix_shape(info: TensorInfo) -> tuple[int, int]:
@@ -115,65 +169,69 @@ def _matrix_shape(info: TensorInfo) -> tuple[int, int]:
     return info.size // columns, columns
 
 
-def _survey_codes(codes: np.ndarray, dtype: str, axes: Axes) -> Survey:
-    table = _TABLES[dtype]
-    histogram = np.zeros(CODES, np.int64)
-    pass_over_codes(codes, histogram, axes, NO_TABLE if dtype == "BF16" else table)
-    present = np.flatnonzero(histogram)
-    values, weights = table[present].astype(np.float64), histogram[present]
-    counts = np.array([weights[values == 0].sum(), weights[np.isnan(values)].sum(), weights[np.isinf(values)].sum()])
-    sums = np.array([(np.abs(values) * weights).sum(), (values**2 * weights).sum()])
-    moments = _weighted_moments(values, weights)
-    return _complete(
-        moments, counts, sums, axes,
-        orders=(order_of_codes(histogram, table), order_of_code_magnitudes(histogram, table)),
-    )  # fmt: skip
+def _aligned(block: np.ndarray) -> np.ndarray:
+    """The same bytes, read-only and copied if need be, so that one compiled version serves all."""
+    block = block.view() if block.ctypes.data % 8 == 0 else block.copy()
+    block.flags.writeable = False
+    return block
 
 
-def _weighted_moments(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    count = weights.sum()
-    mean = (values * weights).sum() / count
-    deviations = values - mean
-    powers = [(deviations**power * weights).sum() for power in (2, 3, 4)]
-    return np.array([count, mean, *powers])
+def _survey_codes(block: np.ndarray, dtype: str, shape: tuple[int, int], axes: Axes) -> Partial:
+    whole_strips = shape[0] // STRIP * STRIP * shape[1] * 2  # bytes
+    table = NO_TABLE if dtype == "BF16" else _TABLES[dtype]
+    found = pass_over_codes(block.view(np.uint16).reshape(shape), block[:whole_strips].view(np.uint64), table, axes)
+    return Partial(dtype, Totals.zeros(), Tally(*found), axes)
 
 
-def _survey_floats(values: np.ndarray, axes: Axes) -> Survey:
+def _survey_floats(block: np.ndarray, dtype: str, shape: tuple[int, int], axes: Axes) -> Partial:
+    values = block.view(np.float32 if dtype == "F32" else np.float64).reshape(shape)
     totals = Totals.zeros()
-    per_element = values.itemsize // 2
-    halves = values.reshape(-1).view(np.uint16).reshape(*values.shape, per_element)
-    pass_over_floats(values, halves[:, :, -1], totals, axes)
-    flat = values.reshape(-1)
-    orders: tuple[Order, Order]
-    if values.dtype == np.float64 or values.size <= _SORTED_AT_MOST:
-        orders = order_by_sorting(flat), order_by_sorting(np.abs(flat))
-    else:
-        ends = np.array([0, values.size - 1])
-        exact = Halves(
-            halves.reshape(-1, per_element),
-            totals.histogram,
-            ranks=np.concatenate([ends, neighbours(QUANTILES, values.size).ravel()]),
-            magnitude_ranks=neighbours(MAGNITUDE_LEVELS, values.size).ravel(),
-        )
-        orders = exact.order, exact.order_of_magnitudes
-    return _complete(totals.moments, totals.counts, totals.sums, axes, orders=orders)
+    found = pass_over_floats(values, _halves(values)[:, -1].reshape(shape), totals, axes)
+    return Partial(dtype, totals, Tally(*found), axes, (values,))
 
 
-def _complete(
-    moments: np.ndarray, counts: np.ndarray, sums: np.ndarray, axes: Axes, *, orders: tuple[Order, Order]
-) -> Survey:
+def _halves(values: np.ndarray) -> np.ndarray:
+    return values.reshape(-1).view(np.uint16).reshape(values.size, values.itemsize // 2)
+
+
+def _orders_of_floats(whole: Partial, run: Run) -> tuple[Order, Order]:
+    count = sum(values.size for values in whole.values)
+    if whole.dtype == "F64" or count <= _SORTED_AT_MOST:
+        flat = np.concatenate([values.reshape(-1) for values in whole.values])
+        return order_by_sorting(flat), order_by_sorting(np.abs(flat))
+    exact = Halves(
+        whole.tally,
+        ranks=np.concatenate([np.array([0, count - 1]), neighbours(QUANTILES, count).ravel()]),
+        magnitude_ranks=neighbours(MAGNITUDE_LEVELS, count).ravel(),
+    )
+    exact.count([_halves(values) for values in whole.values], run)
+    return exact.order, exact.order_of_magnitudes
+
+
+def _describe_codes(whole: Partial) -> Survey:
+    values = _TABLES[whole.dtype][whole.tally.codes].astype(np.float64)
+    counts = whole.tally.counts
+    totals = Totals.zeros()
+    weigh(values, counts, totals)
+    orders = order_of_counted(values, counts), order_of_counted(*fold(values, counts))
+    return _describe(whole, totals, orders=orders)
+
+
+def _describe(whole: Partial, totals: Totals, *, orders: tuple[Order, Order]) -> Survey:
+    moments = totals.moments
     count = int(moments[0])
-    if counts[NAN]:
+    if totals.counts[NAN]:
         orders = _nothing, _nothing
     smallest, largest = orders[0](np.array([0, count - 1]))
-    if counts[INF]:
+    if totals.counts[INF]:
         moments = np.array([count, smallest + largest, np.nan, np.nan, np.nan])
     elif smallest == largest:  # so that rounding in the mean cannot make a constant tensor look varied
         moments = np.array([count, smallest, 0.0, 0.0, 0.0])
+    zeros, nans, infinities = (int(totals.counts[place]) for place in (ZERO, NAN, INF))
     return Survey(
-        count, int(counts[ZERO]), int(counts[NAN]), int(counts[INF]), moments,
-        float(sums[ABS]), float(sums[SQUARE]), float(smallest), float(largest),
-        quantiles(QUANTILES, count, orders[0]), quantiles(MAGNITUDE_LEVELS, count, orders[1]), axes,
+        count, zeros, nans, infinities, moments,
+        float(totals.sums[ABS]), float(totals.sums[SQUARE]), float(smallest), float(largest),
+        quantiles(QUANTILES, count, orders[0]), quantiles(MAGNITUDE_LEVELS, count, orders[1]), whole.axes,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from olmo_dynamics.recorders import measure_tensor
 from tests.recorders.material import DTYPES, Q_PROJ, by_name, encode
 
 DTYPE_NAMES = tuple(DTYPES)
+AXIS_RTOL = {"BF16": 1e-7, "F16": 1e-13, "F32": 1e-13, "F64": 1e-13}
 NO_AXIS = "model.layers.0.self_attn.q_norm.weight"
 
 
@@ -261,8 +262,9 @@ def test_norms_along_the_residual_stream(dtype):
         found = by_name(measure_tensor(raw, info))
         by_feature, by_vector = np.linalg.norm(x, axis=1 - feature_axis), np.linalg.norm(x, axis=feature_axis)
         assert found["residual_feature_l2"].dtype == np.float32
-        np.testing.assert_array_equal(found["residual_feature_l2"], by_feature.astype(np.float32))
-        np.testing.assert_allclose(found["residual_vector_l2_quantile"], np.quantile(by_vector, QUANTILES), rtol=1e-13)
+        np.testing.assert_array_max_ulp(found["residual_feature_l2"], by_feature.astype(np.float32), 1)
+        quantile = np.quantile(by_vector, QUANTILES)
+        np.testing.assert_allclose(found["residual_vector_l2_quantile"], quantile, rtol=AXIS_RTOL[dtype])
 
 
 def test_norm_gains_are_one_vector():

@@ -17,13 +17,13 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, UInt
 from torch import Tensor
 
 from olmo_dynamics.names import Record, Site, Status
 from olmo_dynamics.quantities import TOKEN_QUANTILES, WITHOUT_FIRST, find
-from olmo_dynamics.recorders.magnitudes import Magnitudes
-from olmo_dynamics.recorders.moments import kurtosis, merge_moments, ratio
+from olmo_dynamics.recorders.elements import CodeCounts, FloatSums
+from olmo_dynamics.recorders.moments import kurtosis, ratio
 from olmo_dynamics.recorders.observed import Observed, observed_tokens, values_of
 from olmo_dynamics.recorders.order import quantiles_of
 from olmo_dynamics.recorders.token_kernels import (
@@ -32,8 +32,7 @@ from olmo_dynamics.recorders.token_kernels import (
     UPPER_MEDIAN,
     Tokens,
     TokenTotals,
-    pass_over_tokens,
-    scratch_row,
+    add_tokens,
 )
 
 
@@ -55,7 +54,13 @@ class ActivationRecorder:
         first_position: int = 0,
     ) -> None:
         """Adds the tokens where `mask` is true; `first_position` is the place in its sequence of the first one given."""
-        self._place(site, layer, x.shape[-1]).add(observed_tokens(x, mask, first_position))
+        self.add(site, layer, observed_tokens(x, mask, first_position))
+
+    def add(self, site: Site, layer: int, observed: Observed) -> Tokens:
+        """Adds tokens, and gives what was found of each for other recorders to read."""
+        tokens = Tokens.zeros(len(observed.codes), observed.codes.dtype)
+        self._place(site, layer, observed.width).add(observed, tokens)
+        return tokens
 
     def merge(self, other: ActivationRecorder) -> None:
         """Adds what `other` saw."""
@@ -83,9 +88,9 @@ class _Place:
     def __init__(self, width: int) -> None:
         self.first, self.rest = _Gathered(width), _Gathered(width)
 
-    def add(self, observed: Observed) -> None:
-        self.first.add(observed, observed.first)
-        self.rest.add(observed, observed.rest)
+    def add(self, observed: Observed, tokens: Tokens) -> None:
+        self.first.add(observed.codes, observed.first, tokens)
+        self.rest.add(observed.codes, observed.rest, tokens)
 
     def merge(self, other: _Place) -> None:
         self.first.merge(other.first)
@@ -97,8 +102,7 @@ class _Place:
         everything.merge(self.rest)
         values = everything.values(features=site.hidden_wide)
         without_first = self.rest.values(features=site.hidden_wide)
-        values |= {name + WITHOUT_FIRST: value for name, value in without_first.items()}
-        values["status"] = np.uint8(everything.status())
+        values |= {name + WITHOUT_FIRST: value for name, value in without_first.items() if name != "status"}
         for name, value in values.items():
             yield Record(find(f"activations/{name}"), np.asarray(value), {"site": site.value, "layer": layer})
 
@@ -108,94 +112,86 @@ class _Gathered:
 
     def __init__(self, width: int) -> None:
         self.width = width
-        self._moments = np.zeros(5)
         self._feature_squares = np.zeros(width)
         self._feature_maxima = np.zeros(width)
         self._abs_sum = 0.0
         self._sparsity_sum = 0.0  # of sqrt(d) * L2 / L1, token by token
         self._max_median_sum = 0.0  # of max / median, token by token
         self._norms: list[Float[np.ndarray, " tokens"]] = []
-        self._magnitudes = Magnitudes()
+        self._elements: CodeCounts | FloatSums | None = None  # by the width of what comes first
 
-    def add(self, observed: Observed, rows: Int64[np.ndarray, " n"]) -> None:
+    def add(self, codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"], tokens: Tokens) -> None:
         if not len(rows):
             return
-        codes = observed.codes
-        totals, tokens = TokenTotals.zeros(self.width, codes.dtype), Tokens.zeros(len(rows), codes.dtype)
-        pass_over_tokens(codes, rows, scratch_row(codes), totals, tokens)
-        self._magnitudes.add(codes, rows)
-        merge_moments(self._moments, totals.moments)
-        self._feature_squares += totals.feature_squares
-        self._feature_maxima = np.maximum(self._feature_maxima, values_of(totals.feature_maxima))
-        self._add_tokens(tokens, values_of(tokens.magnitudes))
+        self._elements = self._elements or (CodeCounts() if codes.itemsize == 2 else FloatSums())
+        maxima = np.zeros(self.width, codes.dtype)
+        totals = TokenTotals(self._elements.counts, self._elements.moments, self._feature_squares, maxima)
+        add_tokens(codes, rows, totals, tokens)
+        self._elements.add(codes, rows)
+        self._feature_maxima = np.maximum(self._feature_maxima, values_of(maxima))
+        self._add_tokens(tokens.squares[rows], tokens.absolutes[rows], values_of(tokens.magnitudes[rows]))
 
-    def _add_tokens(self, tokens: Tokens, magnitudes: Float[np.ndarray, "tokens 3"]) -> None:
-        norms = np.sqrt(tokens.squares)
+    def _add_tokens(
+        self,
+        squares: Float[np.ndarray, " tokens"],
+        absolutes: Float[np.ndarray, " tokens"],
+        magnitudes: Float[np.ndarray, "tokens 3"],
+    ) -> None:
+        norms = np.sqrt(squares)
         medians = (magnitudes[:, LOWER_MEDIAN] + magnitudes[:, UPPER_MEDIAN]) / 2
-        medians[np.isnan(tokens.squares)] = math.nan  # NaN sorts last, so a median beside it looks finite
+        medians[np.isnan(squares)] = math.nan  # NaN sorts last, so a median beside it looks finite
         self._norms.append(norms)
-        self._abs_sum += float(tokens.absolutes.sum())
-        self._sparsity_sum += float(_ratios(math.sqrt(self.width) * norms, tokens.absolutes).sum())
+        self._abs_sum += float(absolutes.sum())
+        self._sparsity_sum += float(_ratios(math.sqrt(self.width) * norms, absolutes).sum())
         self._max_median_sum += float(_ratios(magnitudes[:, LARGEST], medians).sum())
 
     def merge(self, other: _Gathered) -> None:
-        merge_moments(self._moments, other._moments)
-        self._feature_squares = self._feature_squares + other._feature_squares
+        self._feature_squares += other._feature_squares
         self._feature_maxima = np.maximum(self._feature_maxima, other._feature_maxima)
         self._abs_sum += other._abs_sum
         self._sparsity_sum += other._sparsity_sum
         self._max_median_sum += other._max_median_sum
         self._norms += other._norms
-        self._magnitudes.merge(other._magnitudes)
+        if other._elements is not None:
+            self._elements = self._elements or type(other._elements)()
+            self._elements.merge(other._elements)
 
     @property
     def _tokens(self) -> int:
         return sum(len(norms) for norms in self._norms)
 
-    def status(self) -> Status:
-        """Whether there were tokens, whether they were finite, and whether every ratio has a denominator."""
-        if self._tokens == 0:
-            return Status.NOT_MEASURED
-        if not np.isfinite(self._moments).all():
-            return Status.NONFINITE
-        ratios = (
-            kurtosis(self._moments),
-            self._sparsity_sum,
-            self._max_median_sum,
-            ratio(1.0, self._magnitudes.median()),
-        )
-        return Status.MEASURED if np.isfinite(ratios).all() else Status.DEGENERATE
-
     def values(self, *, features: bool) -> dict[str, object]:
-        """Every quantity by name; those by feature only where features are the residual stream's."""
+        """Every quantity by name, and the status; those by feature only where features are the residual stream's."""
         n = self._tokens
         if n == 0:
             return self._nothing(features=features)
         norms = np.concatenate(self._norms)
         mean_squares = self._feature_squares / n
-        square_sum = float(self._feature_squares.sum())
-        return (
-            self._elementwise(n * self.width, square_sum)
-            | {
-                "l2_norm": norms.mean(),
-                "l2_norm_quantile": quantiles_of(TOKEN_QUANTILES, norms),
-                "token_norm_sparsity": self._sparsity_sum / n,
-                "max_median_ratio": self._max_median_sum / n,
-            }
-            | {"feature_kurtosis": ratio(float(np.mean(mean_squares**2)), float(np.mean(mean_squares)) ** 2)}
-            | (self._by_feature(mean_squares) if features else {})
-        )
+        values = self._elementwise(n * self.width, float(self._feature_squares.sum()))
+        values |= {
+            "l2_norm": norms.mean(),
+            "l2_norm_quantile": quantiles_of(TOKEN_QUANTILES, norms),
+            "token_norm_sparsity": self._sparsity_sum / n,
+            "max_median_ratio": self._max_median_sum / n,
+            "feature_kurtosis": ratio(float(np.mean(mean_squares**2)), float(np.mean(mean_squares)) ** 2),
+        }
+        return values | (self._by_feature(mean_squares) if features else {})
 
     def _elementwise(self, elements: int, square_sum: float) -> dict[str, object]:
+        assert self._elements is not None
+        moments = self._elements.central_moments()
         abs_max = float(self._feature_maxima.max())
-        abs_median = self._magnitudes.median() if not math.isnan(abs_max) else math.nan
+        abs_median = self._elements.median() if not math.isnan(abs_max) else math.nan
+        ratios = (kurtosis(moments), self._sparsity_sum, self._max_median_sum, ratio(1.0, abs_median))
+        status = Status.MEASURED if np.isfinite(ratios).all() else Status.DEGENERATE
         return {
+            "status": np.uint8(status if np.isfinite(moments).all() else Status.NONFINITE),
             "rms": math.sqrt(square_sum / elements),
-            "mean": self._moments[1],
+            "mean": moments[1],
             "abs_max": abs_max,
             "abs_mean": self._abs_sum / elements,
             "abs_median": abs_median,
-            "kurtosis": kurtosis(self._moments),
+            "kurtosis": kurtosis(moments),
             "norm_sparsity": ratio(math.sqrt(elements * square_sum), self._abs_sum),
             "max_sparsity": ratio(abs_max - abs_median, abs_median),
         }
@@ -210,6 +206,7 @@ class _Gathered:
         scalars = ["rms", "mean", "abs_max", "abs_mean", "abs_median", "kurtosis", "norm_sparsity", "max_sparsity",
                    "l2_norm", "token_norm_sparsity", "max_median_ratio", "feature_kurtosis"]  # fmt: skip
         values: dict[str, object] = dict.fromkeys(scalars, math.nan)
+        values["status"] = np.uint8(Status.NOT_MEASURED)
         values["l2_norm_quantile"] = np.full(len(TOKEN_QUANTILES), math.nan)
         if features:
             values |= dict.fromkeys(("feature_rms", "feature_abs_max"), np.full(self.width, math.nan, np.float32))

@@ -20,7 +20,9 @@ from olmo_dynamics.names import Record, Site
 from olmo_dynamics.recorders.activations import ActivationRecorder
 from olmo_dynamics.recorders.losses import LossRecorder, ProbeTokens
 from olmo_dynamics.recorders.outliers import INPUTS, OUTPUTS, OutlierRecorder
+from olmo_dynamics.recorders.observed import observed_tokens
 from olmo_dynamics.recorders.routing import RoutingRecorder
+from olmo_dynamics.recorders.token_kernels import tokens_of
 
 FORWARD_GROUPS = ("activations", "outliers", "logits", "loss", "tokens", "routing")
 """The groups that need a forward pass."""
@@ -107,14 +109,21 @@ class ForwardRecorders:
             if self.groups & _LOSS_GROUPS:
                 self._loss_recorder().observe(seen.values, seen.rows, seen.positions, seen.columns.start)
             return
-        mask = self._probe.mask[seen.rows, seen.positions]
-        if "activations" in self.groups and seen.site in self._sites_of["activations"]:
-            self._activations.observe(seen.site, seen.layer, seen.values, mask, seen.positions.start)
-        if "outliers" in self.groups and seen.site in self._sites_of["outliers"]:
-            self._outliers.observe(seen.site, seen.layer, seen.values, mask, seen.rows)
-
         if "routing" in self.groups and seen.site in self._sites_of["routing"]:
             self._routing.observe(seen.site, seen.layer, seen.values, seen.rows, seen.positions)
+        self._observe_floats(seen)
+
+    def _observe_floats(self, seen: Observation) -> None:
+        """One pass over the activations; the outliers are found by what it left of each token."""
+        wanted = [group for group in ("activations", "outliers") if seen.site in self._sites_of.get(group, ())]
+        if not wanted:
+            return
+        mask = self._probe.mask[seen.rows, seen.positions]
+        observed = observed_tokens(seen.values, mask, seen.positions.start)
+        measured = "activations" in wanted
+        tokens = self._activations.add(seen.site, seen.layer, observed) if measured else tokens_of(observed)
+        if "outliers" in wanted:
+            self._outliers.add(seen.site, seen.layer, (observed, tokens), mask, seen.rows)
 
     def merge(self, other: ForwardRecorders) -> None:
         """Adds what `other` saw and has not harvested."""

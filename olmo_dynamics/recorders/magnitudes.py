@@ -16,27 +16,17 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from jaxtyping import Int64, UInt, UInt16, UInt32
+from jaxtyping import Int64, UInt, UInt32
 
 from olmo_dynamics.recorders.compiled import compiled
-from olmo_dynamics.recorders.kernels import CODES, count_codes
 from olmo_dynamics.recorders.observed import values_of
 
 _DROPPED_BITS = 9
 _DROPPED = (1 << _DROPPED_BITS) - 1
 _BINS = 1 << 14  # in an octave
-_BFLOAT16_BINS = 1 << 7  # in an octave; each is the first of a run of our bins
 _UNSIGNED = np.uint32(0x7FFFFFFF)
 _ONE = np.uint32(1)
 _INFINITY = 0x7F800000
-
-
-@compiled
-def _count_rows(
-    codes: UInt16[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"], histogram: Int64[np.ndarray, " codes"]
-) -> None:
-    for place in range(len(rows)):
-        count_codes(codes[rows[place]], histogram)
 
 
 @compiled
@@ -85,29 +75,8 @@ class Magnitudes:
         self._exact = True
 
     def add(self, codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"]) -> None:
-        """Counts the numbers of these rows, given as the bits of bfloat16, float32 or (rounded to float32) float64."""
-        if codes.itemsize == 2:
-            self._add_bfloat16(codes, rows)
-        else:
-            self._add_float32(
-                codes if codes.itemsize == 4 else values_of(codes).astype(np.float32).view(np.uint32), rows
-            )
-
-    def _add_bfloat16(self, codes: UInt16[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"]) -> None:
-        histogram = np.zeros(CODES, np.int64)
-        _count_rows(codes, rows, histogram)
-        by_magnitude = histogram[: CODES // 2] + histogram[CODES // 2 :]
-        self._zeros += int(by_magnitude[0])
-        by_magnitude[0] = 0
-        by_octave = by_magnitude.reshape(-1, _BFLOAT16_BINS)
-        present = np.flatnonzero(by_octave.any(axis=1))
-        if len(present):
-            start, stop = int(present[0]), int(present[-1]) + 1
-            self._cover(start, stop)
-            mine = self._counts[start - self._octave : stop - self._octave]
-            mine[:, :: _BINS // _BFLOAT16_BINS] += by_octave[start:stop]
-
-    def _add_float32(self, bits: UInt32[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"]) -> None:
+        """Counts the numbers of these rows, given as the bits of float32 or (rounded to float32) float64."""
+        bits = codes if codes.itemsize == 4 else values_of(codes).astype(np.float32).view(np.uint32)
         below_smallest, largest, used = map(int, _extent(bits, rows))
         self._exact = self._exact and not used & _DROPPED
         if largest == 0:

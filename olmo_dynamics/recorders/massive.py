@@ -24,8 +24,8 @@ from olmo_dynamics.errors import OptionError
 from olmo_dynamics.names import Record
 from olmo_dynamics.quantities import MASSIVE_RANKS, find
 from olmo_dynamics.recorders.compiled import compiled
-from olmo_dynamics.recorders.observed import codes_of, values_of
-from olmo_dynamics.recorders.token_kernels import largest_of, middle_magnitudes, strip_signs
+from olmo_dynamics.recorders.observed import observed_tokens, values_of
+from olmo_dynamics.recorders.token_kernels import LARGEST, LOWER_MEDIAN, Tokens, middle_magnitudes, strip_signs, tokens_of
 
 MASSIVE_ABOVE = 100.0
 MASSIVE_MEDIANS = 1000.0
@@ -34,18 +34,20 @@ _TOP = 3
 
 @compiled
 def _largest_places(
-    magnitudes: UInt[np.ndarray, "positions width"],
+    codes: UInt[np.ndarray, "positions width"],
+    largest: UInt[np.ndarray, " positions"],
     top: Int64[np.ndarray, " ranks"],
     places: Int64[np.ndarray, " ranks"],
 ) -> None:
     """Fills the largest magnitudes, largest first, and where in the flattened array they stand; ties: the earlier one."""
-    positions, width = magnitudes.shape
+    positions, width = codes.shape
+    all_but_sign = np.iinfo(codes.dtype).max >> 1
     top[:] = -1
     for position in range(positions):
-        if largest_of(magnitudes[position]) <= top[-1]:
+        if np.int64(largest[position]) <= top[-1]:
             continue
         for feature in range(width):
-            magnitude = np.int64(magnitudes[position, feature])
+            magnitude = np.int64(codes[position, feature] & all_but_sign)
             if magnitude <= top[-1]:
                 continue
             rank = len(top) - 1
@@ -85,15 +87,28 @@ class MassiveRecorder:
         Raises:
             OptionError: the sequences were cut, so that their medians cannot be known.
         """
-        if x.shape[1] != self._token_ids.shape[1]:
-            wanted = self._token_ids.shape[1]
+        observed = observed_tokens(x, mask)
+        self.add(layer, observed.codes, tokens_of(observed), mask, sequences)
+
+    def add(
+        self,
+        layer: int,
+        codes: UInt[np.ndarray, "tokens width"],
+        tokens: Tokens,
+        mask: Bool[np.ndarray, "batch positions"],
+        sequences: slice,
+    ) -> None:
+        """The same, where it is known what its tokens are like."""
+        positions, wanted = mask.shape[1], self._token_ids.shape[1]
+        if positions != wanted:
             raise OptionError(
-                f"massive activations need whole sequences of {wanted} positions; got {x.shape[1]}: do not cut them"
+                f"massive activations need whole sequences of {wanted} positions; got {positions}: do not cut them"
             )
         seen = self._layers.setdefault(layer, {})
-        for number, codes, real in zip(range(sequences.start, sequences.stop), codes_of(x), mask, strict=True):
+        for row, (number, real) in enumerate(zip(range(sequences.start, sequences.stop), mask, strict=True)):
             if real.any():
-                seen[number] = _measure(codes, np.flatnonzero(real))
+                there = row * positions + np.flatnonzero(real)
+                seen[number] = _measure(codes[there], tokens.magnitudes[there], np.flatnonzero(real))
 
     def merge(self, other: MassiveRecorder) -> None:
         """Adds what `other` saw."""
@@ -155,20 +170,22 @@ class MassiveRecorder:
         }
 
 
-def _measure(codes: UInt[np.ndarray, "positions width"], real: Int64[np.ndarray, " n"]) -> _Sequence:
-    codes = codes if len(real) == len(codes) else codes[real]
-    magnitudes = np.empty_like(codes)
-    strip_signs(codes.reshape(-1), magnitudes.reshape(-1))
+def _measure(
+    codes: UInt[np.ndarray, "n width"], of_tokens: UInt[np.ndarray, "n 3"], positions: Int64[np.ndarray, " n"]
+) -> _Sequence:
     ranks = min(MASSIVE_RANKS, codes.size)
     top, places = np.empty(ranks, np.int64), np.empty(ranks, np.int64)
-    _largest_places(magnitudes, top, places)
+    _largest_places(codes, of_tokens[:, LARGEST], top, places)
     largest = values_of(codes.reshape(-1)[places])
     median = math.nan
     if not np.isnan(largest[0]):  # NaN sorts last, so it would be found here
-        middle = middle_magnitudes(magnitudes.reshape(-1), top[0])
+        magnitudes = np.empty(codes.size, codes.dtype)
+        strip_signs(codes.reshape(-1), magnitudes)
+        guess = int(np.median(of_tokens[:, LOWER_MEDIAN]))
+        middle = middle_magnitudes(magnitudes, top[0], guess)
         median = float(values_of(np.array(middle, codes.dtype)).mean())
-    positions, features = np.divmod(places, codes.shape[1])
-    return _Sequence(largest, real[positions], features, median, _count_massive(codes, abs(largest[0]), median))
+    rows, features = np.divmod(places, codes.shape[1])
+    return _Sequence(largest, positions[rows], features, median, _count_massive(codes, abs(largest[0]), median))
 
 
 def _count_massive(codes: UInt[np.ndarray, "positions width"], largest: float, median: float) -> int:

@@ -27,6 +27,11 @@ class Observed:
     first: Int64[np.ndarray, " first"]
     rest: Int64[np.ndarray, " rest"]
 
+    @property
+    def width(self) -> int:
+        """Numbers in a vector."""
+        return int(self.codes.shape[1])
+
 
 def codes_of(x: Float[Tensor, "*axes"]) -> UInt[np.ndarray, "*axes"]:
     """The bits of a bfloat16, float32 or float64 tensor (others become float32), copied only where they must be."""

@@ -28,7 +28,7 @@ from olmo_dynamics.recorders.compiled import compiled
 from olmo_dynamics.recorders.llmint8 import LLMINT8_THRESHOLD, llmint8_rule, outlier_features
 from olmo_dynamics.recorders.massive import MassiveRecorder
 from olmo_dynamics.recorders.observed import Observed, observed_tokens, values_of
-from olmo_dynamics.recorders.token_kernels import largest_of, raise_maxima, read_codes, scratch_row, strip_signs
+from olmo_dynamics.recorders.token_kernels import LARGEST, Tokens, raise_maxima, read_codes, scratch_row, strip_signs, tokens_of
 
 INPUTS = {
     Site.RESIDUAL_IN: "attention_input",
@@ -52,29 +52,12 @@ def _count_at_least(magnitudes: Float[np.ndarray, " width"], limit: float, count
 
 
 @compiled
-def _largest(bits: UInt[np.ndarray, " width"], magnitudes: Float[np.ndarray, " width"]) -> float:
-    largest = largest_of(bits)
-    for i in range(len(bits)):
-        if bits[i] == largest and not np.isnan(magnitudes[i]):
-            return np.float64(magnitudes[i])
-    return np.inf  # a NaN sorts last: whatever stands beside it must still be counted
-
-
-@compiled
-def _rms(magnitudes: Float[np.ndarray, " width"]) -> float:
-    total = 0.0
-    for i in range(len(magnitudes)):
-        total += np.float64(magnitudes[i]) * np.float64(magnitudes[i])
-    return math.sqrt(total / len(magnitudes))
-
-
-@compiled
 def _raise_maxima(
     codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"], maxima: UInt[np.ndarray, " width"]
 ) -> None:
     magnitudes = np.empty(codes.shape[1], codes.dtype)
-    for place in range(len(rows)):
-        strip_signs(codes[rows[place]], magnitudes)
+    for row in rows:
+        strip_signs(codes[row], magnitudes)
         raise_maxima(magnitudes, maxima)
 
 
@@ -83,25 +66,29 @@ def _count_above(
     codes: UInt[np.ndarray, "tokens width"],
     rows: Int64[np.ndarray, " n"],
     scratch: tuple[UInt[np.ndarray, " width"], Float[np.ndarray, " width"]],
-    absolute: tuple[Float[np.ndarray, " limits"], Int64[np.ndarray, "limits width"]],
-    relative: tuple[Float[np.ndarray, " limits"], Int64[np.ndarray, "limits width"]],
+    of_rows: tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]],
+    counts: tuple[Int64[np.ndarray, "limits width"], Int64[np.ndarray, "multiples width"]],
 ) -> None:
-    """Counts, by feature, the tokens in these rows at or above each limit, and each multiple of the token's RMS."""
+    """Counts, by feature, the tokens in these rows at or above each limit, and each multiple of the token's RMS.
+
+    `of_rows` are the largest magnitude and the RMS of each of these tokens.
+    """
     bits, values = scratch
-    limits, above = absolute
-    multiples, above_rms = relative
+    largest, rms = of_rows
+    above, above_rms = counts
     magnitudes = np.empty(codes.shape[1], codes.dtype)
     for place in range(len(rows)):
+        unit = rms[place] if rms[place] > 0.0 else np.inf  # a token of zeros has no outliers
+        if not (largest[place] >= _LIMITS[0] or largest[place] >= _RMS_LIMITS[0] * unit):
+            continue
         strip_signs(codes[rows[place]], magnitudes)
         read_codes(magnitudes, bits)
-        largest = _largest(bits, values)
-        for i in range(len(limits)):
-            if largest >= limits[i]:
-                _count_at_least(values, limits[i], above[i])
-        rms = _rms(values)
-        for i in range(len(multiples)):
-            if rms > 0.0 and largest >= multiples[i] * rms:  # a token of zeros has no outliers
-                _count_at_least(values, multiples[i] * rms, above_rms[i])
+        for i in range(len(_LIMITS)):
+            if largest[place] >= _LIMITS[i]:
+                _count_at_least(values, _LIMITS[i], above[i])
+        for i in range(len(_RMS_LIMITS)):
+            if largest[place] >= _RMS_LIMITS[i] * unit:
+                _count_at_least(values, _RMS_LIMITS[i] * unit, above_rms[i])
 
 
 class _Above:
@@ -113,13 +100,14 @@ class _Above:
         self.above_rms = np.zeros((len(RMS_THRESHOLDS), width), np.int64)
         self.abs_max = np.zeros(width)
 
-    def add(self, observed: Observed, rows: Int64[np.ndarray, " n"]) -> None:
+    def add(self, observed: Observed, rows: Int64[np.ndarray, " n"], tokens: Tokens) -> None:
         codes = observed.codes
         maxima = np.zeros(codes.shape[1], codes.dtype)
         _raise_maxima(codes, rows, maxima)
         self.abs_max = np.maximum(self.abs_max, values_of(maxima))
-        absolute, relative = (_LIMITS, self.above), (_RMS_LIMITS, self.above_rms)
-        _count_above(codes, rows, scratch_row(codes), absolute, relative)
+        largest = np.nan_to_num(values_of(tokens.magnitudes[rows, LARGEST]), nan=math.inf)  # beside a NaN, count the rest
+        of_rows = largest, np.sqrt(tokens.squares[rows] / observed.width)
+        _count_above(codes, rows, scratch_row(codes), of_rows, (self.above, self.above_rms))
         self.tokens += len(rows)
 
     def merge(self, other: _Above) -> None:
@@ -176,13 +164,25 @@ class OutlierRecorder:
         sequences: slice,
     ) -> None:
         """Adds whole sequences where `mask` is true; `sequences` are their places in the probe."""
+        observed = observed_tokens(x, mask)
+        self.add(site, layer, (observed, tokens_of(observed)), mask, sequences)
+
+    def add(
+        self,
+        site: Site,
+        layer: int,
+        found: tuple[Observed, Tokens],
+        mask: Bool[np.ndarray, "batch positions"],
+        sequences: slice,
+    ) -> None:
+        """The same, where it is known what its tokens are like."""
+        observed, tokens = found
         if site in INPUTS:
-            observed = observed_tokens(x, mask)
-            first, rest = self._place(site, layer, x.shape[-1])
-            first.add(observed, observed.first)
-            rest.add(observed, observed.rest)
+            first, rest = self._place(site, layer, observed.width)
+            first.add(observed, observed.first, tokens)
+            rest.add(observed, observed.rest, tokens)
         if site in OUTPUTS:
-            self._massive.observe(layer, x, mask, sequences)
+            self._massive.add(layer, observed.codes, tokens, mask, sequences)
 
     def merge(self, other: OutlierRecorder) -> None:
         """Adds what `other` saw and has not harvested."""

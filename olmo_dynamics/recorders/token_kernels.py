@@ -6,7 +6,7 @@ integers: the order is the same, NaN comes last, and the comparison of a whole v
 
     >>> codes = np.array([[3.0, -4.0]], np.float32).view(np.uint32)
     >>> totals, tokens = TokenTotals.zeros(2, codes.dtype), Tokens.zeros(1, codes.dtype)
-    >>> pass_over_tokens(codes, np.array([0]), scratch_row(codes), totals, tokens)
+    >>> add_tokens(codes, np.array([0]), totals, tokens)
     >>> tokens.squares
     array([25.])
 """
@@ -19,16 +19,18 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt
 
 from olmo_dynamics.recorders.compiled import compiled
-from olmo_dynamics.recorders.kernels import add_squares, widen
+from olmo_dynamics.recorders.kernels import CODES, count_codes, widen
 from olmo_dynamics.recorders.moments import add_block
+from olmo_dynamics.recorders.observed import Observed
 
 LARGEST, LOWER_MEDIAN, UPPER_MEDIAN = 0, 1, 2
 """Places in a token's magnitudes."""
 
 
 class TokenTotals(NamedTuple):
-    """What is summed over tokens; maxima are magnitudes."""
+    """What is summed over tokens; maxima are magnitudes. Of bfloat16 codes are counted, of wider floats moments summed."""
 
+    counts: Int64[np.ndarray, " codes"]
     moments: Float[np.ndarray, " 5"]
     feature_squares: Float[np.ndarray, " width"]
     feature_maxima: UInt[np.ndarray, " width"]
@@ -36,11 +38,11 @@ class TokenTotals(NamedTuple):
     @classmethod
     def zeros(cls, width: int, codes: np.dtype) -> TokenTotals:
         """Nothing summed yet."""
-        return cls(np.zeros(5), np.zeros(width), np.zeros(width, codes))
+        return cls(np.zeros(CODES if codes.itemsize == 2 else 0, np.int64), np.zeros(5), np.zeros(width), np.zeros(width, codes))
 
 
 class Tokens(NamedTuple):
-    """What is kept of each token."""
+    """What is kept of each token, by row; zero in rows that were not passed over."""
 
     squares: Float[np.ndarray, " tokens"]
     absolutes: Float[np.ndarray, " tokens"]
@@ -95,18 +97,24 @@ def largest_of(magnitudes: UInt[np.ndarray, " n"]) -> np.int64:
 
 
 @compiled
-def _sum_absolutes(values: Float[np.ndarray, " n"]) -> float:
-    total = 0.0
+def _sum_squares_and_absolutes(
+    values: Float[np.ndarray, " n"], feature_squares: Float[np.ndarray, " n"]
+) -> tuple[float, float]:
+    squares = absolutes = 0.0
     for i in range(len(values)):
-        total += abs(np.float64(values[i]))
-    return total
+        value = np.float64(values[i])
+        square = value * value
+        feature_squares[i] += square
+        squares += square
+        absolutes += abs(value)
+    return squares, absolutes
 
 
 @compiled
 def _count_up_to(magnitudes: UInt[np.ndarray, " n"], pivot: np.int64) -> np.int64:
     count, limit = np.int32(0), magnitudes.dtype.type(pivot)
     for i in range(len(magnitudes)):
-        count += np.int32(magnitudes[i] <= limit)
+        count = np.int32(count + np.int32(magnitudes[i] <= limit))  # narrow, so that many fit an instruction
     return np.int64(count)
 
 
@@ -120,36 +128,56 @@ def _least_above(magnitudes: UInt[np.ndarray, " n"], value: np.int64) -> np.int6
 
 
 @compiled
-def select_magnitude(magnitudes: UInt[np.ndarray, " n"], rank: int, largest: np.int64) -> np.int64:
-    """The magnitude of this rank (0 is the smallest), given the largest.
-
-    Narrows an interval (low, high] that holds it, by interpolating and halving in turn, until one candidate is left.
-    """
-    low, high = np.int64(-1), np.int64(largest)
-    below, up_to = np.int64(0), np.int64(len(magnitudes))
-    interpolate = False
-    while high - low > 1:
-        if up_to - below == 1 and low >= 0:
-            return _least_above(magnitudes, low)
-        guess = low + (high - low) // 2
-        if interpolate:
-            share = (rank + 0.5 - below) / (up_to - below)
-            guess = min(max(low + np.int64((high - low) * share), low + 1), high - 1)
-        interpolate = not interpolate
-        count = _count_up_to(magnitudes, guess)
-        if count > rank:
-            high, up_to = guess, count
-        else:
-            low, below = guess, count
-    return high
+def _moved(pivot: np.int64, wanted: float, count: np.int64, octave: int) -> np.int64:
+    """Where the wanted rank lies if the number of magnitudes up to a value grows as the value does."""
+    change = min(max(wanted / max(count, 1) - 1.0, -0.5), 1.0)
+    return pivot + np.int64(change * (octave + pivot % octave))
 
 
 @compiled
-def middle_magnitudes(magnitudes: UInt[np.ndarray, " n"], largest: np.int64) -> tuple[np.int64, np.int64]:
+def select_magnitude(
+    magnitudes: UInt[np.ndarray, " n"], rank: int, largest: np.int64, guess: np.int64
+) -> tuple[np.int64, np.int64]:
+    """The magnitude of this rank (0 is the smallest), and how many are no larger; the nearer the guess, the sooner.
+
+    Narrows an interval (low, high] that holds it, until one candidate is left: first a step from the guess to where the
+    rank should lie, then on in the same direction until it is enclosed, then by interpolating and halving in turn.
+    """
+    octave = 1 << (7 if magnitudes.itemsize == 2 else 23 if magnitudes.itemsize == 4 else 52)
+    low, high = np.int64(-1), np.int64(largest)
+    below, up_to = np.int64(0), np.int64(len(magnitudes))
+    pivot, stride, turn = guess, np.int64(octave >> 5), 0
+    while high - low > 1:
+        if up_to - below == 1 and low >= 0:
+            return _least_above(magnitudes, low), up_to
+        pivot = min(max(pivot, low + 1), high - 1)
+        count = _count_up_to(magnitudes, pivot)
+        if count > rank:
+            high, up_to = pivot, count
+        else:
+            low, below = pivot, count
+        turn += 1
+        if turn == 1:
+            pivot = _moved(pivot, rank + 0.5, count, octave)
+        elif low == -1 or high == largest:
+            pivot = pivot - stride if count > rank else pivot + min(stride, high - pivot - 1)
+            stride = min(stride * 4, np.int64(octave * 8))
+        elif turn % 2 == 0:
+            share = (rank + 0.5 - below) / (up_to - below)
+            pivot = low + np.int64((high - low) * share)
+        else:
+            pivot = low + (high - low) // 2
+    return high, up_to
+
+
+@compiled
+def middle_magnitudes(
+    magnitudes: UInt[np.ndarray, " n"], largest: np.int64, guess: np.int64
+) -> tuple[np.int64, np.int64]:
     """The two middle magnitudes, the same one twice where their number is odd."""
     count = len(magnitudes)
-    lower = select_magnitude(magnitudes, (count - 1) // 2, largest)
-    if count % 2 == 1 or _count_up_to(magnitudes, lower) > count // 2:
+    lower, up_to = select_magnitude(magnitudes, (count - 1) // 2, largest, guess)
+    if count % 2 == 1 or up_to > count // 2:
         return lower, lower
     return lower, _least_above(magnitudes, lower)
 
@@ -162,19 +190,38 @@ def pass_over_tokens(
     totals: TokenTotals,
     tokens: Tokens,
 ) -> None:
-    """Sums over the tokens in these rows, and fills what is kept of each."""
+    """Sums over the tokens in these rows, and fills what is kept of each, in its row."""
     bits, values = scratch
     magnitudes = np.empty(codes.shape[1], codes.dtype)
-    for place in range(len(rows)):
-        token = codes[rows[place]]
+    lower = np.int64(0)
+    for row in rows:
+        token = codes[row]
         strip_signs(token, magnitudes)
         raise_maxima(magnitudes, totals.feature_maxima)
         largest = largest_of(magnitudes)
-        lower, upper = middle_magnitudes(magnitudes, largest)
-        tokens.magnitudes[place, LARGEST] = largest
-        tokens.magnitudes[place, LOWER_MEDIAN] = lower
-        tokens.magnitudes[place, UPPER_MEDIAN] = upper
+        lower, upper = middle_magnitudes(magnitudes, largest, lower or largest // 2)
+        tokens.magnitudes[row, LARGEST] = largest
+        tokens.magnitudes[row, LOWER_MEDIAN] = lower
+        tokens.magnitudes[row, UPPER_MEDIAN] = upper
         read_codes(token, bits)
-        tokens.squares[place] = add_squares(values, totals.feature_squares)
-        tokens.absolutes[place] = _sum_absolutes(values)
-        add_block(totals.moments, values)
+        tokens.squares[row], tokens.absolutes[row] = _sum_squares_and_absolutes(values, totals.feature_squares)
+        if codes.itemsize == 2:
+            count_codes(token, totals.counts)
+        else:
+            add_block(totals.moments, values)
+
+
+def add_tokens(
+    codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"], totals: TokenTotals, tokens: Tokens
+) -> None:
+    """`pass_over_tokens` with room of its own for one token."""
+    pass_over_tokens(codes, rows, scratch_row(codes), totals, tokens)
+
+
+def tokens_of(observed: Observed) -> Tokens:
+    """What there is to know of each token, where no sums over tokens are wanted."""
+    codes = observed.codes
+    tokens = Tokens.zeros(len(codes), codes.dtype)
+    rows = np.sort(np.concatenate([observed.first, observed.rest]))
+    add_tokens(codes, rows, TokenTotals.zeros(observed.width, codes.dtype), tokens)
+    return tokens

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -25,7 +26,15 @@ from olmo_dynamics.collection.recorded_pass import RecordedPass
 from olmo_dynamics.collection.study import Study
 from olmo_dynamics.model import Compute, Stage, parse_config, to_tensor
 from olmo_dynamics.names import Record, TensorInfo
-from olmo_dynamics.recorders import Survey, embedding_records, parameter_records, survey_tensor
+from olmo_dynamics.recorders import (
+    Survey,
+    complete,
+    embedding_records,
+    parameter_records,
+    row_blocks,
+    survey_rows,
+)
+from olmo_dynamics.recorders.survey import Partial
 
 Raw = dict[str, np.ndarray]
 
@@ -69,16 +78,22 @@ class Measuring:
         return records
 
     def _surveyed(self, visit: Visit, stop: Stop) -> tuple[Raw, list[Record]]:
-        """The bytes of a stop, each tensor surveyed while others come."""
+        """The bytes of a stop, each tensor surveyed while others come, the rows of a large one by several threads."""
         groups = visit.opened.groups
-        measured = self._study.measured(groups)
+        measured, embeddings = (set(self._study.measured(each)) for each in (groups, _only_embeddings(groups)))
         raw: Raw = {}
-        surveys: list[Future[list[Record]]] = []
+        surveys: list[tuple[TensorInfo, list[Future[Partial]]]] = []
         for info, arrived in visit.take(stop):
             raw[info.name] = arrived
             if info.name in measured:
-                surveys.append(self._pool.submit(self._parameter_records, info, arrived, groups))
-        return raw, [record for survey in surveys for record in survey.result()]
+                work = partial(survey_rows, arrived, info, column_sums=info.name in embeddings)
+                surveys.append((info, [self._pool.submit(work, rows) for rows in row_blocks(info)]))
+        records: list[Record] = []
+        for info, blocks in surveys:
+            survey = complete([block.result() for block in blocks], self._pool.map)
+            records += parameter_records(survey, info) if "parameters" in groups else []
+            records += self._embedding_records(survey, info) if info.name in embeddings else []
+        return raw, records
 
     def _forward(self, opened: Opened) -> RecordedPass | None:
         if not any(stop.stage for stop in opened.itinerary.stops):
@@ -94,18 +109,15 @@ class Measuring:
             until=measurement.until,
         )
 
-    def _parameter_records(self, info: TensorInfo, raw: np.ndarray, groups: tuple[str, ...]) -> list[Record]:
-        """Both parameter groups of one tensor, from one pass over its bytes."""
-        is_embedding = info.name in self._study.measured([name for name in groups if name == "embeddings"])
-        survey = survey_tensor(raw, info, column_sums=is_embedding)
-        records = parameter_records(survey, info) if "parameters" in groups else []
-        return records + self._embedding_records(survey, info) if is_embedding else records
-
     def _embedding_records(self, survey: Survey, info: TensorInfo) -> list[Record]:
         probe = self._study.probe
         assert probe is not None
         counts = np.bincount(probe.token_ids[probe.mask], minlength=info.shape[0])
         return embedding_records(survey, info, token_counts=counts, tokenizer_size=probe.tokenizer_size)
+
+
+def _only_embeddings(groups: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in groups if name == "embeddings")
 
 
 def _used_again(itinerary: Itinerary) -> set[str]:

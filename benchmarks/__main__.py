@@ -1,4 +1,4 @@
-"""Run the benchmarks: `python -m benchmarks [--shape 150m|1b] [--repeats N] [p1] [p2] [p8]`."""
+"""Run the benchmarks: `python -m benchmarks [--shape 150m|1b] [--repeats N] [--whole] [p1] [p2] [p3] [p4] [p8]`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import p1_parameters, p2_collect, p8_start
+from benchmarks import p1_parameters, p2_collect, p3_wire, p4_memory, p8_start
 from benchmarks.checkpoint import SHAPES, make_checkpoint
 from benchmarks.turns import Turn, median_seconds, print_table, take_turns
 
@@ -44,6 +44,24 @@ def run_p2(folder: Path, shape: str, repeats: int) -> dict[str, list[Turn]]:
     return turns
 
 
+def run_p3(folder: Path, shape: str, repeats: int) -> dict[str, list[Turn]]:
+    turns = take_turns("benchmarks.p3_wire", p3_wire.METHODS, arguments=[str(folder)], repeats=repeats)
+    print_table(f"P3  three revisions in a row over HTTP, {shape}, bf16, 8 x 512 tokens", turns, ours="folder")
+    computing = median_seconds(turns["folder"])
+    for method, rate in p3_wire.RATES.items():
+        seconds, moving = median_seconds(turns[method]), turns[method][0].result / rate
+        limit = max(moving, computing)
+        print(f"{method}: {seconds / limit:.2f} x the limit (target 1.15), link busy {moving / seconds:.0%}")
+    return turns
+
+
+def run_p4(repeats: int, *, whole: bool) -> dict[str, list[Turn]]:
+    methods = (*p4_memory.METHODS, *([p4_memory.WHOLE] if whole else []))
+    turns = take_turns("benchmarks.p4_memory", methods, arguments=[], repeats=repeats)
+    print_table("P4  memory: layers of a 32B model over HTTP, 1 x 64 tokens (target 8 GB)", turns, ours=methods[0])
+    return turns
+
+
 def run_p8(repeats: int) -> dict[str, list[Turn]]:
     turns = take_turns("benchmarks.p8_start", p8_start.METHODS, arguments=[], repeats=repeats)
     print_table("P8  start: processes, wall time", turns, ours=p8_start.METHODS[0])
@@ -52,17 +70,22 @@ def run_p8(repeats: int) -> dict[str, list[Turn]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("which", nargs="*", choices=["p1", "p2", "p8", []], help="default: all")
+    parser.add_argument("which", nargs="*", choices=["p1", "p2", "p3", "p4", "p8", []], help="default: all")
     parser.add_argument("--shape", choices=[name for name in SHAPES if name != "tiny"], default="150m")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--whole", action="store_true", help="P4 with all 64 layers of a 32B model, minutes")
     given = parser.parse_args()
-    which = given.which or ["p1", "p2", "p8"]
+    which = given.which or ["p1", "p2", "p3", "p4", "p8"]
     folder = make_checkpoint(given.shape, CACHE)
     results = {}
     if "p1" in which:
         results["p1"] = run_p1(folder, given.shape, given.repeats)
     if "p2" in which:
         results["p2"] = run_p2(folder, given.shape, given.repeats)
+    if "p3" in which:
+        results["p3"] = run_p3(folder, given.shape, min(given.repeats, 3))
+    if "p4" in which:
+        results["p4"] = run_p4(1, whole=given.whole)
     if "p8" in which:
         results["p8"] = run_p8(given.repeats)
     save(results, given.shape)

@@ -15,7 +15,7 @@ from typing import Unpack
 
 import torch
 
-from olmo_dynamics.checkpoints import Source
+from olmo_dynamics.checkpoints import Checkpoint, Source
 from olmo_dynamics.collection.account import Account
 from olmo_dynamics.collection.choice import choose, done_of, lacking_groups
 from olmo_dynamics.collection.costs import costs_of
@@ -24,7 +24,7 @@ from olmo_dynamics.collection.itinerary import Bounds
 from olmo_dynamics.collection.limits import Limits
 from olmo_dynamics.collection.measurement import Options, settle
 from olmo_dynamics.collection.measuring import Measuring
-from olmo_dynamics.collection.opening import Opener
+from olmo_dynamics.collection.opening import Opener, open_checkpoint
 from olmo_dynamics.collection.rates import Rates
 from olmo_dynamics.collection.study import Study
 from olmo_dynamics.collection.verification import TOKENS, verify
@@ -184,3 +184,16 @@ class _Collection:
 
 def _is_nonfinite(record: Record) -> bool:
     return record.quantity.key == "parameters/status" and int(record.values) == Status.NONFINITE
+
+
+def measure(checkpoint: Checkpoint, study: Study, limits: Limits | None = None) -> list[Record]:
+    """The records of one open checkpoint, which is closed then; nothing is written."""
+    limits = limits or Limits()
+    bounds = Bounds.of(limits.memory_bytes)
+    opened = open_checkpoint(checkpoint, study, study.groups, bounds)
+    with (
+        Pipeline(lambda _: opened, [checkpoint.revision], bounds) as pipeline,
+        Measuring(study, limits.thread_count) as measuring,
+    ):
+        [records] = [measuring.records(visit, lambda _: None) for visit in pipeline]
+    return records

@@ -194,7 +194,7 @@ class HubCheckpoint(Checkpoint):
         return {name: self._listed[name].sha256 for name in names if self._listed[name].sha256}
 
     def file_sha256(self, name: str) -> str:
-        """The hub's own hash of a large file, which moves no bytes; a small file is read and hashed."""
+        """The hub's own hash of a large file, which moves no bytes; a file of which it lists none is read."""
         return self._listed[name].sha256 or super().file_sha256(name)
 
     def file_id(self, name: str) -> str:

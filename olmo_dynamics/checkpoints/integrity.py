@@ -75,7 +75,7 @@ class _Shard:
     """A file of `size` bytes, hashed from its front on."""
 
     def __init__(self, size: int, header: np.ndarray) -> None:
-        self.digest = hashlib.sha256(header)
+        self.digest = hashlib.sha256(header.data)
         self._size, self._at = size, len(header)
         self._waiting: dict[int, np.ndarray] = {}
         self._hashing = False
@@ -92,7 +92,7 @@ class _Shard:
             if len(raw) and start >= self._at:
                 self._waiting[start] = raw
         while (piece := self._claim()) is not None:
-            self.digest.update(piece)
+            self.digest.update(piece.data)
             with self._lock:
                 self._at += len(piece)
                 self._hashing = False

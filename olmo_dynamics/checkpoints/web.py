@@ -9,7 +9,6 @@ Such servers cannot be listed: files are asked for by name, and the address must
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -23,7 +22,6 @@ from olmo_dynamics.checkpoints.wire import Line
 from olmo_dynamics.errors import UnknownRevisionError, UnknownSourceError
 from olmo_dynamics.names import Revision
 
-_BLOCK_BYTES = 32 << 20  # 32 MiB at a time when a whole file is hashed
 _MARKS = ("config.yaml", "config.json")
 
 
@@ -91,14 +89,6 @@ class WebCheckpoint(Checkpoint):
     def close(self) -> None:
         """End the connections' threads."""
         self._directory.close()
-
-    def file_sha256(self, name: str) -> str:
-        """Hash of one file, which is read whole: such servers publish none."""
-        digest = hashlib.sha256()
-        for start in range(0, self.files[name], _BLOCK_BYTES):
-            [block] = self.read_spans([Span(name, start, min(start + _BLOCK_BYTES, self.files[name]))])
-            digest.update(block.data)
-        return digest.hexdigest()
 
     def _fetch(self, spans: Sequence[Span]) -> list[np.ndarray]:
         return self._directory.read_spans(spans)

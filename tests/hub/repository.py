@@ -130,7 +130,7 @@ def _git_oid(content: Content) -> str:
 
 def make_blob(path: str, content: Content, large_threshold: int) -> Blob:
     """Hash a file the way the hub does: as an LFS object if it is large, as a git blob otherwise."""
-    if key := getattr(content, "key", ""):
+    if (key := getattr(content, "key", "")) and not getattr(content, "sha256", ""):
         return Blob(path, content, key[:40], key=key)
     if content.size < large_threshold and not path.endswith(ALWAYS_LARGE):
         return Blob(path, content, _git_oid(content))

@@ -24,6 +24,7 @@ def show(store: str, style: str, quiet: bool) -> None:
     found = open_store(store)
     sizes = found.sizes()
     probe = found.attributes.get("probe") or {}
+    lacking = {group: names for group in found.groups if (names := sorted(found.lacking(group)))}
     facts: dict[str, Any] = {
         "store": str(found.path),
         "source": found.attributes["source"],
@@ -32,7 +33,8 @@ def show(store: str, style: str, quiet: bool) -> None:
         "done": sorted(found.done),
         "missing": sorted(found.missing),
         "groups": sizes,
-        "lacking": _lacking(found),
+        "lacking": lacking,
+        "compact": found.is_compact,
         "probe": probe,
         "layout_version": found.attributes["layout_version"],
         "olmo_dynamics_version": found.attributes["olmo_dynamics_version"],
@@ -41,18 +43,12 @@ def show(store: str, style: str, quiet: bool) -> None:
         facts |= {
             "done": f"{len(found.done)} revisions",
             "missing": _some(sorted(found.missing)),
-            "lacking": ", ".join(f"{name} of {_some(names)}" for name, names in facts["lacking"].items()) or "nothing",
             "groups": ", ".join(f"{name} {human_bytes(nbytes)}" for name, nbytes in sizes.items()),
+            "lacking": "; ".join(f"{group}: {_some(names)}" for group, names in lacking.items()) or "none",
+            "compact": "yes" if found.is_compact else f"no; olmo-dyn compact {found.path} makes series fast to read",
             "probe": _probe(probe),
         }
     print_facts(facts, style)
-
-
-def _lacking(store: Any) -> dict[str, list[str]]:
-    """The revisions that are there without some group, by group: it was added later, and is still to be measured."""
-    recorded = {name: store.recorded(name) for name in sorted(store.done)}
-    lacking = {group: [name for name, there in recorded.items() if group not in there] for group in store.groups}
-    return {group: names for group, names in lacking.items() if names}
 
 
 def _some(names: list[str]) -> str:

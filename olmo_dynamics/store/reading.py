@@ -82,6 +82,10 @@ class ReadableStore:
             for name, stage, ingredient, step, tokens, commit in rows
         ]
 
+    def lacking(self, group: str) -> tuple[str, ...]:
+        """Names of the revisions that are there without a group."""
+        return tuple(self._names[self._complete() & ~self._recorded(group)].tolist())
+
     @property
     def is_compact(self) -> bool:
         """Whether series are read from shards, rather than from the log one file after another."""

@@ -30,7 +30,7 @@ from olmo_dynamics.store.locks import locked, turn
 from olmo_dynamics.store.log import write_rows
 from olmo_dynamics.store.reading import ReadableStore
 from olmo_dynamics.store.rows import lay
-from olmo_dynamics.store.schema import COMPLETE, MISSING, RECORDED, REVISIONS
+from olmo_dynamics.store.schema import ALONG_REVISION, COMPLETE, MISSING, RECORDED, REVISIONS
 from olmo_dynamics.store.zarr_format import array_spec
 
 Mode = Literal["r", "a"]
@@ -153,7 +153,9 @@ class Store(ReadableStore):
             self._refuse(found or self.layout.difference_along_shared(layout))
             groups = [group for group in GROUPS if group in (*self.groups, *layout.groups)]
             document = {**self._document, "attributes": {**held, "probe": probe, "groups": groups}}
-            learn(self.path, document, layout, probe_arrays, self.arrays(REVISIONS, planned=True))
+            planned = self.arrays(REVISIONS, planned=True)
+            along = {column.name: planned[column.name] for column in ALONG_REVISION}
+            learn(self.path, document, layout, probe_arrays, along)
             self._load()
 
     def append(
@@ -190,10 +192,10 @@ class Store(ReadableStore):
             self._plan([revision])
             recorded = self.recorded(revision.name)
             lacking = [group for group in self._checked(groups) if group not in recorded]
-            if recorded:
-                self._check_weights(revision.name, weights_sha256)
-                facts = {}
-            if lacking or not recorded:
+            if lacking:
+                if recorded:
+                    self._check_weights(revision.name, weights_sha256)
+                    facts = {}
                 to_log(self.path, self._document)
                 self._write_row(self._rows[revision.name], records, lacking, facts)
                 self._load()
@@ -242,8 +244,8 @@ class Store(ReadableStore):
     ) -> None:
         """Fill a row of some groups; the first time, when `facts` are given, all of `revisions` as well."""
         marks = [f"{group}/{RECORDED}" for group in groups] + ([f"{REVISIONS}/status"] if facts else [])
-        for mark in reversed(marks):
-            self._write(mark, row, MISSING)
+        for group in self.groups if facts else groups:  # of all: an attempt that was killed may have left one
+            self._write(f"{group}/{RECORDED}", row, MISSING)
         for key, values in lay(records, self.layout, groups):
             self._write(key, row, values)
             if key == "parameters/status":

@@ -25,6 +25,9 @@ def run_p1(folder: Path, shape: str, repeats: int) -> dict[str, list[Turn]]:
     mine = "ours"
     print_table(f"P1  parameter statistics, {shape}, bf16, warm page cache", turns, ours=mine)
     limit = median_seconds(turns["pread, two threads"]) / median_seconds(turns[mine])
+    count = p1_parameters.elements(folder)
+    each = ", ".join(f"{method} {median_seconds(taken) / count * 1e9:.3f}" for method, taken in turns.items())
+    print(f"ns an element: {each}")
     error = abs(turns[mine][0].result / turns["safe_open + torch ops"][0].result - 1)
     print(
         f"share of the two-thread pread rate: {limit:.1%} (target 50 %)   total L2 against float64: {error:.1e} relative"

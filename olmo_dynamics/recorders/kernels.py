@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Int64, UInt16, UInt32
+from jaxtyping import Float, Int, Int8, Int64, UInt16, UInt32
 
 from olmo_dynamics.recorders.compiled import compiled
 from olmo_dynamics.recorders.moments import add_block, merge_moments
@@ -27,6 +27,8 @@ CODES = 1 << 16
 
 SIGN = CODES // 2
 """The sign bit: codes from here up are negative."""
+
+_RUN = 64  # codes looked at together
 
 BLOCK = 2048
 """Elements handled at a time: a few such blocks fit the processor's first-level cache."""
@@ -97,24 +99,36 @@ class Tally(NamedTuple):
         histogram = np.zeros(CODES, np.int64)
         for codes, counts in parts:
             histogram[codes] += counts
-        return cls(*tally(histogram))
+        present = np.flatnonzero(histogram)
+        split = np.searchsorted(present, SIGN)
+        codes = np.concatenate([present[split:][::-1], present[:split]]).astype(np.uint16)
+        return cls(codes, histogram[codes])
 
 
 @compiled
-def tally(
-    histogram: Int[np.ndarray, " codes"] | UInt32[np.ndarray, " codes"],
-) -> tuple[UInt16[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+def _count_present(histogram: UInt32[np.ndarray, " n"]) -> int:
+    present = 0
+    for i in range(len(histogram)):
+        present += histogram[i] > 0
+    return present
+
+
+@compiled
+def tally(histogram: UInt32[np.ndarray, " codes"]) -> tuple[UInt16[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
     """The codes that a histogram counted: the negative ones from the farthest from zero, then the others."""
-    kept = 0
-    for code in range(CODES):
-        kept += histogram[code] > 0
-    codes, counts = np.empty(kept, np.uint16), np.empty(kept, np.int64)
+    present = _count_present(histogram)
+    codes, counts = np.empty(present, np.uint16), np.empty(present, np.int64)
     place = 0
-    for step in range(CODES):
-        code = CODES - 1 - step if step < SIGN else step - SIGN
-        if histogram[code] > 0:
-            codes[place], counts[place] = code, histogram[code]
-            place += 1
+    for run in range(CODES // _RUN):
+        negative = run < SIGN // _RUN
+        first = CODES - (run + 1) * _RUN if negative else run * _RUN - SIGN
+        if _count_present(histogram[first : first + _RUN]) == 0:  # as most are, and quickly seen
+            continue
+        for step in range(_RUN):
+            code = first + (_RUN - 1 - step if negative else step)
+            if histogram[code] > 0:
+                codes[place], counts[place] = code, histogram[code]
+                place += 1
     return codes, counts
 
 
@@ -204,7 +218,7 @@ def pass_over_floats(
 
 @compiled
 def count_lower_halves(
-    halves: UInt16[np.ndarray, "n 2"], slots: Int64[np.ndarray, " codes"], histograms: UInt32[np.ndarray, "slots codes"]
+    halves: UInt16[np.ndarray, "n 2"], slots: Int8[np.ndarray, " codes"], histograms: UInt32[np.ndarray, "slots codes"]
 ) -> None:
     """Counts the lower 16 bits of the float32 elements whose upper 16 bits have a slot (-1: none)."""
     for i in range(len(halves)):

@@ -90,7 +90,7 @@ class Halves:
         codes = self._codes[_locate(self._counts, ranks)[0]]
         magnitudes = _locate(self._magnitude_counts, magnitude_ranks)[0]
         buckets = np.unique(np.concatenate([codes, magnitudes, magnitudes + SIGN]))
-        self._slots = np.full(CODES, -1)
+        self._slots = np.full(CODES, -1, np.int8)  # a small table, so that it stays in the nearest cache
         self._slots[buckets] = np.arange(len(buckets))
         self._lower = np.zeros((len(buckets), CODES), np.int64)
 

@@ -1,4 +1,4 @@
-"""Run the benchmarks: `python -m benchmarks [--shape 150m|1b] [--repeats N] [--whole] [p1] [p2] [p3] [p4] [p8]`."""
+"""Run the benchmarks: `python -m benchmarks [--shape 150m|1b] [--repeats N] [--whole] [p1] [p2] [p3] [p4] [p5] [p8]`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import p1_parameters, p2_collect, p3_wire, p4_memory, p8_start
+from benchmarks import p1_parameters, p2_collect, p3_wire, p4_memory, p5_overhead, p8_start
 from benchmarks.checkpoint import SHAPES, make_checkpoint
 from benchmarks.turns import Turn, median_seconds, print_table, take_turns
 
@@ -25,9 +25,6 @@ def run_p1(folder: Path, shape: str, repeats: int) -> dict[str, list[Turn]]:
     mine = "ours"
     print_table(f"P1  parameter statistics, {shape}, bf16, warm page cache", turns, ours=mine)
     limit = median_seconds(turns["pread, two threads"]) / median_seconds(turns[mine])
-    count = p1_parameters.elements(folder)
-    each = ", ".join(f"{method} {median_seconds(taken) / count * 1e9:.3f}" for method, taken in turns.items())
-    print(f"ns an element: {each}")
     error = abs(turns[mine][0].result / turns["safe_open + torch ops"][0].result - 1)
     print(
         f"share of the two-thread pread rate: {limit:.1%} (target 50 %)   total L2 against float64: {error:.1e} relative"
@@ -39,10 +36,13 @@ def run_p2(folder: Path, shape: str, repeats: int) -> dict[str, list[Turn]]:
     turns = take_turns("benchmarks.p2_collect", p2_collect.METHODS, arguments=[str(folder)], repeats=repeats)
     mine, peer, limit = p2_collect.METHODS
     print_table(f"P2  collect one local revision, {shape}, bf16, 8 x 512 tokens", turns, ours=mine)
-    share = median_seconds(turns[limit]) / median_seconds(turns[mine])
+    seconds = {method: median_seconds(taken) for method, taken in turns.items()}
     memory = max(t.peak_bytes for t in turns[mine]) / max(t.peak_bytes for t in turns[peer])
     losses = (turns[mine][0].result, turns[peer][0].result)
-    print(f"share of the GEMM limit: {share:.1%} (target 75 %)   memory against the peer: {memory:.2f} (target 0.15)")
+    print(
+        f"share of the GEMM limit: {seconds[limit] / seconds[mine]:.1%} (target 75 %; the peer's own "
+        f"{seconds[limit] / seconds[peer]:.1%})   memory against the peer: {memory:.2f} (target 0.15)"
+    )
     print(f"loss: ours {losses[0]:.4f}, transformers {losses[1]:.4f}")
     return turns
 
@@ -58,10 +58,19 @@ def run_p3(folder: Path, shape: str, repeats: int) -> dict[str, list[Turn]]:
     return turns
 
 
-def run_p4(repeats: int, *, whole: bool) -> dict[str, list[Turn]]:
+def run_p4(*, whole: bool) -> dict[str, list[Turn]]:
     methods = (*p4_memory.METHODS, *([p4_memory.WHOLE] if whole else []))
-    turns = take_turns("benchmarks.p4_memory", methods, arguments=[], repeats=repeats)
+    turns = take_turns("benchmarks.p4_memory", methods, arguments=[], repeats=1)
     print_table("P4  memory: layers of a 32B model over HTTP, 1 x 64 tokens (target 8 GB)", turns, ours=methods[0])
+    return turns
+
+
+def run_p5(folder: Path, shape: str, repeats: int) -> dict[str, list[Turn]]:
+    turns = take_turns("benchmarks.p5_overhead", p5_overhead.METHODS, arguments=[str(folder)], repeats=repeats)
+    bare, recorded = p5_overhead.METHODS
+    print_table(f"P5  recording beside the forward pass, {shape}, bf16, 8 x 512 tokens", turns, ours=bare)
+    added = median_seconds(turns[recorded]) / median_seconds(turns[bare]) - 1
+    print(f"recording adds {added:.1%} (target 5 %)")
     return turns
 
 
@@ -73,12 +82,12 @@ def run_p8(repeats: int) -> dict[str, list[Turn]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("which", nargs="*", choices=["p1", "p2", "p3", "p4", "p8", []], help="default: all")
+    parser.add_argument("which", nargs="*", choices=["p1", "p2", "p3", "p4", "p5", "p8", []], help="default: all")
     parser.add_argument("--shape", choices=[name for name in SHAPES if name != "tiny"], default="150m")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--whole", action="store_true", help="P4 with all 64 layers of a 32B model, minutes")
+    parser.add_argument("--whole", action="store_true", help="P4 with all 64 layers of a 32B model: 64 GB, minutes")
     given = parser.parse_args()
-    which = given.which or ["p1", "p2", "p3", "p4", "p8"]
+    which = given.which or ["p1", "p2", "p3", "p4", "p5", "p8"]
     folder = make_checkpoint(given.shape, CACHE)
     results = {}
     if "p1" in which:
@@ -88,7 +97,9 @@ def main() -> None:
     if "p3" in which:
         results["p3"] = run_p3(folder, given.shape, min(given.repeats, 3))
     if "p4" in which:
-        results["p4"] = run_p4(1, whole=given.whole)
+        results["p4"] = run_p4(whole=given.whole)
+    if "p5" in which:
+        results["p5"] = run_p5(folder, given.shape, given.repeats)
     if "p8" in which:
         results["p8"] = run_p8(given.repeats)
     save(results, given.shape)

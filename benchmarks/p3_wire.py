@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.hub_process import REPO, REVISIONS, served
-from benchmarks.p2_collect import token_file
+from benchmarks.forward_peers import token_file
 from benchmarks.turns import report_turn
 
 RATES = {"50 MB/s": 50e6, "100 MB/s": 100e6, "400 MB/s": 400e6}

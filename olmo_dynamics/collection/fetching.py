@@ -182,7 +182,7 @@ class Pipeline:
         if self._stopped:
             opened.checkpoint.close()
             return
-        visit.weights_sha256 = self._readers.submit(opened.checkpoint.weights_sha256)
+        visit.weights_sha256 = self._readers.submit(opened.checkpoint.known_sha256)
         visit.opening.set_result(opened)
         for load in opened.itinerary.loads:
             if visit.abandoned:

@@ -10,7 +10,7 @@ How sequences are cut must not depend on the number of threads: sums over a part
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
@@ -46,7 +46,7 @@ def _alone(work: Callable[[int], None], part: int, torch_threads: int) -> None:
     work(part)
 
 
-def _raise_first(futures: Sequence) -> None:
+def _raise_first(futures: Sequence[Future[None]]) -> None:
     for future in futures:
         future.result()
 

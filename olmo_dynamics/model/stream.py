@@ -150,7 +150,7 @@ class StreamedPass:
             if tap.site in self.sites:
                 tap.register_forward_hook(self._watching.show)
         self._ropes = self._model.ropes(positions, device=device, dtype=dtype)
-        self._copies = None if on_cpu else torch.cuda.Stream(device)
+        self._copies = None if on_cpu else torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.residual = torch.empty(*token_ids.shape, config.hidden_size, device=device, dtype=dtype)
         self._remaining = list(stages(config))
 

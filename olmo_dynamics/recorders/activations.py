@@ -154,7 +154,7 @@ class _Gathered:
         self._norms += other._norms
         if other._elements is not None:
             self._elements = self._elements or type(other._elements)()
-            self._elements.merge(other._elements)
+            self._elements.merge(other._elements)  # type: ignore[arg-type]  # of one place, so of one dtype
 
     @property
     def _tokens(self) -> int:

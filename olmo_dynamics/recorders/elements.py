@@ -42,14 +42,15 @@ class CodeCounts:
     def central_moments(self) -> Float[np.ndarray, " 5"]:
         """Count, mean, and sums of the second to fourth powers of deviations from the mean, in float64."""
         present = np.flatnonzero(self.counts)
-        values, weights = values_of(present.astype(np.uint16)), self.counts[present]
+        values, weights = values_of(present.astype(np.uint16)), self.counts[present].astype(np.float64)
         count = weights.sum()
         if count == 0:
             return np.zeros(5)
         with np.errstate(invalid="ignore"):  # NaN and infinities are measured, not warned of
             mean = (values * weights).sum() / count
             deviations = values - mean if len(values) > 1 else np.zeros(1)
-            powers = [(deviations**power * weights).sum() for power in (2, 3, 4)]
+            squares = deviations * deviations
+            powers = [squares @ weights, (squares * deviations) @ weights, (squares * squares) @ weights]
         return np.array([count, mean, *powers])
 
     def median(self) -> float:
@@ -92,7 +93,7 @@ def _any(counts: Int64[np.ndarray, " run"]) -> bool:
     found = np.int64(0)
     for i in range(len(counts)):
         found |= counts[i]
-    return found != 0
+    return bool(found != 0)
 
 
 @compiled
@@ -101,4 +102,3 @@ def _add_runs(mine: Int64[np.ndarray, " codes"], theirs: Int64[np.ndarray, " cod
         if _any(theirs[start : start + _RUN]):
             for i in range(start, start + _RUN):
                 mine[i] += theirs[i]
-

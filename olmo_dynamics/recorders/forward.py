@@ -19,8 +19,8 @@ from torch import Tensor
 from olmo_dynamics.names import Record, Site
 from olmo_dynamics.recorders.activations import ActivationRecorder
 from olmo_dynamics.recorders.losses import LossRecorder, ProbeTokens
-from olmo_dynamics.recorders.outliers import INPUTS, OUTPUTS, OutlierRecorder
 from olmo_dynamics.recorders.observed import observed_tokens
+from olmo_dynamics.recorders.outliers import INPUTS, OUTPUTS, OutlierRecorder
 from olmo_dynamics.recorders.routing import RoutingRecorder
 from olmo_dynamics.recorders.token_kernels import tokens_of
 

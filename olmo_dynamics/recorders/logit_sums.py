@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from olmo_dynamics.recorders.compiled import compiled
@@ -88,7 +88,7 @@ class LogitSums:
         """The sums of the tokens that `other` saw."""
         self.state[other.columns > 0] = other.state[other.columns > 0]
 
-    def measured(self) -> Float[np.ndarray, "6 *tokens"]:
+    def measured(self) -> Float[np.ndarray, "6 ..."]:
         """Log-sum-exp, mean, variance, entropy, top probability and cross-entropy of each token; NaN of nothing."""
         known, padding, moments = (self.state[..., place] for place in (_KNOWN, _PADDING, _MOMENTS))
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -5,7 +5,8 @@
     >>> records = recorder.records()  # doctest: +SKIP
 
 A prediction made at position t is scored against the token at t + 1 where both are real. Sums over the vocabulary are
-those of `logit_sums`. `_without_first` leaves out the predictions made at position 0. Padding columns count in log-sum-exp, as in training, but not in the entropy or the top probability.
+those of `logit_sums`. `_without_first` leaves out the predictions made at position 0. Padding columns count in
+log-sum-exp, as in training, but not in the entropy or the top probability.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from torch import Tensor
 from olmo_dynamics.names import Record, Status
 from olmo_dynamics.quantities import WITHOUT_FIRST, find
 from olmo_dynamics.recorders.logit_sums import CROSS_ENTROPY, LogitSums
-
 
 
 @runtime_checkable
@@ -112,7 +112,8 @@ class LossRecorder:
             for number, domain in enumerate(self._probe.domains):
                 inside = chosen & (self._probe.domain == number)[:, None]
                 records += [
-                    _record(f"loss/{name}{suffix}", value, domain) for name, value in self._loss(measured, inside).items()
+                    _record(f"loss/{name}{suffix}", value, domain)
+                    for name, value in self._loss(measured, inside).items()
                 ]
         finite = np.logical_and.reduce(np.isfinite(measured))
         records.append(_record("logits/status", _status(everything, finite)))

@@ -25,7 +25,14 @@ from olmo_dynamics.names import Record
 from olmo_dynamics.quantities import MASSIVE_RANKS, find
 from olmo_dynamics.recorders.compiled import compiled
 from olmo_dynamics.recorders.observed import observed_tokens, values_of
-from olmo_dynamics.recorders.token_kernels import LARGEST, LOWER_MEDIAN, Tokens, middle_magnitudes, strip_signs, tokens_of
+from olmo_dynamics.recorders.token_kernels import (
+    LARGEST,
+    LOWER_MEDIAN,
+    Tokens,
+    middle_magnitudes,
+    strip_signs,
+    tokens_of,
+)
 
 MASSIVE_ABOVE = 100.0
 MASSIVE_MEDIANS = 1000.0
@@ -181,7 +188,7 @@ def _measure(
     if not np.isnan(largest[0]):  # NaN sorts last, so it would be found here
         magnitudes = np.empty(codes.size, codes.dtype)
         strip_signs(codes.reshape(-1), magnitudes)
-        guess = int(np.median(of_tokens[:, LOWER_MEDIAN]))
+        guess = np.int64(np.median(of_tokens[:, LOWER_MEDIAN]))
         middle = middle_magnitudes(magnitudes, top[0], guess)
         median = float(values_of(np.array(middle, codes.dtype)).mean())
     rows, features = np.divmod(places, codes.shape[1])

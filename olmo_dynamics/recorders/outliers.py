@@ -28,7 +28,15 @@ from olmo_dynamics.recorders.compiled import compiled
 from olmo_dynamics.recorders.llmint8 import LLMINT8_THRESHOLD, llmint8_rule, outlier_features
 from olmo_dynamics.recorders.massive import MassiveRecorder
 from olmo_dynamics.recorders.observed import Observed, observed_tokens, values_of
-from olmo_dynamics.recorders.token_kernels import LARGEST, Tokens, raise_maxima, read_codes, scratch_row, strip_signs, tokens_of
+from olmo_dynamics.recorders.token_kernels import (
+    LARGEST,
+    Tokens,
+    raise_maxima,
+    read_codes,
+    scratch_row,
+    strip_signs,
+    tokens_of,
+)
 
 INPUTS = {
     Site.RESIDUAL_IN: "attention_input",
@@ -105,7 +113,8 @@ class _Above:
         maxima = np.zeros(codes.shape[1], codes.dtype)
         _raise_maxima(codes, rows, maxima)
         self.abs_max = np.maximum(self.abs_max, values_of(maxima))
-        largest = np.nan_to_num(values_of(tokens.magnitudes[rows, LARGEST]), nan=math.inf)  # beside a NaN, count the rest
+        # A NaN sorts last: whatever stands beside it must still be counted.
+        largest = np.nan_to_num(values_of(tokens.magnitudes[rows, LARGEST]), nan=math.inf)
         of_rows = largest, np.sqrt(tokens.squares[rows] / observed.width)
         _count_above(codes, rows, scratch_row(codes), of_rows, (self.above, self.above_rms))
         self.tokens += len(rows)

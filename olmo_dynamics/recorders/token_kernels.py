@@ -38,7 +38,12 @@ class TokenTotals(NamedTuple):
     @classmethod
     def zeros(cls, width: int, codes: np.dtype) -> TokenTotals:
         """Nothing summed yet."""
-        return cls(np.zeros(CODES if codes.itemsize == 2 else 0, np.int64), np.zeros(5), np.zeros(width), np.zeros(width, codes))
+        return cls(
+            np.zeros(CODES if codes.itemsize == 2 else 0, np.int64),
+            np.zeros(5),
+            np.zeros(width),
+            np.zeros(width, codes),
+        )
 
 
 class Tokens(NamedTuple):
@@ -130,7 +135,7 @@ def _least_above(magnitudes: UInt[np.ndarray, " n"], value: np.int64) -> np.int6
 @compiled
 def _moved(pivot: np.int64, wanted: float, count: np.int64, octave: int) -> np.int64:
     """Where the wanted rank lies if the number of magnitudes up to a value grows as the value does."""
-    change = min(max(wanted / max(count, 1) - 1.0, -0.5), 1.0)
+    change = min(max(wanted / count - 1.0, -0.5), 1.0) if count > 0 else 1.0
     return pivot + np.int64(change * (octave + pivot % octave))
 
 

@@ -27,7 +27,8 @@ REPO = "allenai/tiny"
 RECORD = ("parameters", "loss")
 NAMES = tuple(f"stage1-step{step}-tokens1B" for step in range(1, 21))
 
-STEADY = {  # what a second try mends: kind, and what it needs beside; gzip is never offered to us, who ask for the bytes as they are
+# gzip is not among them: bytes are asked for as they are.
+STEADY = {  # what a second try mends: kind, and what it needs beside
     "429": {}, "500": {}, "502": {}, "503": {}, "504": {}, "408": {}, "hang_up": {}, "reset": {"keep": 1000},
     "short": {"keep": 1000}, "stall": {"keep": 1000, "seconds": 0.01}, "ignore_range": {}, "expired": {"host": "cdn"},
     "slow": {"seconds": 0.01}, "missing_headers": {"path": ""}, "wrong_size": {"host": "cdn", "keep": 100},

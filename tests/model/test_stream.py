@@ -259,7 +259,8 @@ def test_a_finished_pass_is_refused():
 
 @pytest.mark.parametrize("name", ["threads", "sequences_at_once", "columns_at_once"])
 def test_nothing_at_once_is_refused(name):
-    with pytest.raises(OptionError, match=rf"^{name} must be at least 1; got 0: give a larger number, or leave it out$"):
+    message = rf"^{name} must be at least 1; got 0: give a larger number, or leave it out$"
+    with pytest.raises(OptionError, match=message):
         Compute(**{name: 0})
 
 
@@ -284,7 +285,7 @@ def test_a_part_that_fails_in_a_thread_is_heard_of():
         if observation.part == 2:
             raise ArithmeticError("part 2")
 
-    with pytest.raises(ArithmeticError, match="^part 2$"):
+    with pytest.raises(ArithmeticError, match=r"^part 2$"):
         streamed.run(streamed.prepare(stage, random_model(config).state_dict()), fail)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import p1_parameters, p2_collect
+from benchmarks import p1_parameters, p2_collect, p5_overhead
 from benchmarks.checkpoint import make_checkpoint
 from benchmarks.turns import take_turns
 
@@ -20,3 +20,5 @@ def test_methods_agree(tmp_path: Path) -> None:
     turns = take_turns("benchmarks.p2_collect", p2_collect.METHODS, arguments=[str(folder)], repeats=1)
     losses = [turns[method][0].result for method in p2_collect.METHODS[:2]]
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    turns = take_turns("benchmarks.p5_overhead", p5_overhead.METHODS, arguments=[str(folder)], repeats=1)
+    assert turns[p5_overhead.METHODS[0]][0].result == turns[p5_overhead.METHODS[1]][0].result

@@ -1,0 +1,63 @@
+"""What a recorded forward pass is held against: transformers with hooks, and the bare matrix products, two threads each."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+SEQUENCES, LENGTH = 8, 512
+_BLOCK = 512  # tokens at a time: at least as fast here as 4,096
+
+
+def token_file(folder: Path) -> Path:
+    """8 x 512 token ids, the same for every method."""
+    path = folder.parent.parent / "tokens.npy"
+    if not path.exists():
+        np.save(path, np.random.default_rng(0).integers(0, 512, (SEQUENCES, LENGTH)))
+    return path
+
+
+@torch.inference_mode()
+def transformers_hooks(folder: Path, tokens: Path) -> float:
+    """Load the model, hook every block's output, attention and MLP, and reduce each to RMS, maximum and token norm."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    recorded = []
+
+    def record(module: torch.nn.Module, inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        values = (output[0] if isinstance(output, tuple) else output).float()
+        recorded.append((values.square().mean().sqrt(), values.abs().max(), values.norm(dim=-1).mean()))
+
+    for block in model.model.layers:
+        for module in (block, block.self_attn, block.mlp):
+            module.register_forward_hook(record)
+    ids = torch.from_numpy(np.load(tokens))
+    return float(model(input_ids=ids, labels=ids).loss)
+
+
+def matrix_products(folder: Path, tokens: Path) -> float:
+    """The forward pass's matrix products alone, on memory that is there, each thread with half of the tokens."""
+    from olmo_dynamics.model import expected_shapes, parse_config
+
+    config = parse_config(json.loads((folder / "config.json").read_text()))
+    matrices = [
+        shape for name, shape in expected_shapes(config).items() if len(shape) == 2 and "embed_tokens" not in name
+    ]
+    weights = {shape: torch.ones(shape, dtype=torch.bfloat16) for shape in set(matrices)}
+
+    def half(_: int) -> None:
+        torch.set_num_threads(1)
+        for rows, columns in matrices:
+            left = torch.ones(_BLOCK, columns, dtype=torch.bfloat16)
+            out = torch.empty(_BLOCK, rows, dtype=torch.bfloat16)
+            for _ in range(SEQUENCES * LENGTH // _BLOCK // 2):
+                torch.mm(left, weights[rows, columns].T, out=out)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(half, range(2)))
+    return float(2 * SEQUENCES * LENGTH * sum(rows * columns for rows, columns in matrices))

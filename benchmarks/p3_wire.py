@@ -9,8 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.hub_process import REPO, REVISIONS, served
 from benchmarks.forward_peers import token_file
+from benchmarks.hub_process import REPO, REVISIONS, served
 from benchmarks.turns import report_turn
 
 RATES = {"50 MB/s": 50e6, "100 MB/s": 100e6, "400 MB/s": 400e6}

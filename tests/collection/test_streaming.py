@@ -16,8 +16,10 @@ from olmo_dynamics.errors import CheckpointError, StoreMismatchError
 from olmo_dynamics.frames import open_store
 from olmo_dynamics.names import TensorInfo
 from olmo_dynamics.progress import Silent
+from tests.collection import reference
 from tests.conftest import REVISIONS
 from tests.hub import Fault, LocalHub
+from tests.hub.generated import LayerStack
 from tests.runs import TINY, tiny_model, tiny_tokenizer
 
 REPO = "allenai/tiny"
@@ -172,3 +174,21 @@ def test_a_store_filled_up_is_that_of_one_run(tiny_run: Path, tmp_path: Path) ->
     for group in whole.groups:
         for name, values in whole.arrays(group).items():
             assert values.tobytes() == parts.arrays(group)[name].tobytes(), f"{group}/{name}"
+
+
+def test_a_layer_stack_that_exists_nowhere_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
+    stack = LayerStack(layers=2, hidden=256, heads=4, kv_heads=2, intermediate=512, vocab=512, shard_bytes=1_000_000)
+    np.save(tmp_path / "ids.npy", np.random.default_rng(0).integers(0, 512, (1, 64)))
+    with LocalHub() as hub:
+        hub.add_repo(REPO, {"step0": stack.files()})
+        options = {"batch": "1x64", "tokens": tmp_path / "ids.npy", "record": ("activations", "loss")}
+        from_hub(hub, tmp_path / "s.zarr", dtype="float32", **options)
+        assert set(times_sent(hub)) == {1}
+    stack.write(tmp_path / "cut")
+    seen = reference.activations(tmp_path / "cut", np.load(tmp_path / "ids.npy"))
+    table = open_store(tmp_path / "s.zarr").table("activations")
+    for layer in range(2):
+        [row] = table.filter(pl.col("site") == "residual_out", pl.col("layer") == layer).to_dicts()
+        wanted = reference.activation_statistics(seen["residual_out", layer].reshape(64, -1))
+        for name in ("rms", "l2_norm", "abs_max", "kurtosis"):
+            assert row[name] == pytest.approx(wanted[name], rel=1e-4), name

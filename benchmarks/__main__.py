@@ -1,4 +1,4 @@
-"""Run the benchmarks: `python -m benchmarks [--shape 150m|1b] [--repeats N] [p1] [p2] [p5] [p6] [p8]`."""
+"""Run the benchmarks: `python -m benchmarks [--shape 150m|1b] [--repeats N] [--whole] [p1 … p8]`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import argparse
 import json
 import platform
 import statistics
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from benchmarks import p1_parameters, p2_collect, p5_overhead, p6_trainer, p8_start
+from benchmarks import p1_parameters, p2_collect, p3_wire, p4_memory, p5_overhead, p6_trainer, p7_store, p8_start
 from benchmarks.checkpoint import SHAPES, make_checkpoint
 from benchmarks.turns import Turn, median_seconds, print_table, take_turns
 
 HERE = Path(__file__).parent
 CACHE = HERE.parent / "cache" / "bench"
 RESULTS = HERE / "results"
+ALL = [f"p{number}" for number in range(1, 9)]
 
 
 def run_p1(folder: Path, shape: str, repeats: int) -> dict[str, list[Turn]]:
@@ -25,9 +27,6 @@ def run_p1(folder: Path, shape: str, repeats: int) -> dict[str, list[Turn]]:
     mine = "ours"
     print_table(f"P1  parameter statistics, {shape}, bf16, warm page cache", turns, ours=mine)
     limit = median_seconds(turns["pread, two threads"]) / median_seconds(turns[mine])
-    count = p1_parameters.elements(folder)
-    each = ", ".join(f"{method} {median_seconds(taken) / count * 1e9:.3f}" for method, taken in turns.items())
-    print(f"ns an element: {each}")
     error = abs(turns[mine][0].result / turns["safe_open + torch ops"][0].result - 1)
     print(
         f"share of the two-thread pread rate: {limit:.1%} (target 50 %)   total L2 against float64: {error:.1e} relative"
@@ -50,11 +49,21 @@ def run_p2(folder: Path, shape: str, repeats: int) -> dict[str, list[Turn]]:
     return turns
 
 
-def run_p6(repeats: int) -> dict[str, list[Turn]]:
-    turns = {}
-    for title, taken in p6_trainer.measure(repeats).items():
-        print_table(f"P6  {title}, bf16", taken, ours=next(iter(taken)))
-        turns |= {f"{title}: {method}": each for method, each in taken.items()}
+def run_p3(folder: Path, shape: str, repeats: int) -> dict[str, list[Turn]]:
+    turns = take_turns("benchmarks.p3_wire", p3_wire.METHODS, arguments=[str(folder)], repeats=repeats)
+    print_table(f"P3  three revisions in a row over HTTP, {shape}, bf16, 8 x 512 tokens", turns, ours="folder")
+    computing = median_seconds(turns["folder"])
+    for method, rate in p3_wire.RATES.items():
+        seconds, moving = median_seconds(turns[method]), turns[method][0].result / rate
+        limit = max(moving, computing)
+        print(f"{method}: {seconds / limit:.2f} x the limit (target 1.15), link busy {moving / seconds:.0%}")
+    return turns
+
+
+def run_p4(*, whole: bool) -> dict[str, list[Turn]]:
+    methods = (*p4_memory.METHODS, *([p4_memory.WHOLE] if whole else []))
+    turns = take_turns("benchmarks.p4_memory", methods, arguments=[], repeats=1)
+    print_table("P4  memory: layers of a 32B model over HTTP, 1 x 64 tokens (target 8 GB)", turns, ours=methods[0])
     return turns
 
 
@@ -67,6 +76,14 @@ def run_p5(folder: Path, shape: str, repeats: int) -> dict[str, list[Turn]]:
     return turns
 
 
+def run_p6(repeats: int) -> dict[str, list[Turn]]:
+    turns = {}
+    for title, taken in p6_trainer.measure(repeats).items():
+        print_table(f"P6  {title}, bf16", taken, ours=next(iter(taken)))
+        turns |= {f"{title}: {method}": each for method, each in taken.items()}
+    return turns
+
+
 def run_p8(repeats: int) -> dict[str, list[Turn]]:
     turns = take_turns("benchmarks.p8_start", p8_start.METHODS, arguments=[], repeats=repeats)
     print_table("P8  start: processes, wall time", turns, ours=p8_start.METHODS[0])
@@ -75,23 +92,26 @@ def run_p8(repeats: int) -> dict[str, list[Turn]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("which", nargs="*", choices=["p1", "p2", "p5", "p6", "p8", []], help="default: all")
+    parser.add_argument("which", nargs="*", choices=[*ALL, []], help="default: all")
     parser.add_argument("--shape", choices=[name for name in SHAPES if name != "tiny"], default="150m")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--whole", action="store_true", help="P4 with all 64 layers of a 32B model: 64 GB, minutes")
     given = parser.parse_args()
-    which = given.which or ["p1", "p2", "p5", "p6", "p8"]
-    folder = make_checkpoint(given.shape, CACHE) if {"p1", "p2", "p5"} & set(which) else CACHE
-    results = {}
-    if "p1" in which:
-        results["p1"] = run_p1(folder, given.shape, given.repeats)
-    if "p2" in which:
-        results["p2"] = run_p2(folder, given.shape, given.repeats)
-    if "p6" in which:
-        results["p6"] = run_p6(given.repeats)
-    if "p5" in which:
-        results["p5"] = run_p5(folder, given.shape, given.repeats)
-    if "p8" in which:
-        results["p8"] = run_p8(given.repeats)
+    which = given.which or ALL
+    shape, repeats = given.shape, given.repeats
+    folder = make_checkpoint(shape, CACHE) if {"p1", "p2", "p3", "p5"} & set(which) else CACHE
+    work: dict[str, Callable[[], dict[str, list[Turn]]]] = {
+        "p1": lambda: run_p1(folder, shape, repeats),
+        "p2": lambda: run_p2(folder, shape, repeats),
+        "p3": lambda: run_p3(folder, shape, min(repeats, 3)),
+        "p4": lambda: run_p4(whole=given.whole),
+        "p5": lambda: run_p5(folder, shape, repeats),
+        "p6": lambda: run_p6(repeats),
+        "p8": lambda: run_p8(repeats),
+    }
+    results = {name: run() for name, run in work.items() if name in which}
+    if "p7" in which:
+        p7_store.report(500, repeats)
     save(results, given.shape)
 
 

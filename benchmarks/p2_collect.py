@@ -13,14 +13,14 @@ METHODS = ("ours, all groups", "transformers + hooks", "matrix products alone")
 
 def ours(folder: Path, tokens: Path) -> float:
     from olmo_dynamics.checkpoints import open_source
+    from olmo_dynamics.collection.conductor import measure
     from olmo_dynamics.collection.measurement import Measurement
     from olmo_dynamics.collection.study import prepare
-    from olmo_dynamics.collection.walk import measure
 
     source = open_source(folder.parent)
     with source.open(source.find(folder.name)) as checkpoint:
         study = prepare(checkpoint, Measurement(tokens=tokens, batch=(SEQUENCES, LENGTH)), source="benchmark")
-        records = measure(checkpoint, study, lambda _: None)
+        records = measure(checkpoint, study)
     loss = [each for each in records if each.quantity.key == "loss/cross_entropy"]
     return float(loss[0].values)
 

@@ -251,15 +251,12 @@ def measure(count: int, repeats: int) -> dict[str, dict[str, list[float]]]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.p7_store", description=__doc__)
-    parser.add_argument("--revisions", type=int, default=500)
-    parser.add_argument("--repeats", type=int, default=9)
-    given = parser.parse_args()
-    found = measure(given.revisions, given.repeats)
+def report(revisions: int, repeats: int) -> None:
+    """Measure, print and keep."""
+    found = measure(revisions, repeats)
     megabytes = sum(values.nbytes for values in row_of(0).values()) / 1e6
     print(
-        f"P7  store of {given.revisions} revisions, {megabytes:.1f} MB each in {len(QUANTITIES)} arrays; milliseconds, medians"
+        f"P7  store of {revisions} revisions, {megabytes:.1f} MB each in {len(QUANTITIES)} arrays; milliseconds, medians"
     )
     for operation, methods in found.items():
         for name, taken in methods.items():
@@ -268,13 +265,21 @@ def main() -> None:
     results.mkdir(exist_ok=True)
     content = {
         "benchmark": "p7",
-        "revisions": given.revisions,
+        "revisions": revisions,
         "megabytes_a_revision": megabytes,
         "milliseconds": found,
     }
     (results / "p7.json").write_text(json.dumps(content, indent=1) + "\n")
     print(results / "p7.json")
     shutil.rmtree(FOLDER)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.p7_store", description=__doc__)
+    parser.add_argument("--revisions", type=int, default=500)
+    parser.add_argument("--repeats", type=int, default=9)
+    given = parser.parse_args()
+    report(given.revisions, given.repeats)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How far a long job has come: revision, bytes, rate, time left, on stderr.
 
-A conductor calls the four methods of `Progress`; who listens is the caller's choice. `Bar` draws with rich on a terminal
+A conductor calls the methods of `Progress`; who listens is the caller's choice. `Bar` draws with rich on a terminal
 and in notebooks, and prints a line a revision where stderr is a file; `Silent` says nothing.
 
     >>> with Silent() as progress:
@@ -10,7 +10,8 @@ and in notebooks, and prints a line a revision where stderr is a file; `Silent` 
 from __future__ import annotations
 
 import time
-from types import TracebackType
+from collections.abc import Mapping
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -27,7 +28,9 @@ from rich.progress import Progress as RichProgress
 
 
 class Silent:
-    """A listener that says nothing; the base of those that do."""
+    """A listener that says nothing; the base of those that do. `outcome` is what it was told at the end."""
+
+    outcome: Mapping[str, float] = MappingProxyType({})
 
     def __enter__(self) -> Self:
         return self
@@ -51,6 +54,10 @@ class Silent:
 
     def note(self, text: str) -> None:
         """Something the user should know, that stops nothing."""
+
+    def conclude(self, outcome: Mapping[str, float]) -> None:
+        """The job is done; what it took (bytes, seconds, counts), some of it beside what was planned."""
+        self.outcome = outcome
 
 
 class Bar(Silent):
@@ -114,6 +121,25 @@ class Bar(Silent):
     def note(self, text: str) -> None:
         """Print a line above the bar."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def conclude(self, outcome: Mapping[str, float]) -> None:
+        """Print what it took, and in brackets what was planned."""
+        super().conclude(outcome)
+        if outcome["revisions"]:
+            self.note(_summary(outcome))
+
+
+def _summary(outcome: Mapping[str, float]) -> str:
+    parts = [
+        f"{outcome['revisions']:.0f} revisions in {outcome['seconds']:.0f} s",
+        f"{decimal(int(outcome['bytes']))} read ({decimal(int(outcome['planned_bytes']))} planned)",
+        f"at most {decimal(int(outcome['peak_bytes']))} of memory (about {decimal(int(outcome['planned_peak_bytes']))} planned)",
+    ]
+    if "planned_compute_seconds" in outcome:
+        parts.append(f"computing alone was to take at least {outcome['planned_compute_seconds']:.0f} s")
+    if outcome["shards"]:
+        parts.append(f"{outcome['shards_checked']:.0f} of {outcome['shards']:.0f} files match their published hash")
+    return "; ".join(parts)
 
 
 class Steps(Bar):

@@ -10,6 +10,7 @@ what the weights mean; it imports no torch, and huggingface_hub only when a hub 
 from typing import TYPE_CHECKING, Any
 
 from olmo_dynamics.checkpoints.folder import FolderSource
+from olmo_dynamics.checkpoints.integrity import ShardHashes
 from olmo_dynamics.checkpoints.memory import MemorySource
 from olmo_dynamics.checkpoints.revision_names import parse_revision
 from olmo_dynamics.checkpoints.runs import KnownRun, find_run, known_run, known_runs
@@ -26,6 +27,7 @@ __all__ = [
     "HubSource",
     "KnownRun",
     "MemorySource",
+    "ShardHashes",
     "Source",
     "find_run",
     "known_run",

@@ -193,6 +193,12 @@ class HubCheckpoint(Checkpoint):
             names = weight_files(self.read_spans, self.files)
         return {name: self._listed[name].sha256 for name in names if self._listed[name].sha256}
 
+    def known_sha256(self) -> str:
+        """`weights_sha256`, where the hub lists the hash of every weight file."""
+        with self._naming_revision():
+            names = self.stored_as.weight_files if self.stored_as else weight_files(self.read_spans, self.files)
+        return self.weights_sha256() if all(self._listed[name].sha256 for name in names) else ""
+
     def file_sha256(self, name: str) -> str:
         """The hub's own hash of a large file, which moves no bytes; a file of which it lists none is read."""
         return self._listed[name].sha256 or super().file_sha256(name)

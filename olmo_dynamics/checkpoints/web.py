@@ -90,6 +90,10 @@ class WebCheckpoint(Checkpoint):
         """End the connections' threads."""
         self._directory.close()
 
+    def known_sha256(self) -> str:
+        """Nothing: a web server publishes no hashes."""
+        return ""
+
     def _fetch(self, spans: Sequence[Span]) -> list[np.ndarray]:
         return self._directory.read_spans(spans)
 

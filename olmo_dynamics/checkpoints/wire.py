@@ -40,6 +40,11 @@ _EXPIRED = (400, 401, 403, 404, 410)  # how storages answer to a signed address 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
+def request_bytes(total: int) -> int:
+    """What each request for some bytes asks for at most: a share of them that suits every connection."""
+    return min(REQUEST_BYTES, max(SMALL_REQUEST_BYTES, -(-total // CONNECTIONS)))
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
     """A commit's files as the repo lists them: sizes in bytes, and (sha256 or git's) hashes where there are any."""
@@ -105,7 +110,7 @@ class Wire:
             AccessError: the repo is gated, or became private.
         """
         total = sum(span.stop - span.start for span, _ in wanted)
-        limit = min(REQUEST_BYTES, max(SMALL_REQUEST_BYTES, -(-total // CONNECTIONS)))
+        limit = request_bytes(total)
         stop = threading.Event()
         receipts = [self._pool.submit(self._receive, request, stop) for request in plan_requests(wanted, limit)]
         try:

@@ -44,6 +44,19 @@ _MEGABYTE = 1e6
 @click.option("--quarantine", type=click.Path(), metavar="FILE.json", help="Leave out the revisions that this file names. "
               "Default: the file that the last audit of SOURCE left, if there was one.")  # fmt: skip
 @click.option("--include-quarantined", is_flag=True, help="Measure revisions that are in quarantine all the same.")
+@click.option("--until-layer", type=click.IntRange(min=0), metavar="K", help="End the forward pass after layer K; nothing "
+              "behind it is read for it.")  # fmt: skip
+@click.option(
+    "--max-memory", default="1GiB", show_default=True, metavar="BYTES", help="How much may be fetched ahead of its use."
+)
+@click.option("--max-rate", metavar="BYTES", help="Receive at most this a second, such as 50MB.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads that compute. Default: one a core.")
+@click.option(
+    "--shard",
+    default="",
+    metavar="K/N",
+    help="Take the K-th of N parts of the revisions, for N processes on one store.",
+)
 @click.option("--verify", is_flag=True, help="Compare each forward pass with transformers' first; refuse what differs.")
 @click.option("--dry-run", is_flag=True, help="Say what would be read, and how long it would take; measure nothing.")
 @click.option("--rate", default=100.0, show_default=True, metavar="MB/S", help="The rate that --dry-run reckons with.")
@@ -70,8 +83,11 @@ def collect(
     from olmo_dynamics.collection import choose
     from olmo_dynamics.collection import collect as collect_into
 
-    store = collect_into(run, revisions=revisions, out=out, progress=progress_listener(quiet), **options)
+    listener = progress_listener(quiet)
+    store = collect_into(run, revisions=revisions, out=out, progress=listener, **options)
     facts: dict[str, Any] = {"store": str(store.path), "revisions": len(store.done), "missing": len(store.missing)}
+    if style == "json":
+        facts["outcome"] = dict(listener.outcome)
     choice = choose(
         run, revisions, quarantine=options["quarantine"], include_quarantined=options["include_quarantined"]
     )
@@ -104,16 +120,21 @@ def _print_plan(run: Any, revisions: str, *, out: str, rate: float, style: str, 
     if style == "json":
         facts: dict[str, Any] = {
             "source": found.source, "revisions": list(found.to_do), "done": list(found.done), "bytes": found.nbytes,
-            "requests": found.requests, "seconds": found.seconds, "rate": found.rate, "quarantined": list(found.left_out),
+            "requests": found.requests, "seconds": found.seconds, "rate": found.rate, "peak_bytes": found.peak_bytes,
+            "download_seconds": found.download_seconds, "statistics_seconds": found.statistics_seconds,
+            "forward_seconds": found.forward_seconds, "quarantined": list(found.left_out),
         }  # fmt: skip
     else:
+        left_out = f"{', '.join(found.left_out)}; --include-quarantined measures them too"
         facts = {
             "source": found.source,
             "revisions": f"{len(found.to_do)} to measure, {len(found.done)} already in the store",
-            "bytes": f"{human_bytes(found.nbytes)} ({human_bytes(found.revision_bytes)} a revision)",
+            "bytes": f"{human_bytes(found.nbytes)} ({human_bytes(found.nbytes / max(1, len(found.to_do)))} a revision)",
             "requests": found.requests,
-            "time": f"{human_seconds(found.seconds)} at {human_bytes(found.rate)}/s, or the forward pass where that is slower",
-        } | _left_out(
-            list(found.left_out), f"{', '.join(found.left_out)}; --include-quarantined measures them too", style
-        )
+            "memory": f"about {human_bytes(found.peak_bytes)}",
+            "download": f"{human_seconds(found.download_seconds)} at {human_bytes(found.rate)}/s",
+            "compute": f"{human_seconds(found.statistics_seconds)} of statistics, at least "
+            f"{human_seconds(found.forward_seconds)} of forward pass",
+            "time": f"{human_seconds(found.seconds)}: the larger of both, which go on side by side",
+        } | _left_out(list(found.left_out), left_out, style)
     print_facts(facts, style)

@@ -1,4 +1,5 @@
-"""Which revisions are measured: those selected, without those that an audit put in quarantine.
+"""Which revisions are measured, and what of them: those selected, without those that an audit put in quarantine, and
+without what a store holds of them already.
 
 >>> choose(Run("allenai/OLMo-2-1124-7B"), "stage1").left_out  # doctest: +SKIP
 {'stage1-step101000-tokens424B': 'duplicate: 3 names, the same bytes …', …}
@@ -6,11 +7,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from olmo_dynamics.auditing import find_quarantine, some
 from olmo_dynamics.errors import SelectionError
+from olmo_dynamics.frames import RecordedStore, open_store
 from olmo_dynamics.frames.run import Run
 from olmo_dynamics.names import Revision
 
@@ -53,3 +56,20 @@ def choose(
             f"such as {selected[0].name}; --include-quarantined measures them"
         )
     return Choice(kept, left_out, found.path)
+
+
+def done_of(out: str | Path, groups: Collection[str]) -> frozenset[str]:
+    """The revisions of which a store, if it is there, holds all that is asked for, as far as it has such groups."""
+    if not Path(out).exists():
+        return frozenset()
+    store = open_store(out)
+    asked = set(groups) & set(store.groups)
+    return frozenset(name for name in store.done if asked <= store.recorded(name))
+
+
+def lacking_groups(
+    store: RecordedStore | None, groups: Sequence[str], revisions: Sequence[Revision]
+) -> dict[str, tuple[str, ...]]:
+    """The groups of those asked for that a store does not hold of each revision; all of them where there is no store."""
+    recorded = {each.name: store.recorded(each.name) if store else frozenset() for each in revisions}
+    return {name: tuple(group for group in groups if group not in there) for name, there in recorded.items()}

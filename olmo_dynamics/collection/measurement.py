@@ -7,21 +7,24 @@ False
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 
 from olmo_dynamics import quantities
+from olmo_dynamics.collection.limits import Limits
 from olmo_dynamics.errors import OptionError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 """What the forward pass may be computed in."""
 
+_AFTER_THE_LAST_LAYER = ("logits", "loss", "tokens")
+
 
 class Options(TypedDict, total=False):
-    """Keyword options of `collect` and `plan`; see `Measurement`."""
+    """Keyword options of `collect` and `plan`; see `Measurement`, and `Limits` for the last four."""
 
     record: Collection[str]
     tensors: Sequence[str]
@@ -31,6 +34,11 @@ class Options(TypedDict, total=False):
     device: str
     dtype: str
     verify: bool
+    until_layer: int | None
+    max_memory: int | str
+    max_rate: float | str | None
+    threads: int | None
+    shard: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,7 @@ class Measurement:
             else float32.
         verify: compare each revision's forward pass with transformers' before recording it; the weights are
             read once more for that.
+        until_layer: the last layer of the forward pass; nothing of those behind it is read for it. None: all, and the head.
     """
 
     record: Collection[str] = ()
@@ -58,6 +67,7 @@ class Measurement:
     device: str = "cpu"
     dtype: str = "auto"
     verify: bool = False
+    until_layer: int | None = None
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.record if name not in quantities.GROUPS]
@@ -67,13 +77,43 @@ class Measurement:
             raise OptionError(f"dtype must be auto, {', '.join(DTYPES)}; got {self.dtype!r}")
         if self.text and self.tokens is not None:
             raise OptionError("give the probe as text files or as a token file, not both")
+        if self.until_layer is not None and self.until_layer < 0:
+            raise OptionError(f"until_layer must be a layer, counted from 0; got {self.until_layer}")
+        beyond = [name for name in self.record if name in _AFTER_THE_LAST_LAYER]
+        if self.until_layer is not None and beyond:
+            raise OptionError(
+                f"{beyond[0]} needs the whole forward pass, which is to end after layer {self.until_layer}; leave one out"
+            )
         _check_device(self.device)
         parse_batch(self.batch)
 
     @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups to record, of whichever the model has."""
+        wanted = [name for name in quantities.GROUPS if not self.record or name in self.record]
+        return tuple(name for name in wanted if self.until_layer is None or name not in _AFTER_THE_LAST_LAYER)
+
+    @property
+    def until(self) -> int | None:
+        """How many blocks the forward pass runs through; None for all, and the head."""
+        return None if self.until_layer is None else self.until_layer + 1
+
+    @property
     def wants_forward(self) -> bool:
         """Whether anything asked for needs a forward pass."""
-        return not self.record or any(name not in quantities.PARAMETER_GROUPS for name in self.record)
+        return any(name not in quantities.PARAMETER_GROUPS for name in self.groups)
+
+
+def settle(options: Options) -> tuple[Measurement, Limits]:
+    """What to measure, and what it may take, from one set of keywords.
+
+    Raises:
+        OptionError: one of them cannot mean anything.
+    """
+    names = {each.name for each in fields(Limits)}
+    given: dict[str, Any] = dict(options)
+    limits = Limits(**{name: given.pop(name) for name in names & given.keys()})
+    return Measurement(**given), limits
 
 
 def parse_batch(batch: str | tuple[int, int] | None) -> tuple[int, int] | None:

@@ -1,24 +1,25 @@
-"""What a collection will cost, before anything moves: revisions, bytes, requests, time at a stated rate.
+"""What a collection will cost, before a weight moves: bytes, requests, memory, seconds and what they are spent on.
 
 >>> plan("allenai/OLMo-2-0425-1B", revisions="stage1:log24", rate=100e6)  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
-from olmo_dynamics.checkpoints import REQUEST_BYTES, Checkpoint, Source
-from olmo_dynamics.collection.choice import choose
-from olmo_dynamics.collection.measurement import Measurement, Options
-from olmo_dynamics.collection.study import choose_tensors
-from olmo_dynamics.collection.walk import in_groups
+from olmo_dynamics.checkpoints import Source
+from olmo_dynamics.collection.choice import choose, done_of, lacking_groups
+from olmo_dynamics.collection.costs import Costs, costs_of, together
+from olmo_dynamics.collection.itinerary import Bounds
+from olmo_dynamics.collection.measurement import Options, settle
+from olmo_dynamics.collection.opening import Opener
+from olmo_dynamics.collection.rates import Rates
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.frames import open_store
 from olmo_dynamics.frames.run import Run
-from olmo_dynamics.names import Revision, TensorInfo
 
 DEFAULT_RATE = 100e6
 """Bytes per second assumed where no rate is stated."""
@@ -26,14 +27,14 @@ DEFAULT_RATE = 100e6
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The cost of a collection; `nbytes`, `requests` and `seconds` are for the revisions still to do."""
+    """The cost of a collection, of what is still to do; each revision is taken to be as large as the first of them."""
 
     source: str
     revisions: tuple[str, ...]
     done: tuple[str, ...]
-    revision_bytes: int
-    revision_requests: int
-    rate: float  # bytes per second
+    costs: Costs
+    rates: Rates
+    rate: float  # bytes per second that come
     left_out: tuple[str, ...] = ()  # selected, but in quarantine
 
     @property
@@ -45,17 +46,37 @@ class Plan:
     @property
     def nbytes(self) -> int:
         """Weight bytes to read."""
-        return self.revision_bytes * len(self.to_do)
+        return self.costs.nbytes
 
     @property
     def requests(self) -> int:
-        """About how many range requests for weights (each at most 32 MiB); none for local files."""
-        return self.revision_requests * len(self.to_do)
+        """About how many range requests for weights; none for local files."""
+        return self.costs.requests
+
+    @property
+    def peak_bytes(self) -> int:
+        """About the most memory that is taken, mapped files not counted."""
+        return self.costs.peak_bytes
+
+    @property
+    def download_seconds(self) -> float:
+        """Time to move the bytes at the rate."""
+        return self.nbytes / self.rate
+
+    @property
+    def statistics_seconds(self) -> float:
+        """Time for the parameter statistics."""
+        return self.costs.surveyed_bytes / self.rates.surveyed
+
+    @property
+    def forward_seconds(self) -> float:
+        """Time for the matrix products of the forward pass; the rest of it takes about half as much again."""
+        return self.costs.flops / self.rates.flops
 
     @property
     def seconds(self) -> float:
-        """Time to move the bytes at the stated rate; the forward pass overlaps it and may take longer."""
-        return self.nbytes / self.rate
+        """The larger of moving and computing, which go on side by side."""
+        return max(self.download_seconds, self.statistics_seconds + self.forward_seconds)
 
 
 def plan(
@@ -68,9 +89,7 @@ def plan(
     include_quarantined: bool = False,
     **options: Unpack[Options],
 ) -> Plan:
-    """What `collect` with the same arguments would move: read from one revision's headers, no weights.
-
-    Every revision is taken to be as large as the first that is still to do.
+    """What `collect` with the same arguments would cost: from one revision's headers, and a look at this machine's speed.
 
     Raises:
         SelectionError: the expression cannot be read, or matches nothing.
@@ -78,49 +97,23 @@ def plan(
     """
     if not rate > 0:
         raise OptionError(f"rate must be positive bytes per second; got {rate}")
-    measurement = Measurement(**options)
+    measurement, limits = settle(options)
     run = run if isinstance(run, Run) else Run(run)
     choice = choose(run, revisions, quarantine=quarantine, include_quarantined=include_quarantined)
-    chosen = choice.revisions
-    done = _done(out, chosen)
-    first = next((each for each in chosen if each.name not in done), chosen[0])
-    with run.open(first) as checkpoint:
-        needed = needed_tensors(checkpoint, measurement)
-        requests = 0 if run.source.kind in ("folder", "memory") else _count_requests(needed)
-        return Plan(
-            source=run.name,
-            revisions=tuple(each.name for each in chosen),
-            done=done,
-            revision_bytes=sum(info.nbytes for info in needed),
-            revision_requests=requests,
-            rate=rate,
-            left_out=tuple(choice.left_out),
-        )
-
-
-def needed_tensors(checkpoint: Checkpoint, measurement: Measurement) -> list[TensorInfo]:
-    """The tensors whose bytes a measurement reads: all of them where there is a forward pass."""
-    if measurement.wants_forward:
-        return list(checkpoint.tensors.values())
-    return choose_tensors(checkpoint.tensors, measurement.tensors)
-
-
-def _count_requests(infos: Sequence[TensorInfo]) -> int:
-    """Requests for tensors read in groups: neighbours joined, at most `REQUEST_BYTES` each."""
-    count = 0
-    for group in in_groups(infos):
-        runs: list[list[int]] = []
-        for info in sorted(group, key=lambda info: (info.file, info.start)):
-            if runs and info.start == runs[-1][1]:
-                runs[-1][1] = info.stop
-            else:
-                runs.append([info.start, info.stop])
-        count += sum(-(-(stop - start) // REQUEST_BYTES) for start, stop in runs)
-    return count
-
-
-def _done(out: str | Path | None, chosen: Sequence[Revision]) -> tuple[str, ...]:
-    if out is None or not Path(out).exists():
-        return ()
-    done = open_store(out).done
-    return tuple(each.name for each in chosen if each.name in done)
+    mine = limits.of(choice.revisions)
+    opener = Opener(run, measurement, Bounds.of(limits.memory_bytes))
+    with closing(opener):
+        study = opener.settle(mine, done=done_of(out, measurement.groups) if out else ())
+        store = open_store(out) if out and Path(out).exists() else None
+        lacking = lacking_groups(store, study.groups, mine)
+        ways = {groups: costs_of(opener.first(groups), study, opener.bounds, mapped=opener.mapped)
+                for groups in set(lacking.values()) if groups}  # fmt: skip
+    return Plan(
+        source=run.name,
+        revisions=tuple(each.name for each in mine),
+        done=tuple(name for name, groups in lacking.items() if not groups),
+        costs=together([ways[groups] for groups in lacking.values() if groups]),
+        rates=Rates.measure(study.compute_dtype, device=measurement.device, threads=limits.thread_count),
+        rate=min(rate, limits.bytes_per_second or rate),
+        left_out=tuple(choice.left_out),
+    )

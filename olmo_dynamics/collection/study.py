@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from olmo_dynamics import quantities
 from olmo_dynamics.checkpoints import Checkpoint
+from olmo_dynamics.collection.axes import axes_of, embedding_names
 from olmo_dynamics.collection.measurement import DTYPES, Measurement, parse_batch
 from olmo_dynamics.errors import OptionError, ProbeError, UnknownModelError
-from olmo_dynamics.model import ModelConfig, check_shapes, model_sites, parse_config, unknown_keys
-from olmo_dynamics.names import FLOAT_DTYPES, NO_LAYER, Site, TensorInfo
+from olmo_dynamics.model import ModelConfig, check_shapes, parse_config, unknown_keys
+from olmo_dynamics.names import FLOAT_DTYPES, TensorInfo
 from olmo_dynamics.probes import Probe, load_probe
-from olmo_dynamics.quantities import PARAMETER_GROUPS
-from olmo_dynamics.store import Axis, Layout
+from olmo_dynamics.store import Layout
 
 
 @dataclass(frozen=True)
@@ -31,18 +30,24 @@ class Study:
     """What a store is made for: the same for every revision in it."""
 
     measurement: Measurement
-    groups: tuple[str, ...]
     tensor_names: tuple[str, ...]
     config: ModelConfig | None
     probe: Probe | None
     layout: Layout
     attributes: dict[str, Any]
+    tokenizer_id: str = ""  # the file's, where there is a probe of text
     notes: tuple[str, ...] = ()
 
     @property
-    def forward(self) -> bool:
-        """Whether a forward pass is run."""
-        return any(name not in PARAMETER_GROUPS for name in self.groups)
+    def groups(self) -> tuple[str, ...]:
+        """What is recorded."""
+        return self.layout.groups
+
+    def measured(self, groups: Collection[str]) -> tuple[str, ...]:
+        """The tensors whose statistics some groups want."""
+        if "parameters" in groups:
+            return self.tensor_names
+        return tuple(self.layout.axes["embedding"].labels.tolist()) if "embeddings" in groups else ()
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -63,7 +68,7 @@ def prepare(checkpoint: Checkpoint, measurement: Measurement, *, source: str) ->
     probe = read_probe(checkpoint, measurement, config) if _needs_probe(groups) else None
     if config is not None:
         check_shapes(config, checkpoint.tensors)
-    if "embeddings" in groups and not _embedding_names(chosen):
+    if "embeddings" in groups and not embedding_names(chosen):
         groups = tuple(name for name in groups if name != "embeddings")
     dtype = measurement.dtype
     if dtype == "auto":
@@ -75,17 +80,20 @@ def prepare(checkpoint: Checkpoint, measurement: Measurement, *, source: str) ->
         "compute_dtype": dtype,
         "probe": describe_probe(probe),
     }
-    layout = _layout(checkpoint, chosen, groups=groups, config=config, probe=probe)
-    return Study(measurement, groups, tuple(info.name for info in chosen), config, probe, layout, attributes, notes)
+    layout = Layout(axes_of(checkpoint, chosen, config=config, probe=probe, until=measurement.until), groups)
+    tokenizer = checkpoint.file_id("tokenizer.json") if probe and "tokenizer.json" in checkpoint.files else ""
+    names = tuple(info.name for info in chosen)
+    return Study(measurement, names, config, probe, layout, attributes, tokenizer, notes)
 
 
 def _known_parts(
     checkpoint: Checkpoint, measurement: Measurement
 ) -> tuple[ModelConfig | None, tuple[str, ...], tuple[str, ...]]:
-    groups = tuple(name for name in quantities.GROUPS if not measurement.record or name in measurement.record)
+    groups = measurement.groups
     try:
         config = parse_config(checkpoint.config)
         groups = _with_experts(config, groups, asked="routing" in measurement.record)
+        _check_last_layer(config, measurement.until_layer)
         return config, groups, _unknown_words(checkpoint)
     except UnknownModelError as error:
         if measurement.record and measurement.wants_forward:
@@ -102,6 +110,11 @@ def _with_experts(config: ModelConfig, groups: tuple[str, ...], *, asked: bool) 
             f"routing is of models with experts; {config.model_type} has none; leave routing out of what is recorded"
         )
     return groups if config.experts is not None else tuple(name for name in groups if name != "routing")
+
+
+def _check_last_layer(config: ModelConfig, last: int | None) -> None:
+    if last is not None and last >= config.layers:
+        raise OptionError(f"until_layer must be at most {config.layers - 1}, the model's last layer; got {last}")
 
 
 def _unknown_words(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -166,85 +179,3 @@ def describe_probe(probe: Probe | None) -> dict[str, Any]:
         "tokenizer_size": int(probe.tokenizer_size),
         "domains": domains,
     }
-
-
-def _embedding_names(tensors: Sequence[TensorInfo]) -> list[str]:
-    return [info.name for info in tensors if info.role in ("embed_tokens", "lm_head") and len(info.shape) == 2]
-
-
-def _layout(
-    checkpoint: Checkpoint,
-    chosen: Sequence[TensorInfo],
-    *,
-    groups: tuple[str, ...],
-    config: ModelConfig | None,
-    probe: Probe | None,
-) -> Layout:
-    axes = [
-        Axis(
-            "tensor",
-            np.array([info.name for info in chosen]),
-            {
-                "layer": np.array([info.layer for info in chosen], dtype=np.int64),
-                "expert": np.array([info.expert for info in chosen], dtype=np.int64),
-                "role": np.array([info.role for info in chosen]),
-                "element_count": np.array([info.size for info in chosen], dtype=np.int64),
-            },
-        ),
-        Axis("feature", np.arange(_hidden_size(checkpoint, chosen))),
-        Axis("quantile", np.array(quantities.QUANTILES)),
-    ]
-    embeddings = _embedding_names(chosen)
-    if embeddings:
-        rows = max(checkpoint.tensors[name].shape[0] for name in embeddings)
-        axes += [
-            Axis("embedding", np.array(embeddings)),
-            Axis("token", np.arange(rows)),
-            Axis("decile", np.arange(1, 11)),
-        ]
-    if config is not None and probe is not None:
-        axes += _forward_axes(config, probe)
-    return Layout({axis.name: axis for axis in axes}, groups)
-
-
-def _forward_axes(config: ModelConfig, probe: Probe) -> list[Axis]:
-    return [*_activation_axes(config, probe), *_expert_axes(config)]
-
-
-def _expert_axes(config: ModelConfig) -> list[Axis]:
-    if config.experts is None:
-        return []
-    experts = np.arange(config.experts.count)
-    return [
-        Axis("expert", experts),
-        Axis("partner", experts),
-        Axis("choice", np.arange(1, config.experts.per_token + 1)),
-    ]
-
-
-def _activation_axes(config: ModelConfig, probe: Probe) -> list[Axis]:
-    sequences, positions = probe.shape
-    domain_of_sequence = np.array([probe.domains[index] for index in probe.domain])
-    return [
-        Axis(
-            "site",
-            np.array([site.value for site in model_sites(config) if site is not Site.LOGITS and not site.is_choice]),
-        ),
-        Axis("layer", np.arange(NO_LAYER, config.layers)),
-        Axis("token_quantile", np.array(quantities.TOKEN_QUANTILES)),
-        Axis("input", np.array(["attention_input", "mlp_input"])),
-        Axis("threshold", np.array(quantities.THRESHOLDS)),
-        Axis("rms_threshold", np.array(quantities.RMS_THRESHOLDS)),
-        Axis("rank", np.arange(1, quantities.MASSIVE_RANKS + 1)),
-        Axis("top", np.arange(1, 4)),
-        Axis("domain", np.array(probe.domains)),
-        Axis("sequence", np.arange(sequences), {"domain_of_sequence": domain_of_sequence}),
-        Axis("position", np.arange(positions)),
-    ]
-
-
-def _hidden_size(checkpoint: Checkpoint, chosen: Sequence[TensorInfo]) -> int:
-    declared = checkpoint.config.get("hidden_size")
-    if isinstance(declared, int) and declared > 0:
-        return declared
-    return max((info.shape[info.residual_axis] for info in chosen if info.residual_axis is not None), default=1)

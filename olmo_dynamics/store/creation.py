@@ -22,6 +22,7 @@ from olmo_dynamics.store.layout import REVISION, Layout
 from olmo_dynamics.store.locks import locked, turn
 from olmo_dynamics.store.log import write_rows
 from olmo_dynamics.store.schema import (
+    ALONG_REVISION,
     PROBE,
     REVISIONS,
     ArrayAndValues,
@@ -97,8 +98,9 @@ def learn(
     nodes: dict[str, Any] = {}
     for group in (*groups, *([PROBE] if probe and PROBE not in held else [])):
         nodes |= _write_group(store, layout, group, probe)
+    columns = {column.name for column in ALONG_REVISION}  # a group's own status is not the revision's
     for path, spec in growing(nodes).items():
-        if (name := path.partition("/")[2]) in along:
+        if (name := path.partition("/")[2]) in columns:
             write_rows(store, spec, 0, along[name])
         nodes[path] = array_document(replace(spec, shape=(len(along[REVISION]), *spec.shape[1:])))
     if nodes:

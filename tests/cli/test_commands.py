@@ -77,7 +77,11 @@ def test_collect_show_export_report(run, tiny_run: Path, tmp_path: Path) -> None
 def test_dry_run_moves_nothing(run, tiny_run: Path, tmp_path: Path) -> None:
     outcome = run("collect", str(tiny_run), "--out", str(tmp_path / "s.zarr"), "--dry-run", "--format", "json")
     facts = json.loads(outcome.out)
-    assert facts["revisions"] == list(REVISIONS) and facts["bytes"] > 0 and facts["seconds"] == facts["bytes"] / 1e8
+    assert (
+        facts["revisions"] == list(REVISIONS)
+        and facts["bytes"] > 0
+        and facts["download_seconds"] == facts["bytes"] / 1e8
+    )
     assert not (tmp_path / "s.zarr").exists()
 
 

@@ -1,0 +1,47 @@
+"""The local hub in a process of its own, so that serving takes no time from what is measured in another.
+
+with served("folder", "cache/bench/150m", rate=50e6) as endpoint: ...
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.hub import LocalHub
+from tests.hub.generated import LayerStack
+
+REPO = "bench/run"
+REVISIONS = 3
+
+
+@contextmanager
+def served(what: str, rate: float | None = None) -> Iterator[str]:
+    """Serve a folder (one checkpoint, under three names), or a generated stack of layers (`layers=64`); its endpoint."""
+    command = [sys.executable, "-m", "benchmarks.hub_process", what, str(rate or 0)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.stdin.close()  # it ends when nobody listens
+
+
+def serve(what: str, rate: float) -> None:
+    if what.startswith("layers="):
+        branches = {"step0": LayerStack(layers=int(what.removeprefix("layers="))).files()}
+    else:
+        branches = {f"step{number}": Path(what) for number in range(REVISIONS)}
+    with LocalHub() as hub:
+        hub.total_rate = rate or None
+        hub.add_repo(REPO, branches)
+        print(hub.endpoint, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], float(sys.argv[2]))

@@ -1,0 +1,70 @@
+"""What a collection took, beside what it was planned to take.
+
+>>> account = Account()
+>>> account.facts()["revisions"]
+0
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass, field
+
+from olmo_dynamics.collection.costs import Costs
+from olmo_dynamics.collection.fetching import Opened
+from olmo_dynamics.collection.rates import Rates
+
+_LONG = 20.0  # seconds from which it is worth looking how fast this machine computes
+
+
+@dataclass
+class Account:
+    """Grows with each revision that was recorded; `planned` is what each was to cost."""
+
+    planned: Costs | None = None
+    revisions: int = 0
+    nbytes: int = 0
+    shards: int = 0
+    shards_checked: int = 0
+    _started: float = field(default_factory=time.monotonic)
+
+    def add(self, opened: Opened) -> None:
+        """Count a revision that was measured."""
+        self.revisions += 1
+        self.nbytes += opened.checkpoint.bytes_moved
+        if opened.hashes is not None:
+            self.shards_checked += len(opened.hashes.checked)
+            self.shards += len(opened.hashes.checked) + len(opened.hashes.unchecked)
+
+    @property
+    def seconds(self) -> float:
+        """Since the collection began."""
+        return time.monotonic() - self._started
+
+    def facts(self, rates: Rates | None = None) -> dict[str, float]:
+        """Everything by name; bytes, seconds and counts. With `rates`, how long computing alone was to take."""
+        facts: dict[str, float] = {
+            "revisions": self.revisions, "seconds": self.seconds, "bytes": self.nbytes, "peak_bytes": peak_bytes(),
+            "shards": self.shards, "shards_checked": self.shards_checked,
+        }  # fmt: skip
+        if self.planned is not None:
+            facts |= {
+                "planned_bytes": self.revisions * self.planned.nbytes,
+                "planned_peak_bytes": self.planned.peak_bytes,
+            }
+        if self.planned is not None and rates is not None:
+            facts["planned_compute_seconds"] = self.revisions * rates.seconds(self.planned)
+        return facts
+
+    @property
+    def is_long(self) -> bool:
+        """Whether what it took is worth a look at how fast this machine computes."""
+        return self.seconds >= _LONG
+
+
+def peak_bytes() -> int:
+    """The most memory this process ever had resident, mapped files included."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,102 @@
+"""What a collection may take of a machine and its link, and which part of the work is its own.
+
+>>> parse_bytes("512MB"), parse_bytes("2GiB"), Limits(shard="2/8").of(["a", "b", "c"])
+(512000000, 2147483648, ['b'])
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from olmo_dynamics.errors import OptionError
+
+DEFAULT_MEMORY = "1GiB"
+
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]i?)?B?(?:/s)?", re.IGNORECASE)
+_UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 1 << 10,
+    "mi": 1 << 20,
+    "gi": 1 << 30,
+    "ti": 1 << 40,
+}
+_SHARD = re.compile(r"(\d{1,6})/(\d{1,6})")
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of everything.
+
+    Attributes:
+        max_memory: bytes fetched and not yet used, as a number or such as `512MB`, `2GiB`.
+        max_rate: bytes per second over the network, as a number or such as `50MB`; None for no limit.
+        threads: for statistics and the forward pass; None for one a core. Results do not depend on it.
+        shard: `K/N`, the K-th of N parts of the revisions, for N processes; empty for all of them.
+    """
+
+    max_memory: int | str = DEFAULT_MEMORY
+    max_rate: float | str | None = None
+    threads: int | None = None
+    shard: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("max_memory", "max_rate"):
+            given = getattr(self, name)
+            if given is not None and parse_bytes(given) < 1:
+                raise OptionError(f"{name} must be at least one byte; got {given!r}")
+        if self.threads is not None and self.threads < 1:
+            raise OptionError(f"threads must be at least 1; got {self.threads}")
+        self._parts()
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes fetched and not yet used."""
+        return parse_bytes(self.max_memory)
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        """The most that is received, None for no limit."""
+        return None if self.max_rate is None else parse_bytes(self.max_rate)
+
+    @property
+    def thread_count(self) -> int:
+        """Threads that compute."""
+        return self.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def of(self, items: Sequence[Item]) -> list[Item]:
+        """The part of some items that is one's own: each N-th, from the K-th on."""
+        part, parts = self._parts()
+        return list(items[part - 1 :: parts])
+
+    def _parts(self) -> tuple[int, int]:
+        if not self.shard:
+            return 1, 1
+        found = _SHARD.fullmatch(self.shard)
+        part, parts = (int(found[1]), int(found[2])) if found else (0, 0)
+        if not 1 <= part <= parts:
+            raise OptionError(f"shard must be K/N such as 2/8, K from 1 to N; got {self.shard!r}")
+        return part, parts
+
+
+def parse_bytes(given: float | str) -> int:
+    """`512MB` as 512 000 000, `2GiB` as 2 147 483 648; a number is bytes.
+
+    Raises:
+        OptionError: it is no amount of bytes.
+    """
+    if not isinstance(given, str):
+        return int(given)
+    found = _AMOUNT.fullmatch(given.strip())
+    if not found:
+        raise OptionError(f"an amount of bytes is such as 512MB or 2GiB; got {given!r}")
+    return int(float(found[1]) * _UNITS[(found[2] or "").lower()])

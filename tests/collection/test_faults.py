@@ -1,0 +1,139 @@
+"""Whatever goes wrong on the way, alone or all together with kills in between, the store is that of an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from olmo_dynamics.checkpoints.hub import HubSource
+from olmo_dynamics.checkpoints.patience import Patience
+from olmo_dynamics.collection import collect
+from olmo_dynamics.errors import CheckpointError
+from olmo_dynamics.frames import open_store
+from olmo_dynamics.progress import Silent
+from tests.hub import Fault, LocalHub
+from tests.runs import write_revision
+
+REPO = "allenai/tiny"
+RECORD = ("parameters", "loss")
+NAMES = tuple(f"stage1-step{step}-tokens1B" for step in range(1, 21))
+
+# gzip is not among them: bytes are asked for as they are.
+STEADY = {  # what a second try mends: kind, and what it needs beside
+    "429": {}, "500": {}, "502": {}, "503": {}, "504": {}, "408": {}, "hang_up": {}, "reset": {"keep": 1000},
+    "short": {"keep": 1000}, "stall": {"keep": 1000, "seconds": 0.01}, "ignore_range": {}, "expired": {"host": "cdn"},
+    "slow": {"seconds": 0.01}, "missing_headers": {"path": ""}, "wrong_size": {"host": "cdn", "keep": 100},
+}  # fmt: skip
+REFUSED = {"wrong_payload": {"host": "cdn"}}
+"""What leaves a revision out, until it is collected again."""
+
+IMPATIENT = Patience(tries=30, sleep=lambda stop, seconds: None)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty revisions, each with weights of its own."""
+    folder = tmp_path_factory.mktemp("faults") / "run"
+    write_revision(folder / NAMES[0], 0)
+    weights = load_file(folder / NAMES[0] / "model.safetensors")
+    for number, name in enumerate(NAMES[1:], 1):
+        (folder / name).mkdir()
+        for file in ("config.json", "tokenizer.json"):
+            (folder / name / file).write_bytes((folder / NAMES[0] / file).read_bytes())
+        moved = {key: tensor * (1 + number / 50) for key, tensor in weights.items()}
+        save_file(moved, folder / name / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "s.zarr"
+    collect(run, out=out, batch="2x16", record=RECORD, progress=Silent())
+    return out
+
+
+@pytest.fixture
+def hub(run: Path) -> LocalHub:
+    with LocalHub() as hub:
+        hub.add_repo(REPO, {name: run / name for name in NAMES})
+        yield hub
+
+
+def assert_same(out: Path, undisturbed: Path, names: tuple[str, ...] = NAMES) -> None:
+    found, wanted = open_store(out), open_store(undisturbed)
+    assert found.done == set(names)
+    of = ["revision", "step", "dtype", "weights_sha256"]
+    assert found.table("revisions").select(of).equals(wanted.table("revisions").select(of).head(len(names)))
+    for group in RECORD:
+        for name, values in wanted.arrays(group).items():
+            ours, theirs = found.arrays(group)[name], values[: len(names)] if values.ndim > 1 else values
+            assert np.array_equal(ours, theirs, equal_nan=values.dtype.kind == "f"), f"{group}/{name}"
+
+
+@pytest.mark.parametrize("kind", [*STEADY, *REFUSED])
+def test_one_fault(kind: str, hub: LocalHub, undisturbed: Path, tmp_path: Path) -> None:
+    options = {"batch": "2x16", "record": RECORD, "progress": Silent(), "revisions": "all:first2"}
+    source = HubSource(REPO, endpoint=hub.endpoint, patience=IMPATIENT)
+    source.revisions()
+    fault = hub.add_fault(
+        Fault(kind, **{"path": "model.safetensors", "after": 2, "times": 2} | (STEADY | REFUSED)[kind])
+    )
+    if kind in REFUSED:
+        with pytest.raises(CheckpointError, match="of 2 revisions cannot be measured"):
+            collect(source, out=tmp_path / "s.zarr", **options)
+        hub.faults.clear()
+    collect(source, out=tmp_path / "s.zarr", **options)
+    assert fault.struck > 0
+    assert_same(tmp_path / "s.zarr", undisturbed, NAMES[:2])
+
+
+CODE = """
+import sys
+from olmo_dynamics.checkpoints.hub import HubSource
+from olmo_dynamics.collection import collect
+from olmo_dynamics.errors import OlmoDynamicsError
+from olmo_dynamics.progress import Silent
+from tests.collection.test_faults import IMPATIENT, RECORD, REPO
+try:
+    collect(HubSource(REPO, endpoint=sys.argv[1], patience=IMPATIENT), out=sys.argv[2], batch="2x16", record=RECORD,
+            max_memory="40kB", progress=Silent())
+except OlmoDynamicsError as problem:
+    print(problem)
+    sys.exit(2)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_all_faults_at_random_and_kills_in_between(seed: int, hub: LocalHub, undisturbed: Path, tmp_path: Path) -> None:
+    kinds = {**STEADY, **REFUSED}
+    for number, (kind, needs) in enumerate(kinds.items()):
+        share = 0.02 if kind in STEADY else 0.005
+        hub.add_fault(Fault(kind, times=None, probability=share, seed=100 * seed + number, **needs))
+    draw = random.Random(seed)
+    out = tmp_path / "s.zarr"
+    kills = 0
+    for _ in range(40):
+        process = subprocess.Popen([sys.executable, "-c", CODE, hub.endpoint, str(out)], env=os.environ)
+        if kills < 4:
+            before = len(open_store(out).done) if out.exists() else 0
+            wanted = before + draw.randint(1, 5)
+            while process.poll() is None and not (out.exists() and len(open_store(out).done) >= wanted):
+                time.sleep(0.01)
+            time.sleep(draw.random() * 0.2)
+            process.send_signal(signal.SIGKILL)
+            kills += process.wait() == -signal.SIGKILL
+        elif process.wait() == 0:
+            break
+    assert kills > 0 and sum(fault.struck for fault in hub.faults) > 20
+    assert_same(out, undisturbed)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.zarr"]

@@ -1,0 +1,194 @@
+"""Collecting over a hub: each needed byte once, none that is not, checked as they pass, and nothing on the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from olmo_dynamics.checkpoints import open_source, parse_revision
+from olmo_dynamics.checkpoints.hub import HubSource
+from olmo_dynamics.collection import collect
+from olmo_dynamics.errors import CheckpointError, StoreMismatchError
+from olmo_dynamics.frames import open_store
+from olmo_dynamics.names import TensorInfo
+from olmo_dynamics.progress import Silent
+from tests.collection import reference
+from tests.conftest import REVISIONS
+from tests.hub import Fault, LocalHub
+from tests.hub.generated import LayerStack
+from tests.runs import TINY, tiny_model, tiny_tokenizer
+
+REPO = "allenai/tiny"
+RECORD = ("parameters", "embeddings", "loss")
+
+
+def times_sent(hub: LocalHub) -> np.ndarray:
+    """How often each byte of storage was asked for, all objects one behind the other, those never asked for left out."""
+    spans: dict[str, list[tuple[int, int]]] = {}
+    for each in hub.requests:
+        if each.host == "cdn" and each.method == "GET" and each.range:
+            assert each.range[1] is not None
+            spans.setdefault(each.path, []).append((each.range[0], each.range[1]))
+    found = []
+    for asked in spans.values():
+        times = np.zeros(max(stop for _, stop in asked), np.int64)
+        for start, stop in asked:
+            times[start:stop] += 1
+        found.append(times[times > 0])
+    return np.concatenate(found)
+
+
+def tensors_of(revision: Path) -> dict[str, TensorInfo]:
+    with open_source(revision.parent).open(parse_revision(revision.name)) as checkpoint:
+        return checkpoint.tensors
+
+
+@pytest.fixture(scope="module")
+def sharded_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two revisions of twelve layers in four shards, whose order in the files is not that of use."""
+    run = tmp_path_factory.mktemp("sharded") / "run"
+    for seed in range(2):
+        torch.manual_seed(seed)
+        config = tiny_model(seed).config
+        config.num_hidden_layers = 12
+        config.layer_types = None
+        model = type(tiny_model(seed))(type(config)(**TINY | {"num_hidden_layers": 12}))
+        model.save_pretrained(run / f"step{seed}", max_shard_size="200KB")
+        (run / f"step{seed}" / "tokenizer.json").write_text(tiny_tokenizer(), encoding="utf-8")
+    return run
+
+
+@pytest.fixture
+def hub(sharded_run: Path) -> LocalHub:
+    with LocalHub() as hub:
+        hub.add_repo(REPO, {each.name: each for each in sorted(sharded_run.iterdir())})
+        yield hub
+
+
+def from_hub(hub: LocalHub, out: Path, **options: object) -> Silent:
+    listener = Silent()
+    given = {"batch": "4x16", "progress": listener, "record": RECORD, **options}
+    collect(HubSource(REPO, endpoint=hub.endpoint), out=out, **given)
+    return listener
+
+
+def test_each_byte_is_asked_for_once_and_checked(hub: LocalHub, sharded_run: Path, tmp_path: Path) -> None:
+    heard = from_hub(hub, tmp_path / "s.zarr").outcome
+    sent = times_sent(hub)
+    assert set(sent) == {1}
+    sizes = sum(each.stat().st_size for each in sharded_run.rglob("*.safetensors"))
+    assert len(sent) == sizes
+    assert heard["shards"] == heard["shards_checked"] > 3
+    assert [path.name for path in tmp_path.iterdir()] == ["s.zarr"]
+
+
+@pytest.mark.parametrize("max_memory", ["20kB", "1GiB"])
+def test_the_store_does_not_depend_on_the_order_of_fetching(
+    max_memory: str, hub: LocalHub, sharded_run: Path, tmp_path: Path
+) -> None:
+    heard = from_hub(hub, tmp_path / "hub.zarr", max_memory=max_memory).outcome
+    assert (heard["shards_checked"] == heard["shards"]) is (max_memory == "1GiB")
+    assert set(times_sent(hub)) == {1}
+    from_folder = collect(
+        sharded_run, out=tmp_path / "folder.zarr", batch="4x16", record=RECORD, threads=1, progress=Silent()
+    )
+    for group in from_folder.groups:
+        for name, values in from_folder.arrays(group).items():
+            assert values.tobytes() == open_store(tmp_path / "hub.zarr").arrays(group)[name].tobytes(), (
+                f"{group}/{name}"
+            )
+
+
+def test_a_shard_that_is_not_what_was_published_is_refused(hub: LocalHub, tmp_path: Path) -> None:
+    hub.add_fault(Fault("wrong_payload", "model-00002", host="cdn", after=1, times=1))
+    with pytest.raises(
+        CheckpointError, match=r"1 of 2 revisions cannot be measured .*model-00002.* should have sha256"
+    ):
+        from_hub(hub, tmp_path / "s.zarr")
+    done = open_store(tmp_path / "s.zarr").done
+    assert len(done) == 1
+    from_hub(hub, tmp_path / "s.zarr")
+    assert open_store(tmp_path / "s.zarr").done == {"step0", "step1"}
+
+
+def test_until_a_layer_nothing_behind_it_moves(hub: LocalHub, sharded_run: Path, tmp_path: Path) -> None:
+    from_hub(hub, tmp_path / "s.zarr", revisions="step1", record=("activations",), until_layer=1)
+    needed = [
+        info
+        for info in tensors_of(sharded_run / "step1").values()
+        if info.layer in (0, 1) or info.name == "model.embed_tokens.weight"
+    ]
+    headers = {info.file: info.start for info in reversed(tensors_of(sharded_run / "step1").values())}
+    store = open_store(tmp_path / "s.zarr")
+    assert store.groups == ("activations",)
+    assert store.table("activations")["layer"].drop_nulls().unique().sort().to_list() == [0, 1]
+    beyond = times_sent(hub).sum() - sum(info.nbytes for info in needed)
+    assert 0 < beyond <= len(headers) * (1 << 16)  # the first read of each shard, which holds its header
+
+
+def test_until_a_layer_the_numbers_are_those_of_the_whole_pass(tiny_run: Path, tmp_path: Path) -> None:
+    options = {"revisions": "main", "batch": "4x16", "progress": Silent(), "record": ("activations",)}
+    whole = collect(tiny_run, out=tmp_path / "whole.zarr", **options).table("activations")
+    part = collect(tiny_run, out=tmp_path / "part.zarr", until_layer=0, **options).table("activations")
+    inside = whole.filter(pl.col("layer") == 0)
+    assert part.filter(pl.col("layer") == 0).equals(inside) and inside.height > 5
+
+
+def test_a_store_of_two_shards_of_the_work_is_that_of_one_run(tiny_run: Path, tmp_path: Path) -> None:
+    options = {"batch": "4x16", "progress": Silent(), "record": ("parameters",)}
+    for shard in ("2/2", "1/2"):
+        collect(tiny_run, out=tmp_path / "parts.zarr", shard=shard, **options)
+    assert open_store(tmp_path / "parts.zarr").done == set(REVISIONS)
+    collect(tiny_run, out=tmp_path / "whole.zarr", **options)
+    parts, whole = (open_store(tmp_path / f"{name}.zarr").table("parameters") for name in ("parts", "whole"))
+    assert parts.equals(whole)
+
+
+def test_a_store_learns_a_group_of_revisions_it_holds(hub: LocalHub, sharded_run: Path, tmp_path: Path) -> None:
+    given = {"record": ("parameters",), "tensors": ("norm",)}
+    from_hub(hub, tmp_path / "s.zarr", revisions="step0,step1", record=("parameters",))
+    times = open_store(tmp_path / "s.zarr").table("revisions")["collected_at"].to_list()
+    hub.requests.clear()
+    from_hub(hub, tmp_path / "s.zarr", revisions="step0,step1", record=("parameters", "embeddings"))
+    tensors = tensors_of(sharded_run / "step0")
+    rows = [info.nbytes for info in tensors.values() if info.role in ("embed_tokens", "lm_head")]
+    assert 2 * sum(rows) <= times_sent(hub).sum() <= 2 * (sum(rows) + 3 * (1 << 16))
+    filled = open_store(tmp_path / "s.zarr")
+    assert filled.groups == ("parameters", "embeddings")
+    assert filled.recorded("step0") == {"parameters", "embeddings"}
+    assert filled.table("revisions")["collected_at"].to_list() == times
+    with pytest.raises(StoreMismatchError, match="tensor has"):
+        from_hub(hub, tmp_path / "s.zarr", **given)
+
+
+def test_a_store_filled_up_is_that_of_one_run(tiny_run: Path, tmp_path: Path) -> None:
+    options = {"batch": "4x16", "progress": Silent()}
+    whole = collect(tiny_run, out=tmp_path / "whole.zarr", **options)
+    for record in (("parameters", "loss"), ("activations",), ()):
+        parts = collect(tiny_run, out=tmp_path / "parts.zarr", record=record, **options)
+    assert parts.groups == whole.groups
+    for group in whole.groups:
+        for name, values in whole.arrays(group).items():
+            assert values.tobytes() == parts.arrays(group)[name].tobytes(), f"{group}/{name}"
+
+
+def test_a_layer_stack_that_exists_nowhere_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
+    stack = LayerStack(layers=2, hidden=256, heads=4, kv_heads=2, intermediate=512, vocab=512, shard_bytes=1_000_000)
+    np.save(tmp_path / "ids.npy", np.random.default_rng(0).integers(0, 512, (1, 64)))
+    with LocalHub() as hub:
+        hub.add_repo(REPO, {"step0": stack.files()})
+        options = {"batch": "1x64", "tokens": tmp_path / "ids.npy", "record": ("activations", "loss")}
+        from_hub(hub, tmp_path / "s.zarr", dtype="float32", **options)
+        assert set(times_sent(hub)) == {1}
+    stack.write(tmp_path / "cut")
+    seen = reference.activations(tmp_path / "cut", np.load(tmp_path / "ids.npy"))
+    table = open_store(tmp_path / "s.zarr").table("activations")
+    for layer in range(2):
+        [row] = table.filter(pl.col("site") == "residual_out", pl.col("layer") == layer).to_dicts()
+        wanted = reference.activation_statistics(seen["residual_out", layer].reshape(64, -1))
+        for name in ("rms", "l2_norm", "abs_max", "kurtosis"):
+            assert row[name] == pytest.approx(wanted[name], rel=1e-4), name

@@ -24,7 +24,6 @@ from olmo_dynamics.training.checkpoint import CheckpointWriter, checkpoint_name,
 from olmo_dynamics.training.objective import evaluate
 from olmo_dynamics.training.parents import Parent, read_parent
 from olmo_dynamics.training.plans import Field, Options, Plan, make_plan
-from olmo_dynamics.training.recipe import Recipe
 from olmo_dynamics.training.restoring import restore_state
 from olmo_dynamics.training.state import TrainState
 from olmo_dynamics.training.trainer import Event, next_batch, train

@@ -82,7 +82,7 @@ def fork(
 ) -> Fork:
     """Train `steps` more updates from a revision into `out`, one folder a checkpoint; run again, it continues.
 
-    Without options it does what the parent would have done. They are the fields of `olmo_dynamics.training.plans.Options`
+    Without options it does what the parent would have done. They are the fields of `olmo_dynamics.training.options.Options`
     (what is done otherwise: `lr=1e-4, schedule="linear"`), those of `Watch` (`record="parameters", every=10`), and `dry_run`.
     `metrics.parquet` in `out` gets a row an update.
 

@@ -11,6 +11,7 @@
     ├── CheckpointError               a checkpoint that contradicts itself
     │   ├── HeaderError               a safetensors header that is too large, truncated, overlapping or out of bounds
     │   ├── IndexFileError            an index naming a missing shard or a path outside the repo
+    │   ├── IntegrityError            a weight file whose bytes have not the hash that is published of it
     │   ├── ShapeError                tensor shapes that contradict the config
     │   └── ConformanceError          a forward pass that differs from transformers'
     ├── UnknownModelError             a model type whose forward pass we do not know
@@ -72,6 +73,10 @@ class HeaderError(CheckpointError):
 
 class IndexFileError(CheckpointError):
     """A shard index that names a missing file, or one outside the repo."""
+
+
+class IntegrityError(CheckpointError):
+    """A weight file whose bytes do not have the published hash."""
 
 
 class ShapeError(CheckpointError):

@@ -11,13 +11,13 @@ somebody looks at it. This is also how the folders that we write ourselves (`ste
 from __future__ import annotations
 
 import hashlib
-import mmap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from olmo_dynamics.checkpoints.mapped import MappedFile
 from olmo_dynamics.checkpoints.revision_names import sort_key
 from olmo_dynamics.checkpoints.source import CONFIG_FILE, Checkpoint, Source, named_revision
 from olmo_dynamics.checkpoints.tensors import Span
@@ -80,7 +80,7 @@ class FolderCheckpoint(Checkpoint):
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         super().__init__(source, revision, {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths})
         self._folder = folder
-        self._maps: dict[str, np.ndarray] = {}
+        self._maps: dict[str, MappedFile] = {}
 
     def close(self) -> None:
         """Forget the mapped files; each is unmapped when the last array that views it goes."""
@@ -93,26 +93,23 @@ class FolderCheckpoint(Checkpoint):
 
     def _fetch(self, spans: Sequence[Span]) -> list[np.ndarray]:
         self._moved += sum(span.stop - span.start for span in spans)
-        return [self._mapped(span.file)[span.start : span.stop] for span in spans]
+        return [self._mapped(span.file).bytes[span.start : span.stop] for span in spans]
 
-    def _mapped(self, name: str) -> np.ndarray:
+    def _release(self, spans: Sequence[Span]) -> None:
+        for span in spans:
+            if span.file in self._maps:
+                self._maps[span.file].release(span.start, span.stop)
+
+    def _mapped(self, name: str) -> MappedFile:
         if name not in self._maps:
-            mapped = map_file(self._folder / name)
-            if len(mapped) != self.files[name]:
+            mapped = MappedFile(self._folder / name)
+            if len(mapped.bytes) != self.files[name]:
                 raise CheckpointError(
-                    f"{self.label}: {name} had {self.files[name]} bytes when it was opened, it has {len(mapped)} now; "
+                    f"{self.label}: {name} had {self.files[name]} bytes when it was opened, it has {len(mapped.bytes)} now; "
                     "wait until it is written, and open it again"
                 )
             self._maps[name] = mapped
         return self._maps[name]
-
-
-def map_file(path: str | Path) -> np.ndarray:
-    """A file's bytes as a read-only uint8 array that views the page cache."""
-    with Path(path).open("rb") as file:
-        if file.seek(0, 2) == 0:  # an empty file cannot be mapped
-            return np.frombuffer(b"", np.uint8)
-        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
 def _is_whole(folder: Path) -> bool:

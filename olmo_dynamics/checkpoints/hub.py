@@ -21,14 +21,15 @@ import numpy as np
 from huggingface_hub import constants, try_to_load_from_cache
 
 from olmo_dynamics.checkpoints.catalogue import Catalogue, load_catalogue, save_catalogue
-from olmo_dynamics.checkpoints.folder import map_file
 from olmo_dynamics.checkpoints.hub_api import Repo, ask, ask_pages
+from olmo_dynamics.checkpoints.mapped import MappedFile
 from olmo_dynamics.checkpoints.patience import Patience
 from olmo_dynamics.checkpoints.revision_names import sort_key
 from olmo_dynamics.checkpoints.runs import known_run
 from olmo_dynamics.checkpoints.source import Checkpoint, Source, named_revision
-from olmo_dynamics.checkpoints.tensors import Span
-from olmo_dynamics.checkpoints.wire import Wire
+from olmo_dynamics.checkpoints.tensors import Span, weight_files
+from olmo_dynamics.checkpoints.throttle import Throttle
+from olmo_dynamics.checkpoints.wire import Listing, Wire
 from olmo_dynamics.errors import NetworkError, UnknownRevisionError
 from olmo_dynamics.names import Revision
 
@@ -71,6 +72,7 @@ class HubSource(Source):
         self._repo = Repo(repo_id, (endpoint or constants.ENDPOINT).rstrip("/"), token)
         self._cache = cache
         self._patience = patience or Patience()
+        self._throttle = Throttle()
         self._catalogue: Catalogue | None = None
         self._live = False  # whether the catalogue was fetched by us, rather than found on disk
 
@@ -106,6 +108,10 @@ class HubSource(Source):
         self.revisions(refresh=True)  # the branch may be younger than the list
         return super().find(name)
 
+    def limit_rate(self, bytes_per_second: float | None) -> None:
+        """Receive at most that much over the connections of all its checkpoints together."""
+        self._throttle.limit(bytes_per_second)
+
     def catalogue_age(self) -> float | None:
         """Seconds since the list of revisions was fetched; None before there is one."""
         kept = self._catalogue or load_catalogue(self.name, self._repo.endpoint, self._cache)
@@ -126,7 +132,11 @@ class HubSource(Source):
             self.revisions(refresh=True)
             raise self.unknown_revision(revision.name) from None
         files = {file.name: file for file in listed if file}
-        return HubCheckpoint(self._repo, pinned, files, self._patience)
+        sizes = {name: file.size for name, file in files.items()}
+        hashes = {name: file.sha256 or file.oid for name, file in files.items()}
+        listing = Listing(pinned.commit, sizes, hashes)
+        wire = Wire(self._repo, listing, patience=self._patience, throttle=self._throttle)
+        return HubCheckpoint(self.name, pinned, files, wire)
 
     def _listed(self, refresh: bool) -> Catalogue:
         kept = self._catalogue or load_catalogue(self.name, self._repo.endpoint, self._cache)
@@ -159,11 +169,11 @@ class HubSource(Source):
 class HubCheckpoint(Checkpoint):
     """Files of one commit; weights come over the wire, or from the Hugging Face cache where they are there."""
 
-    def __init__(self, repo: Repo, revision: Revision, files: Mapping[str, RemoteFile], patience: Patience) -> None:
-        super().__init__(repo.name, revision, {name: file.size for name, file in files.items()})
+    def __init__(self, source: str, revision: Revision, files: Mapping[str, RemoteFile], wire: Wire) -> None:
+        super().__init__(source, revision, {name: file.size for name, file in files.items()})
         self._listed = files
-        self._wire = Wire(repo, revision.commit, self.files, patience)
-        self._maps: dict[str, np.ndarray | None] = {}
+        self._wire = wire
+        self._maps: dict[str, MappedFile | None] = {}
 
     @property
     def bytes_moved(self) -> int:
@@ -175,6 +185,15 @@ class HubCheckpoint(Checkpoint):
         self._wire.close()
         self._maps.clear()
 
+    @property
+    def expected_sha256(self) -> Mapping[str, str]:
+        """The hub's own hashes of the safetensors weights; their index is read, nothing else."""
+        if self.stored_as:
+            return {}
+        with self._naming_revision():
+            names = weight_files(self.read_spans, self.files)
+        return {name: self._listed[name].sha256 for name in names if self._listed[name].sha256}
+
     def file_sha256(self, name: str) -> str:
         """The hub's own hash of a large file, which moves no bytes; a small file is read and hashed."""
         return self._listed[name].sha256 or super().file_sha256(name)
@@ -184,23 +203,20 @@ class HubCheckpoint(Checkpoint):
         return self._listed[name].sha256 or self._listed[name].oid
 
     def _fetch(self, spans: Sequence[Span]) -> list[np.ndarray]:
-        found, wanted = [], []
-        for span in spans:
-            mapped = self._cached(span.file)
-            raw = np.empty(span.stop - span.start, np.uint8) if mapped is None else mapped[span.start : span.stop]
-            if mapped is None:
-                wanted.append((span, raw))
-            found.append(raw)
-        self._wire.fetch(wanted)
-        for raw in found:
-            raw.flags.writeable = False
-        return found
+        away = iter(self._wire.read([span for span in spans if self._cached(span.file) is None]))
+        homes = [(span, self._cached(span.file)) for span in spans]
+        return [next(away) if home is None else home.bytes[span.start : span.stop] for span, home in homes]
 
-    def _cached(self, name: str) -> np.ndarray | None:
+    def _release(self, spans: Sequence[Span]) -> None:
+        for span in spans:
+            if mapped := self._maps.get(span.file):
+                mapped.release(span.start, span.stop)
+
+    def _cached(self, name: str) -> MappedFile | None:
         if name not in self._maps:
             path = try_to_load_from_cache(self.source, name, revision=self.revision.commit)
-            mapped = map_file(path) if isinstance(path, str) else None
-            self._maps[name] = mapped if mapped is not None and len(mapped) == self.files[name] else None
+            mapped = MappedFile(path) if isinstance(path, str) else None
+            self._maps[name] = mapped if mapped is not None and len(mapped.bytes) == self.files[name] else None
         return self._maps[name]
 
 

@@ -29,6 +29,7 @@ class ListedSource(Source):
     def __init__(self, source: Source, lists: Sequence[str | Path], *, patience: Patience | None = None) -> None:
         self.name, self.kind = source.name, source.kind
         self._source, self._patience = source, patience
+        self._rate: float | None = None
         self._run = known_run(source.name)
         self._lists = find_lists(lists, source.name, self._run)
 
@@ -58,7 +59,14 @@ class ListedSource(Source):
             return self._source.open(revision)
         from olmo_dynamics.checkpoints.web import WebSource  # huggingface_hub's client takes a third of a second
 
-        return WebSource(found.native_url, revision=found.revision, patience=self._patience).open(found.revision)
+        native = WebSource(found.native_url, revision=found.revision, patience=self._patience)
+        native.limit_rate(self._rate)
+        return native.open(found.revision)
+
+    def limit_rate(self, bytes_per_second: float | None) -> None:
+        """Receive at most that much from the source, and from each native directory."""
+        self._source.limit_rate(bytes_per_second)
+        self._rate = bytes_per_second
 
     def catalogue_age(self) -> float | None:
         """Seconds since the source's own list was fetched."""

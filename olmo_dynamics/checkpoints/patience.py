@@ -27,11 +27,15 @@ Answer = TypeVar("Answer")
 
 
 class UnsteadyError(Exception):
-    """A try that failed in a way the next may not; `asked` is the pause that the host wants, in seconds."""
+    """A try that failed in a way the next may not; `asked` is the pause that the host wants, in seconds.
+
+    Where a failed try `made_headway`, the tries before it no longer count.
+    """
 
     def __init__(self, what: str, asked: float | None = None) -> None:
         super().__init__(what)
         self.asked = asked
+        self.made_headway = False
 
 
 @dataclass(frozen=True)
@@ -56,16 +60,17 @@ class Patience:
         Raises:
             NetworkError: none was, or the host asks for a pause that is too long.
         """
-        stop = stop or threading.Event()
-        for failures in range(1, self.tries + 1):
+        stop, failures = stop or threading.Event(), 0
+        while failures < self.tries and not (failures and stop.is_set()):
             try:
                 return attempt()
             except UnsteadyError as problem:
                 last = problem
+            failures = 1 if last.made_headway else failures + 1
             if failures < self.tries and not stop.is_set():
                 self._pause(failures, last, doing, stop)
         raise NetworkError(
-            f"{doing} failed {self.tries} times, the last time because {last}; "
+            f"{doing} failed {failures} times, the last time because {last}; "
             "check the connection and run it again (folders of checkpoints need no network)"
         )
 

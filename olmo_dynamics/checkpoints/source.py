@@ -26,6 +26,7 @@ import numpy as np
 
 from olmo_dynamics.checkpoints.revision_names import parse_revision
 from olmo_dynamics.checkpoints.tensors import Span, parse_object, read_tensors, weight_files
+from olmo_dynamics.checkpoints.throttle import check_rate
 from olmo_dynamics.errors import CheckpointError, UnknownRevisionError, UnknownSourceError
 from olmo_dynamics.names import Revision, TensorInfo
 
@@ -70,6 +71,15 @@ class Source(ABC):
                 return revision
         raise self.unknown_revision(name)
 
+    def limit_rate(self, bytes_per_second: float | None) -> None:
+        """Receive at most that much over all connections together, or by None as much as comes; folders have no limit.
+
+        Raises:
+            OptionError: the rate is not a positive number.
+        """
+        if bytes_per_second is not None:
+            check_rate(bytes_per_second)
+
     def catalogue_age(self) -> float | None:
         """Seconds since the list of revisions was fetched, or None where nothing is cached."""
         return None
@@ -99,6 +109,10 @@ class Checkpoint(ABC):
     @abstractmethod
     def _fetch(self, spans: Sequence[Span]) -> list[np.ndarray]:
         """Read spans that are known to lie inside their files."""
+
+    @abstractmethod
+    def _release(self, spans: Sequence[Span]) -> None:
+        """Give back the memory that spans take while they are mapped."""
 
     @abstractmethod
     def close(self) -> None:
@@ -188,6 +202,16 @@ class Checkpoint(ABC):
         raws = self.read_spans([Span(tensor.file, tensor.start, tensor.stop) for tensor in tensors])
         return {tensor.name: raw for tensor, raw in zip(tensors, raws, strict=True)}
 
+    def release(self, tensors: Sequence[TensorInfo]) -> None:
+        """Say that these tensors will not be looked at again: mapped pages are given back, and elsewhere nothing happens.
+
+        Arrays handed out stay valid; looking at them again reads the file again.
+        """
+        if self.stored_as:
+            self._release(self.stored_as.weights.spans([tensor.name for tensor in tensors]))
+        else:
+            self._release([Span(tensor.file, tensor.start, tensor.stop) for tensor in tensors])
+
     def read_file(self, name: str) -> bytes:
         """A whole small file, such as `tokenizer.json`.
 
@@ -224,6 +248,11 @@ class Checkpoint(ABC):
             return self.file_sha256(names[0])
         lines = "\n".join(f"{self.file_sha256(name)}  {name}" for name in names)
         return hashlib.sha256(lines.encode()).hexdigest()
+
+    @property
+    def expected_sha256(self) -> Mapping[str, str]:
+        """The hash that the publisher lists of each safetensors weight file, by name; empty where none is published."""
+        return {}
 
     def file_sha256(self, name: str) -> str:
         """Hash of one file."""

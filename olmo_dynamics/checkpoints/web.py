@@ -19,6 +19,7 @@ from olmo_dynamics.checkpoints.formats.web import WebDirectory
 from olmo_dynamics.checkpoints.patience import Patience
 from olmo_dynamics.checkpoints.source import Checkpoint, Source, named_revision
 from olmo_dynamics.checkpoints.tensors import Span
+from olmo_dynamics.checkpoints.throttle import Throttle
 from olmo_dynamics.errors import UnknownRevisionError, UnknownSourceError
 from olmo_dynamics.names import Revision
 
@@ -34,6 +35,7 @@ class WebSource(Source):
     def __init__(self, address: str, *, revision: Revision | None = None, patience: Patience | None = None) -> None:
         self.name = address.rstrip("/")
         self._patience = patience
+        self._throttle = Throttle()
         self._revision = revision or named_revision(self.name.rpartition("/")[2])
 
     def revisions(self, *, refresh: bool = False) -> list[Revision]:
@@ -58,8 +60,12 @@ class WebSource(Source):
             )
         return self._directory()
 
+    def limit_rate(self, bytes_per_second: float | None) -> None:
+        """Receive at most that much over all connections together."""
+        self._throttle.limit(bytes_per_second)
+
     def _directory(self) -> WebCheckpoint:
-        directory = WebDirectory(self.name, patience=self._patience)
+        directory = WebDirectory(self.name, patience=self._patience, throttle=self._throttle)
         if not any(mark in directory.files for mark in _MARKS):
             directory.close()
             raise UnknownSourceError(
@@ -96,3 +102,6 @@ class WebCheckpoint(Checkpoint):
 
     def _fetch(self, spans: Sequence[Span]) -> list[np.ndarray]:
         return self._directory.read_spans(spans)
+
+    def _release(self, spans: Sequence[Span]) -> None:
+        """Nothing is mapped."""

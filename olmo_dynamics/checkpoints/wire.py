@@ -4,9 +4,8 @@ Spans are cut into ranged requests of at most 32 MiB over four connections. Wher
 for the rest. Nothing is written to disk. A large file's address on the hub redirects to a signed one on its storage; that
 one is kept for the file's later spans (redirects count against a quota) until it expires.
 
-    >>> wire = Wire(repo, commit, {"model.safetensors": 2_969_833_472})                         # doctest: +SKIP
-    >>> buffer = np.empty(8, np.uint8)                                                          # doctest: +SKIP
-    >>> wire.fetch([(Span("model.safetensors", 0, 8), buffer)])                                 # doctest: +SKIP
+    >>> wire = Wire(repo, Listing(commit, {"model.safetensors": 2_969_833_472}))                # doctest: +SKIP
+    >>> [length] = wire.read([Span("model.safetensors", 0, 8)])                                 # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -24,12 +23,15 @@ from huggingface_hub.utils import get_session
 
 from olmo_dynamics.checkpoints.hub_api import Repo, require_success, steady
 from olmo_dynamics.checkpoints.patience import Patience, UnsteadyError
+from olmo_dynamics.checkpoints.prefixes import Prefixes
 from olmo_dynamics.checkpoints.source import REQUEST_BYTES
 from olmo_dynamics.checkpoints.tensors import Span
-from olmo_dynamics.errors import CheckpointError, NetworkError
+from olmo_dynamics.checkpoints.throttle import Throttle
+from olmo_dynamics.errors import CheckpointError, NetworkError, UnknownRevisionError
 
 CONNECTIONS = 4
 SMALL_REQUEST_BYTES = 4 << 20  # 4 MiB; below it a request's latency costs more than a shared connection saves
+HEADWAY_BYTES = 1 << 20  # 1 MiB; a try that brought so much was not in vain
 SKIP_LIMIT = 256 << 20  # 256 MiB; a host that ignores ranges sends everything before a span anew for each request
 
 _EXPIRED = (400, 401, 403, 404, 410)  # how storages answer to a signed address past its time
@@ -78,14 +80,26 @@ def plan_requests(wanted: Sequence[tuple[Span, np.ndarray]], limit: int = REQUES
     return requests
 
 
-class Wire:
-    """Ranged reads of one commit of a repo; `sizes` are the files' sizes as the repo lists them."""
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A commit's files as the repo lists them: sizes in bytes, and (sha256 or git's) hashes where there are any."""
 
-    def __init__(self, repo: Repo, commit: str, sizes: Mapping[str, int], patience: Patience | None = None) -> None:
+    commit: str
+    sizes: Mapping[str, int]
+    hashes: Mapping[str, str] = field(default_factory=dict)
+
+
+class Wire:
+    """Ranged reads of one commit of a repo, at the pace that `throttle` allows."""
+
+    def __init__(
+        self, repo: Repo, listing: Listing, *, patience: Patience | None = None, throttle: Throttle | None = None
+    ) -> None:
         self.bytes_moved = 0
-        self._repo, self._commit, self._sizes = repo, commit, sizes
+        self._repo, self._listing = repo, listing
         self._patience = patience or Patience()
-        self._headers = {**repo.headers(), "accept-encoding": "identity"}
+        self._throttle = throttle or Throttle()
+        self._prefixes = Prefixes(listing.sizes)
         self._signed: dict[str, str] = {}
         self._counting = threading.Lock()
         self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="olmo-dynamics-wire")
@@ -93,6 +107,26 @@ class Wire:
     def close(self) -> None:
         """End the threads; nothing can be fetched after."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def read(self, spans: Sequence[Span]) -> list[np.ndarray]:
+        """The bytes of spans (uint8, read-only), in the order asked; the first bytes of a file are asked for once.
+
+        Raises:
+            SourceError, CheckpointError: as `fetch`.
+        """
+        found, wanted = [], []
+        for span in spans:
+            kept = self._prefixes.find(span)
+            raw = kept if len(kept) == span.stop - span.start else np.empty(span.stop - span.start, np.uint8)
+            if raw is not kept:
+                raw[: len(kept)] = kept
+                wanted.append((span._replace(start=span.start + len(kept)), raw[len(kept) :]))
+            found.append(raw)
+        self.fetch(wanted)
+        for span, raw in zip(spans, found, strict=True):
+            raw.flags.writeable = False
+            self._prefixes.keep(span, raw)
+        return found
 
     def fetch(self, wanted: Sequence[tuple[Span, np.ndarray]]) -> None:
         """Fill each buffer (uint8, one axis, contiguous) with its span.
@@ -122,24 +156,28 @@ class Wire:
         self._patience.persist(lambda: self._exchange(request, stop), doing, stop)
 
     def _exchange(self, request: Request, stop: threading.Event) -> None:
-        signed = self._signed.get(request.file)
+        signed, began_at = self._signed.get(request.file), request.at
         try:
             if signed is not None and self._transfer(signed, request, stop, signed=True):
                 return
-            self._transfer(self._repo.file_address(request.file, self._commit), request, stop, signed=False)
-        except UnsteadyError:
+            self._transfer(self._repo.file_address(request.file, self._listing.commit), request, stop, signed=False)
+        except UnsteadyError as problem:
             self._signed.pop(request.file, None)  # the hub may send the next try to a host that works
+            problem.made_headway = request.at - began_at >= HEADWAY_BYTES
             raise
 
     def _transfer(self, address: str, request: Request, stop: threading.Event, *, signed: bool) -> bool:
         """One exchange; False where a signed address has expired."""
-        headers = {**self._headers, "range": f"bytes={request.at}-{request.stop - 1}"}
+        shown = self._repo.headers()  # asked for anew each time: logins are renewed
+        headers = {**shown, "accept-encoding": "identity", "range": f"bytes={request.at}-{request.stop - 1}"}
         if signed:
             headers.pop("authorization", None)  # the token is for the hub alone
         timeout = self._patience.timeout
         with steady(self._repo), get_session().stream("GET", address, headers=headers, timeout=timeout) as response:
             if signed and response.status_code in _EXPIRED:
                 return False
+            if response.status_code == 401 and self._repo.headers() != shown:
+                raise UnsteadyError("the login was renewed meanwhile")
             skip = self._check_answer(response, request)
             if self._is_elsewhere(response):
                 self._signed[request.file] = str(response.url)
@@ -149,17 +187,23 @@ class Wire:
     def _is_elsewhere(self, response: httpx2.Response) -> bool:
         return response.url.netloc.decode() != self._repo.host
 
-    def _check_commit(self, response: httpx2.Response) -> None:
+    def _check_pin(self, response: httpx2.Response, file: str) -> None:
+        """Refuse another commit or another file; only the hub's own answers, before it redirects elsewhere, say which it is."""
+        pinned, wanted = self._listing.commit, self._listing.hashes.get(file)
         for answer in (*response.history, response):
-            commit = answer.headers.get("X-Repo-Commit", self._commit)
-            if commit != self._commit:
-                raise CheckpointError(
-                    f"{self._repo.name}: the branch moved: wanted commit {self._commit}, got {commit}; open the revision again"
-                )
+            commit = answer.headers.get("X-Repo-Commit", pinned)
+            if commit != pinned:
+                raise self._moved(f"wanted commit {pinned}, got {commit}")
+            etag = answer.headers.get("X-Linked-ETag", "").removeprefix("W/").strip('"')
+            if wanted and etag and etag != wanted:
+                raise self._moved(f"{file} was listed with hash {wanted}, it has {etag} now")
+
+    def _moved(self, how: str) -> CheckpointError:
+        return CheckpointError(f"{self._repo.name}: the branch moved: {how}; open the revision again")
 
     def _check_answer(self, response: httpx2.Response, request: Request) -> int:
         """How many bytes of the body come before those asked for."""
-        where, size = f"{self._repo.name}/{request.file}", self._sizes[request.file]
+        where, size = f"{self._repo.name}/{request.file}", self._listing.sizes[request.file]
         if response.status_code == 416:
             raise CheckpointError(
                 f"{where}: bytes {request.at} to {request.stop} lie outside the file, which was listed with {size} bytes; "
@@ -167,15 +211,18 @@ class Wire:
             )
         if response.status_code in _EXPIRED and self._is_elsewhere(response):
             raise UnsteadyError(f"{response.url.netloc.decode()} refuses the address that the hub signed")
-        require_success(response, self._repo)
-        self._check_commit(response)
+        try:
+            require_success(response, self._repo)
+        except UnknownRevisionError:
+            raise self._moved(f"{self._repo.host} has commit {self._listing.commit} no more") from None
+        self._check_pin(response, request.file)
         start, total = _answered_range(response)
         if total is not None and total != size:
             raise CheckpointError(f"{where} was listed with {size} bytes, {total} are offered; open the revision again")
         if start == 0 and request.at > SKIP_LIMIT:
             raise NetworkError(
                 f"{response.url.netloc.decode()} ignores ranges, so {where} cannot be streamed; "
-                f"run `hf download {self._repo.name} --revision {self._commit} --local-dir DIR` and give that folder"
+                f"run `hf download {self._repo.name} --revision {self._listing.commit} --local-dir DIR` and give that folder"
             )
         if start not in (0, request.at):
             raise CheckpointError(f"{where}: wanted bytes from {request.at}, got bytes from {start}; run it again")
@@ -185,6 +232,7 @@ class Wire:
         for chunk in response.iter_bytes():
             with self._counting:
                 self.bytes_moved += len(chunk)
+            self._throttle.take(len(chunk), stop)
             request.write(memoryview(chunk)[skip:])
             skip = max(0, skip - len(chunk))
             if not request.parts and response.num_bytes_downloaded < _length(response):

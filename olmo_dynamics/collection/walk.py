@@ -19,7 +19,7 @@ from olmo_dynamics.checkpoints import Checkpoint
 from olmo_dynamics.collection.recorded_pass import RecordedPass
 from olmo_dynamics.collection.study import Study, choose_tensors
 from olmo_dynamics.errors import CheckpointError
-from olmo_dynamics.model import check_shapes, parse_config, to_tensor
+from olmo_dynamics.model import Compute, check_shapes, parse_config, to_tensor
 from olmo_dynamics.names import Record, TensorInfo
 from olmo_dynamics.recorders import embedding_records, parameter_records, survey_tensor
 
@@ -72,9 +72,8 @@ def _forward_walk(checkpoint: Checkpoint, study: Study) -> Iterator[_Part]:
     assert study.probe is not None
     config = parse_config(checkpoint.config)
     check_shapes(config, checkpoint.tensors)
-    forward = RecordedPass(
-        config, study.probe, groups=study.groups, device=study.measurement.device, dtype=study.compute_dtype
-    )
+    compute = Compute(device=study.measurement.device, dtype=study.compute_dtype)
+    forward = RecordedPass(config, study.probe, groups=study.groups, compute=compute)
     ordered = forward.stages
     used = {name for stage in ordered for name in stage.tensors}
     rest = [info for name, info in checkpoint.tensors.items() if name not in used and name in study.tensor_names]

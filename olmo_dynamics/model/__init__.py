@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from olmo_dynamics.model.olmoe import Olmoe
     from olmo_dynamics.model.rope import Rope
     from olmo_dynamics.model.sites import Tap, find_tap, taps
-    from olmo_dynamics.model.stream import Observation, Stage, StreamedPass, stages
+    from olmo_dynamics.model.stream import Compute, Observation, Prepared, Stage, StreamedPass, stages
     from olmo_dynamics.model.weights import check_shapes, load_model_weights, to_tensor
 
 _HOME = {
     "MODEL_TYPES": "config",
+    "Compute": "stream",
     "Experts": "config",
     "LanguageModel": "language_model",
     "ModelConfig": "config",
@@ -36,6 +37,7 @@ _HOME = {
     "Olmo2": "olmo2",
     "Olmo3": "olmo3",
     "Olmoe": "olmoe",
+    "Prepared": "stream",
     "Rope": "rope",
     "Stage": "stream",
     "StreamedPass": "stream",
@@ -58,6 +60,7 @@ _HOME = {
 
 __all__ = [
     "MODEL_TYPES",
+    "Compute",
     "Experts",
     "LanguageModel",
     "ModelConfig",
@@ -66,6 +69,7 @@ __all__ = [
     "Olmo2",
     "Olmo3",
     "Olmoe",
+    "Prepared",
     "Rope",
     "Stage",
     "StreamedPass",

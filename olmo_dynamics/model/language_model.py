@@ -74,3 +74,8 @@ class LanguageModel(nn.Module):
     def head(self, x: Float[Tensor, "batch positions hidden"]) -> Float[Tensor, "batch positions vocab"]:
         """Logits of normalised hidden states."""
         return self.logits(F.linear(x, self.model.embed_tokens.weight) if self.lm_head is None else self.lm_head(x))
+
+    @property
+    def head_weight(self) -> Float[Tensor, "vocab hidden"]:
+        """What `head` multiplies by: a row for each token."""
+        return (self.model.embed_tokens if self.lm_head is None else self.lm_head).weight

@@ -13,31 +13,39 @@ runs all sequences through them, shows the wanted sites to an observer, and lets
     >>> streamed = StreamedPass(config, torch.tensor([[5, 17, 42]]), sites={Site.RESIDUAL_OUT})
     >>> for stage in stages(config):
     ...     weights = {name: model.state_dict()[name] for name in stage.tensors}
-    ...     streamed.run(stage, weights, lambda seen: print(seen.site, seen.layer, tuple(seen.values.shape)))
+    ...     ready = streamed.prepare(stage, weights)
+    ...     streamed.run(ready, lambda seen: print(seen.site, seen.layer, tuple(seen.values.shape)))
     residual_out 0 (1, 3, 64)
     residual_out 1 (1, 3, 64)
+
+On the CPU the sequences are cut into up to eight parts, and threads take part after part: each runs a whole stage by
+itself, so they meet once a stage and never inside it. The parts depend on the probe alone, not on the threads.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Int, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.model.build import build_model, expected_shapes
 from olmo_dynamics.model.config import ModelConfig
+from olmo_dynamics.model.parts import cut, in_threads, slices
 from olmo_dynamics.model.sites import Tap, taps
 from olmo_dynamics.names import NO_LAYER, Site
 
 EMBEDDING, HEAD = "embedding", "head"
-LOGITS_BYTES = 64 << 20  # 64 MiB of float32 logits exist at once
+PARTS = 8
 CPU_TOKENS = 512  # through a block at once: few enough for caches, many enough for matrix products
 GPU_TOKENS = 16_384
+COLUMNS = 2048  # of the vocabulary, at once: logits that stay in the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +57,31 @@ class Stage:
     tensors: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compute:
+    """Where and in what a pass computes, and how much of it at once; but for rounding, no result depends on the latter.
+
+    Raises OptionError for a number below 1.
+    """
+
+    device: torch.device | str = "cpu"
+    dtype: torch.dtype = torch.float32
+    threads: int | None = None  # None: as many as torch has
+    sequences_at_once: int | None = None  # None: as many as suit the device
+    columns_at_once: int = COLUMNS
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "sequences_at_once", "columns_at_once"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise OptionError(f"{name} must be at least 1; got {value}: give a larger number, or leave it out")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """Activations at one site, for some sequences and positions of the probe.
+    """Activations at one site, for some sequences and positions of the probe; of logits, for some of the vocabulary.
 
-    `values` is in the compute dtype (logits: at least float32; chosen experts: int64) and is the model's own memory:
-    read it, do not keep it.
+    `values` is in the compute dtype (chosen experts: int64) and is the model's own memory: read it, do not keep it.
     """
 
     site: Site
@@ -62,9 +89,20 @@ class Observation:
     values: Shaped[Tensor, "batch positions width"]
     rows: slice  # sequences of the probe
     positions: slice
+    columns: slice
+    part: int = 0
 
 
 Observer = Callable[[Observation], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A stage and its weights, on the device (or on their way there) and in the compute dtype."""
+
+    stage: Stage
+    weights: Mapping[str, Tensor]
+    arrived: torch.cuda.Event | None = None
 
 
 def stages(config: ModelConfig, *, until: int | None = None) -> tuple[Stage, ...]:
@@ -85,8 +123,8 @@ class StreamedPass:
     """A forward pass over a probe, run stage by stage with weights that the caller brings.
 
     Between stages it holds the residual stream of every probe sequence, `[sequences, positions, hidden]` in the compute
-    dtype, and no weights. Sequences go through each stage `sequences_at_once` (as many as suit the device, if not given);
-    but for rounding, nothing depends on it. Right-padded sequences need no mask: causal attention never looks ahead.
+    dtype, and no weights. Right-padded sequences need no mask: causal attention never looks ahead. Observations of one
+    part of the sequences come in order; those of two parts may come at the same time, from two threads.
     """
 
     def __init__(
@@ -95,94 +133,115 @@ class StreamedPass:
         token_ids: Int[Tensor, "sequences positions"],
         *,
         sites: Collection[Site] = tuple(Site),
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        sequences_at_once: int | None = None,
-        logits_bytes: int = LOGITS_BYTES,
+        compute: Compute | None = None,
     ) -> None:
-        if sequences_at_once is not None and sequences_at_once < 1:
-            raise OptionError(
-                f"sequences_at_once must be at least 1; got {sequences_at_once}: give how many sequences to run together"
-            )
-        self.config = config
+        self.config, self.compute = config, compute or Compute()
         self.sites = frozenset(sites)
+        device, dtype = torch.device(self.compute.device), self.compute.dtype
+        on_cpu = device.type == "cpu"
         self.token_ids = token_ids.to(device)
-        tokens = CPU_TOKENS if self.token_ids.device.type == "cpu" else GPU_TOKENS
-        self.sequences_at_once = sequences_at_once or max(1, tokens // token_ids.shape[1])
-        self.logits_bytes = logits_bytes
+        sequences, positions = token_ids.shape
+        self.parts = cut(sequences, PARTS if on_cpu else 1)
+        self.threads = (self.compute.threads or torch.get_num_threads()) if on_cpu else 1
+        self._at_once = self.compute.sequences_at_once or max(1, (CPU_TOKENS if on_cpu else GPU_TOKENS) // positions)
         self._model = build_model(config, dtype=dtype).requires_grad_(False)
-        self._taps = [tap for tap in taps(self._model) if tap.site in self.sites]
-        self._ropes = self._model.ropes(token_ids.shape[1], device=device, dtype=dtype)
+        self._watching = _Watching()
+        for tap in taps(self._model):
+            if tap.site in self.sites:
+                tap.register_forward_hook(self._watching.show)
+        self._ropes = self._model.ropes(positions, device=device, dtype=dtype)
+        self._copies = None if on_cpu else torch.cuda.Stream(device)
         self.residual = torch.empty(*token_ids.shape, config.hidden_size, device=device, dtype=dtype)
         self._remaining = list(stages(config))
 
-    def run(self, stage: Stage, weights: Mapping[str, Tensor], observe: Observer) -> None:
+    def prepare(self, stage: Stage, weights: Mapping[str, Tensor]) -> Prepared:
+        """The stage's weights made ready; may be called ahead, from another thread.
+
+        On the CPU weights that are stored in the compute dtype stay where they are. For a GPU their copy is started, from
+        pinned memory and on a stream of its own, while an earlier stage computes.
+        """
+        dtype = self.residual.dtype
+        if self._copies is None:
+            return Prepared(stage, {name: weights[name].to(dtype) for name in stage.tensors})
+        with torch.cuda.stream(self._copies):
+            pinned = {name: weights[name].pin_memory() for name in stage.tensors}
+            there = {name: each.to(self.residual.device, non_blocking=True).to(dtype) for name, each in pinned.items()}
+            return Prepared(stage, there, self._copies.record_event())
+
+    def run(self, prepared: Prepared, observe: Observer) -> None:
         """Carries every sequence through one stage; stages come in the order of `stages(config)`, each once.
 
         Raises OptionError for a stage out of order.
         """
+        stage = prepared.stage
         if not self._remaining or stage != self._remaining[0]:
             wanted = self._remaining[0].name if self._remaining else "no further stage"
             raise OptionError(f"stages must run in order, next is {wanted}; got {stage.name}: start a new StreamedPass")
-        self._remaining.pop(
-            0
-        )  # before it runs: a stage that broke off has changed some sequences, and cannot run again
+        # Before it runs: a stage that broke off has changed some sequences, and cannot run again.
+        self._remaining.pop(0)
         step = {EMBEDDING: self._embed, HEAD: self._finish}.get(stage.name, self._block)
-        with torch.inference_mode(), self._lent(stage, weights):
-            for rows in slices(len(self.token_ids), self.sequences_at_once):
-                step(stage, rows, observe)
 
-    def _embed(self, stage: Stage, rows: slice, observe: Observer) -> None:
-        with self._watched(stage, rows, observe):
-            self.residual[rows] = self._model.embed(self.token_ids[rows])
+        @torch.inference_mode()
+        def run_part(part: int) -> None:
+            first, end = self.parts[part].start, self.parts[part].stop
+            for rows in slices(end - first, self._at_once):
+                there = slice(first + rows.start, first + rows.stop)
+                with self._watching.during(observe, there, slice(0, self.token_ids.shape[1]), part):
+                    step(stage, there)
 
-    def _block(self, stage: Stage, rows: slice, observe: Observer) -> None:
-        with self._watched(stage, rows, observe):
-            block, rope = self._model.model.layers[stage.layer], self._ropes[stage.layer]
-            self.residual[rows] = block(self.residual[rows], rope)
+        with self._lent(prepared):
+            in_threads(run_part, len(self.parts), threads=self.threads)
 
-    def _finish(self, stage: Stage, rows: slice, observe: Observer) -> None:
-        with self._watched(stage, rows, observe):
-            hidden = self._model.finish(self.residual[rows])
+    def _embed(self, stage: Stage, rows: slice) -> None:
+        self.residual[rows] = self._model.embed(self.token_ids[rows])
+
+    def _block(self, stage: Stage, rows: slice) -> None:
+        block = self._model.model.layers[stage.layer]
+        self.residual[rows] = block(self.residual[rows], self._ropes[stage.layer])
+
+    def _finish(self, stage: Stage, rows: slice) -> None:
+        hidden = self._model.finish(self.residual[rows])
         if Site.LOGITS not in self.sites:
             return
-        for positions in slices(hidden.shape[1], self._positions_at_once(hidden.shape[0])):
-            with self._watched(stage, rows, observe, positions):
-                self._model.head(hidden[:, positions])
-
-    def _positions_at_once(self, sequences: int) -> int:
-        position_bytes = 4 * sequences * self.config.vocab_size
-        return max(1, self.logits_bytes // position_bytes)
+        weight = self._model.head_weight
+        for columns in slices(len(weight), self.compute.columns_at_once):
+            self._watching.see(Site.LOGITS, NO_LAYER, F.linear(hidden, weight[columns]), columns)
 
     @contextmanager
-    def _lent(self, stage: Stage, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """The model holds the stage's weights, in the compute dtype, and is on the meta device again afterwards."""
-        device, dtype = self.residual.device, self.residual.dtype
-        lent = {name: weights[name].to(device, dtype) for name in stage.tensors}
+    def _lent(self, prepared: Prepared) -> Iterator[None]:
+        """The model holds the stage's weights, and its own empty ones again afterwards."""
+        if prepared.arrived is not None:
+            prepared.arrived.wait(torch.cuda.current_stream(self.residual.device))
+        empty = {name: self._model.get_parameter(name) for name in prepared.stage.tensors}
         try:
-            self._model.load_state_dict(lent, strict=False, assign=True)
+            for name, tensor in prepared.weights.items():
+                self._place(name, nn.Parameter(tensor, requires_grad=False))
             yield
         finally:
-            self._model.to("meta")
+            for name, parameter in empty.items():
+                self._place(name, parameter)
+
+    def _place(self, name: str, parameter: nn.Parameter) -> None:
+        module, _, attribute = name.rpartition(".")
+        setattr(self._model.get_submodule(module), attribute, parameter)
+
+
+class _Watching(threading.local):
+    """Which observer a thread shows its activations to, and of what part of the probe they are."""
 
     @contextmanager
-    def _watched(self, stage: Stage, rows: slice, observe: Observer, positions: slice | None = None) -> Iterator[None]:
-        """The wanted taps of a stage call `observe` while this lasts."""
-        there = positions or slice(0, self.token_ids.shape[1])
-
-        def show(tap: Tap, _: object, values: Tensor) -> None:
-            if tap.site is Site.LOGITS:
-                values = values.to(torch.promote_types(values.dtype, torch.float32))
-            observe(Observation(tap.site, tap.layer, values, rows, there))
-
-        handles = [tap.register_forward_hook(show) for tap in self._taps if tap.layer == stage.layer]
+    def during(self, observe: Observer, rows: slice, positions: slice, part: int) -> Iterator[None]:
+        """Everything seen while this lasts goes to `observe`."""
+        self._observe, self._rows, self._positions, self._part = observe, rows, positions, part
         try:
             yield
         finally:
-            for handle in handles:
-                handle.remove()
+            del self._observe
 
+    def show(self, tap: Tap, _: object, values: Tensor) -> None:
+        """The forward hook of a tap."""
+        self.see(tap.site, tap.layer, values, slice(0, values.shape[-1]))
 
-def slices(length: int, size: int) -> Iterator[slice]:
-    """Consecutive slices of at most `size` that cover `range(length)`."""
-    return (slice(start, min(start + size, length)) for start in range(0, length, size))
+    def see(self, site: Site, layer: int, values: Tensor, columns: slice) -> None:
+        """Hands on what a place in the model gave."""
+        self._observe(Observation(site, layer, values, self._rows, self._positions, columns, self._part))

@@ -66,6 +66,10 @@ class Observation(Protocol):
     def positions(self) -> slice:
         """Positions of those sequences."""
 
+    @property
+    def columns(self) -> slice:
+        """Of the width: logits come in slices of the vocabulary."""
+
 
 class ForwardRecorders:
     """The recorders of the wanted groups; groups that need no forward pass are passed over.
@@ -74,7 +78,13 @@ class ForwardRecorders:
     """
 
     def __init__(
-        self, probe: ProbeTokens, config_layers: int, groups: Collection[str], *, available: Collection[Site]
+        self,
+        probe: ProbeTokens,
+        config_layers: int,
+        groups: Collection[str],
+        *,
+        available: Collection[Site],
+        vocab_size: int | None = None,
     ) -> None:
         self.groups = frozenset(groups) & frozenset(FORWARD_GROUPS)
         self._sites_of = {group: sites_of(group, available) for group in self.groups}
@@ -85,7 +95,8 @@ class ForwardRecorders:
         self._activations = ActivationRecorder()
         self._outliers = OutlierRecorder(probe.token_ids)
         self._routing = RoutingRecorder(probe)
-        self._losses = LossRecorder(probe)
+        self._vocab_size = vocab_size
+        self._losses: LossRecorder | None = None  # made when logits come: it holds ten numbers a token
         self._losses_given = False
         self._rule_given = False
 
@@ -94,7 +105,7 @@ class ForwardRecorders:
         self._layers.add(seen.layer)
         if seen.site is Site.LOGITS:
             if self.groups & _LOSS_GROUPS:
-                self._losses.observe(seen.values, seen.rows, seen.positions)
+                self._loss_recorder().observe(seen.values, seen.rows, seen.positions, seen.columns.start)
             return
         mask = self._probe.mask[seen.rows, seen.positions]
         if "activations" in self.groups and seen.site in self._sites_of["activations"]:
@@ -111,7 +122,8 @@ class ForwardRecorders:
         self._activations.merge(other._activations)
         self._outliers.merge(other._outliers)
         self._routing.merge(other._routing)
-        self._losses.merge(other._losses)
+        if other._losses is not None:
+            self._loss_recorder().merge(other._losses)
 
     def harvest(self, layer: int | None = None) -> list[Record]:
         """What was measured at one layer (or at all seen since the last harvest), whose state is dropped.
@@ -126,13 +138,17 @@ class ForwardRecorders:
         self._unharvested.difference_update(layers)
         if not self._unharvested:
             records += self._over_layers()
-        if self._losses.complete:
+        if self._losses is not None and self._losses.complete:
             records += self._of_losses()
         return records
 
     def records(self) -> list[Record]:
         """Everything not yet harvested, complete or not."""
         return self.harvest() + self._over_layers() + self._of_losses()
+
+    def _loss_recorder(self) -> LossRecorder:
+        self._losses = self._losses or LossRecorder(self._probe, self._vocab_size)
+        return self._losses
 
     def _over_layers(self) -> list[Record]:
         given, self._rule_given = self._rule_given, True
@@ -141,4 +157,4 @@ class ForwardRecorders:
     def _of_losses(self) -> list[Record]:
         given, self._losses_given = self._losses_given, True
         wanted = self.groups & _LOSS_GROUPS
-        return [] if given or not wanted else [r for r in self._losses.records() if r.quantity.group in wanted]
+        return [] if given or not wanted else [r for r in self._loss_recorder().records() if r.quantity.group in wanted]

@@ -14,25 +14,32 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import torch
-
 from olmo_dynamics.checkpoints import Checkpoint, Source, open_source
-from olmo_dynamics.errors import DivergedError, TrainingError
-from olmo_dynamics.model import parse_config
+from olmo_dynamics.errors import DivergedError, OptionError, TrainingError
+from olmo_dynamics.model import ModelConfig, parse_config
 from olmo_dynamics.training.batch import Batch
 from olmo_dynamics.training.checkpoint import CheckpointWriter, checkpoint_name, read_checkpoint, written_checkpoints
+from olmo_dynamics.training.data_files import DataFiles
+from olmo_dynamics.training.edits import apply_edits
+from olmo_dynamics.training.evaluation import TABLE as EVALUATION_TABLE
+from olmo_dynamics.training.evaluation import Evaluator
 from olmo_dynamics.training.objective import evaluate
+from olmo_dynamics.training.options import Options
 from olmo_dynamics.training.parents import Parent, read_parent
-from olmo_dynamics.training.plans import Field, Options, Plan, make_plan
+from olmo_dynamics.training.plans import Plan, make_plan
+from olmo_dynamics.training.record import Field
 from olmo_dynamics.training.restoring import restore_state
 from olmo_dynamics.training.state import TrainState
+from olmo_dynamics.training.texts import Writer
+from olmo_dynamics.training.token_files import TokenFiles
+from olmo_dynamics.training.token_sources import dtype_for
 from olmo_dynamics.training.trainer import Event, next_batch, train
 
 JUMP = 0.5
 """How much worse than expected the first batch may be, nats per token, before it is an error."""
 
-RESUMED = "resumed"
 TOKENIZER_FILE = "tokenizer.json"
+RESUMED = "resumed"
 
 
 @runtime_checkable
@@ -51,7 +58,7 @@ class Fork:
     folder: Path | None = None  # of its last checkpoint
     first_loss: float = math.nan
     expected_loss: float = math.nan  # what `first_loss` was held against, see `expected_from`
-    expected_from: str = ""
+    expected_from: str = ""  # "resumed" where nothing was
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -76,34 +83,36 @@ def fork(
     is seen before that update's checkpoint is written.
 
     Without changes it does what the parent would have done. Changes are given by name, as in `lr=1e-4, schedule="linear"`:
-    the fields of `olmo_dynamics.training.plans.Options`.
+    the fields of `olmo_dynamics.training.options.Options`.
 
     Raises: TrainingError for what cannot be continued, or a first loss that jumps; OptionError for changes without meaning.
     """
     options, folder = Options(**changes), Path(out)
     with open_checkpoint(run, revision) as checkpoint:
         parent = read_parent(checkpoint)
-        plan = make_plan(parent, parse_config(checkpoint.config), data=data, steps=steps, options=options)
+        config = parse_config(checkpoint.config)
+        words = read_tokenizer(checkpoint, options.tokenizer)
+        plan = make_plan(parent, config, data=_open(data, parent, config, options, words), steps=steps, options=options)
+        evaluator = _evaluator(folder, parent, config, plan, options, words)
         if dry_run:
             return Fork(plan, folder)
-        words = read_tokenizer(checkpoint, options.tokenizer)
         resumed = _resume(folder, checkpoint, plan)
-        if resumed:
-            (state, lineage), losses = resumed, (math.nan, math.nan, RESUMED)
-        else:
-            state = restore_state(checkpoint, parent, plan.recipe, moments=plan.moments)
-            losses = first_losses(checkpoint, state, plan, parent_loss=options.parent_loss)
-            _refuse_jump(*losses, accepted=options.accept_loss_jump)
-            lineage = _lineage(checkpoint, parent, plan, options, losses)
+        state, lineage = resumed or _begin(checkpoint, parent, plan, options)
     writer = CheckpointWriter(folder, plan.recipe, words, lineage, options.keep)
     folder.mkdir(parents=True, exist_ok=True)
+    evaluator.resume(state.step)
+    if state.step == parent.step and not evaluator.rows:
+        evaluator.measure(state)
     writer.write(state)
+    watching = [evaluator] if evaluator.files else []
     try:
-        train(state, plan.recipe, plan.batches, callbacks=[*watch(plan, state), writer])
+        train(state, plan.recipe, plan.batches, callbacks=[*watching, *watch(plan, state), writer])
     except DivergedError:
         writer.write(state)  # the last good one
         raise
     last = folder / checkpoint_name(state.step, state.tokens_seen)
+    found = lineage["first_batch"]
+    losses = (math.nan, math.nan, RESUMED) if resumed else (found["loss"], found["expected"], found["expected_from"])
     return Fork(plan, folder, last, *losses)
 
 
@@ -112,18 +121,28 @@ def next_batches(
     revision: str,
     *,
     data: Sequence[str | Path],
-    first: int = 0,
+    step: int | None = None,
     count: int = 1,
     **changes: Any,
 ) -> tuple[int, list[Batch]]:
-    """The step of the first of `count` batches, `first` steps after the next one, and those; no weight is read."""
+    """The step of the first of `count` batches, and those: from `step` on, which may be past, else the next; reads no weight.
+
+    Raises: TrainingError for a step before the data's beginning.
+    """
     with open_checkpoint(run, revision) as checkpoint:
         parent = read_parent(checkpoint)
-        if parent.recipe is None:
-            changes = {"moments": "zero", "lr": 1.0, **changes}  # neither decides which tokens come
-        config = parse_config(checkpoint.config)
-        plan = make_plan(parent, config, data=data, steps=1, options=Options(**changes))
-    return parent.step + 1 + first, [plan.batches.batch(first + number) for number in range(count)]
+        changes = {"moments": "zero", "lr": 1.0, "schedule": "constant", **changes}  # these decide no tokens
+        options, config = Options(**changes), parse_config(checkpoint.config)
+        words = read_tokenizer(checkpoint, options.tokenizer)
+        first = parent.step + 1 if step is None else step
+        steps = max(first + count - 1 - parent.step, 1)
+        opened = _open(data, parent, config, options, words)
+        plan = make_plan(parent, config, data=opened, steps=steps, options=options)
+    since = parent.step - parent.position if parent.form == "ours" else 0
+    if first <= since:
+        raise TrainingError(f"this run read its data from step {since + 1} on; wanted step {first}: ask its parent")
+    positions = range(first - parent.step - 1, first - parent.step - 1 + count)
+    return first, [plan.batches.batch(position) for position in positions]
 
 
 def open_checkpoint(run: HasSource | Source | str | Path, revision: str) -> Checkpoint:
@@ -155,16 +174,50 @@ def first_losses(
         return first, parent_loss, "given as the parent's"
     if not math.isnan(state.loss):
         return first, state.loss, "the parent's own, of the step before"
-    order, sequences = plan.batches.order, plan.recipe.sequences_per_step
-    if order.skipped >= sequences:
-        instances = plan.batches.instances_before(sequences)
-        last = Batch(torch.from_numpy(plan.batches.files.read(instances)))
-        return (
-            first,
-            evaluate(state.model, last, plan.recipe).cross_entropy,
-            "the parent's own, of the batch it saw last",
-        )
+    last = plan.batches.before()
+    if last is not None:
+        return first, _loss(state, last, plan), "the parent's own, of the batch it saw last"
     return first, math.log(state.model.config.vocab_size), "ln(vocabulary), knowing nothing better"
+
+
+def _open(
+    data: Sequence[str | Path], parent: Parent, config: ModelConfig, options: Options, words: bytes | None
+) -> DataFiles:
+    """The files, those of ids in the dtype that the user, the parent or the vocabulary says."""
+    if not data:
+        raise OptionError("a fork wants at least 1 file of tokens or text; got none")
+    ends = config.eos_token_id
+    end = ends[0] if isinstance(ends, tuple) else ends
+    return DataFiles.open(
+        data,
+        dtype=options.data_dtype or parent.token_dtype or dtype_for(config.vocab_size),
+        texts=lambda: Writer.of(words, vocab_size=config.vocab_size, end_of_text=end),
+    )
+
+
+def _evaluator(
+    folder: Path, parent: Parent, config: ModelConfig, plan: Plan, options: Options, words: bytes | None
+) -> Evaluator:
+    opened = _open(options.eval, parent, config, options, words).sources if options.eval else ()
+    length, recipe = plan.recipe.sequence_length, plan.recipe
+    files = {source.name: TokenFiles.cut([source], length=length, vocab_size=config.vocab_size) for source in opened}
+    return Evaluator(folder / EVALUATION_TABLE, files, recipe, options.eval_every, parent.step)
+
+
+def _begin(checkpoint: Checkpoint, parent: Parent, plan: Plan, options: Options) -> tuple[TrainState, dict[str, Any]]:
+    """The state at the fork and its lineage; the first loss is held against the parent's before weights are edited."""
+    state = restore_state(checkpoint, parent, plan.recipe, moments=plan.moments)
+    losses = first_losses(checkpoint, state, plan, parent_loss=options.parent_loss)
+    _refuse_jump(*losses, accepted=options.accept_loss_jump)
+    lineage = _lineage(checkpoint, parent, plan, options, losses)
+    if plan.edits:
+        lineage["edits"] = apply_edits(state, options)
+        lineage["first_batch"]["loss_edited"] = _loss(state, next_batch(plan.batches, state), plan)
+    return state, lineage
+
+
+def _loss(state: TrainState, batch: Batch, plan: Plan) -> float:
+    return evaluate(state.model, batch, plan.recipe).cross_entropy
 
 
 def _refuse_jump(first: float, expected: float, known_from: str, *, accepted: bool) -> None:
@@ -205,8 +258,8 @@ def _lineage(
             "tokens": parent.tokens_seen,
             "weights_sha256": checkpoint.weights_sha256(),
         },
-        "overrides": options.given(),
-        "fields": [asdict(field) for field in plan.fields],
+        "overrides": {name: value for name, value in options.given().items() if name != "edit"},
+        "fields": [asdict(each) for each in plan.fields],
         "first_batch": dict(zip(("loss", "expected", "expected_from"), losses, strict=True)),
         "fork": plan.to_json(),
     }

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import torch
 from jaxtyping import Int64, UInt32
 
 from olmo_dynamics.errors import OptionError, TrainingError
 from olmo_dynamics.training.batch import Batch
+from olmo_dynamics.training.marks import UNMARKED, Marks
+from olmo_dynamics.training.sizes import BatchSizes
 from olmo_dynamics.training.token_files import TokenFiles
+from olmo_dynamics.training.token_sources import TokenSource
 
 FIRST_EPOCH = {"olmo": 0, "olmo-core": 1, "shuffled": 1, "sequential": 0}
 """The orders that there are, and the number of the first pass over the data in each."""
@@ -49,16 +51,20 @@ class Order:
 
 @dataclass(frozen=True)
 class OrderedBatches:
-    """Batches of `sequences` instances; what fills no whole batch at an epoch's end is dropped, as both trainers do."""
+    """Batches of instances; what fills no whole batch at an epoch's end is dropped, as both trainers do.
+
+    Position 0 is the batch after the place that `order` says; positions below it are batches seen before, of the same size.
+    """
 
     files: TokenFiles
     order: Order
-    sequences: int
+    sizes: BatchSizes
+    marks: Marks = UNMARKED
 
     def __post_init__(self) -> None:
-        if self.per_epoch == 0:
+        if self.files.count < self.sizes.largest:
             raise TrainingError(
-                f"one batch is {self.sequences} instances of {self.files.length}; the data holds {self.files.count}: "
+                f"one batch is {self.sizes.largest} instances of {self.files.length}; the data holds {self.files.count}: "
                 "give more data or a smaller batch"
             )
         if self.order.skipped > self.files.count:
@@ -68,36 +74,60 @@ class OrderedBatches:
             )
 
     @property
-    def per_epoch(self) -> int:
-        """Whole batches in one pass over the data."""
-        return self.files.count // self.sequences
-
-    @property
-    def left_in_epoch(self) -> int:
-        """Whole batches from the place where the run began to the end of that epoch."""
-        return (self.files.count - self.order.skipped) // self.sequences
+    def sources(self) -> tuple[TokenSource, ...]:
+        """The files, in order."""
+        return self.files.sources
 
     def place(self, position: int) -> tuple[int, int]:
-        """Epoch, and instances before it in that epoch, of the batch after `position` others of this run."""
-        if position < self.left_in_epoch:
-            return self.order.epoch, self.order.skipped + position * self.sequences
-        passes, row = divmod(position - self.left_in_epoch, self.per_epoch)
-        return self.order.epoch + 1 + passes, row * self.sequences
+        """Epoch, and instances before it in that epoch, of the batch after `position` others of this run.
+
+        Raises: TrainingError for one before the data's beginning.
+        """
+        if position < 0:
+            return self._earlier(-position * self.sizes.first)
+        epoch, row = self.order.epoch, self.order.skipped
+        for batches, sequences in self.sizes.stages(position):
+            epoch, row = self._advance((epoch, row), batches, sequences)
+        return epoch, row
 
     def instances(self, position: int) -> Int64[np.ndarray, " sequences"]:
         """Which instances that batch takes."""
         epoch, first = self.place(position)
         order = order_of_epoch(self.order.kind, self.files.count, self.order.seed, epoch, self.order.block)
-        return order[first : first + self.sequences].astype(np.int64)
-
-    def instances_before(self, count: int) -> Int64[np.ndarray, " count"]:
-        """The last `count` instances that were seen before this run began; no more than it skipped."""
-        order = order_of_epoch(self.order.kind, self.files.count, self.order.seed, self.order.epoch, self.order.block)
-        return order[max(self.order.skipped - count, 0) : self.order.skipped].astype(np.int64)
+        return order[first : first + self.sizes.at(position)].astype(np.int64)
 
     def batch(self, position: int) -> Batch:
         """The batch after `position` others."""
-        return Batch(torch.from_numpy(self.files.read(self.instances(position))))
+        return self.marks.batch(self.files.read(self.instances(position)))
+
+    def before(self) -> Batch | None:
+        """The batch that was seen last before this run began, if there was a whole one in the epoch."""
+        return self.batch(-1) if self.order.skipped >= self.sizes.first else None
+
+    def __str__(self) -> str:
+        """`olmo, seed 6198, epoch 0, after 640 sequences`."""
+        order = self.order
+        return f"{order.kind}, seed {order.seed}, epoch {order.epoch}, after {order.skipped} sequences"
+
+    def _advance(self, place: tuple[int, int], batches: int, sequences: int) -> tuple[int, int]:
+        epoch, row = place
+        left = (self.files.count - row) // sequences
+        if batches < left or not batches:
+            return (epoch, row + batches * sequences) if left else (epoch + 1, 0)
+        passes, batch = divmod(batches - left, self.files.count // sequences)
+        return epoch + 1 + passes, batch * sequences
+
+    def _earlier(self, instances: int) -> tuple[int, int]:
+        whole = self.files.count // self.sizes.first * self.sizes.first
+        epochs, row = divmod(self.order.skipped - instances, whole)
+        if self.order.skipped >= instances:
+            epochs, row = 0, self.order.skipped - instances
+        if self.order.epoch + epochs < FIRST_EPOCH[self.order.kind]:
+            raise TrainingError(
+                f"the parent had seen {self.order.skipped} sequences of its data in epoch {self.order.epoch}; wanted "
+                f"{instances} before its place: choose a later --step"
+            )
+        return self.order.epoch + epochs, row
 
 
 @lru_cache(maxsize=2)  # the epoch at hand, and the next one

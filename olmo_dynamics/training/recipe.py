@@ -9,14 +9,17 @@ A recipe is a frozen record that refuses what cannot mean anything, so the loop 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from olmo_dynamics.errors import OptionError
+from olmo_dynamics.training.marks import Repeats
 from olmo_dynamics.training.orders import Order
 from olmo_dynamics.training.schedule import Schedule, cosine_with_warmup
+from olmo_dynamics.training.sizes import BatchSizes
 
 EMBEDDING = "model.embed_tokens.weight"
 MEANS = ("labels", "positions")
@@ -50,6 +53,10 @@ class Recipe:
     schedule: Schedule | None = None  # in place of the warm-up and cosine above
     order: Order | None = None  # in place of OLMo-core's order from the data's beginning
     step_stays_zero: bool = False  # SkipStepAdamW before its fix: AdamW's own step is 1 in every update
+    batch_growth: tuple[tuple[int, int], ...] = ()  # (batches since the data's place, sequences from then on)
+    mixture: tuple[float, ...] = ()  # each data file's weight, where they are mixed
+    mask_documents: bool = False  # attention within documents
+    repeats: Repeats | None = None  # which sequences do not count
     workers: int = 1  # threads that share a batch; a part of the recipe since sums depend on it
     dtype: str = "float32"  # of the forward and backward pass; masters, sums and moments are float32 in any case
     micro_batch: int | None = None  # sequences that a worker runs at once; None: all of its share
@@ -84,8 +91,13 @@ class Recipe:
         _need(saved, "save_at", f"steps within 0..{self.steps}", self.save_at)
 
     @property
+    def sizes(self) -> BatchSizes:
+        """Sequences of each batch."""
+        return BatchSizes(self.sequences_per_step, self.batch_growth)
+
+    @property
     def tokens_per_step(self) -> int:
-        """Tokens that one update sees."""
+        """Tokens that one update sees, before its batches grow."""
         return self.sequences_per_step * self.sequence_length
 
     def learning_rate(self, step: int, tokens_seen: int | None = None) -> float:
@@ -100,15 +112,14 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as plain JSON values."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Recipe:
         """The recipe that `to_json` wrote."""
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
-        }
-        for name, kind in (("schedule", Schedule), ("order", Order)):
+        values = _tuples(fields)
+        for name, kind in (("schedule", Schedule), ("order", Order), ("repeats", Repeats)):
             if values.get(name) is not None:
                 values[name] = kind(**values[name])
         return cls(**values)
@@ -130,6 +141,13 @@ def log_spaced(steps: int, count: int) -> tuple[int, ...]:
         ideal = previous * (steps / previous) ** (1 / remaining) if previous else 1
         chosen.append(steps if remaining == 1 else max(previous + 1, round(ideal)))
     return tuple(chosen)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as tuples, at every depth."""
+    if isinstance(value, Mapping):
+        return {name: _tuples(each) for name, each in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _need(holds: bool, name: str, wanted: str, came: object) -> None:

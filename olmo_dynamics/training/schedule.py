@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from olmo_dynamics.errors import OptionError
 
-KINDS = ("cosine", "linear", "constant")
+KINDS = ("cosine", "linear", "constant", "wsd")
 UNITS = ("steps", "tokens")
+SHAPES = ("linear", "sqrt")
+"""How WSD comes down: in a line, or by 1 - √u with u the share of the decay that is done (Hägele et al. 2024)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +22,9 @@ class Schedule:
     """A curve over steps or tokens since `begin`, and over it a fork's own warm-up from 0, counted in steps.
 
     From `warmup_from` a line up to `peak` at `warmup`; then half a cosine, a line or nothing down to `final_fraction · peak`
-    at `end`; flat from there on. `scale` multiplies all of it; so does `(step - rewarm_at) / rewarm_steps` until it is 1.
+    at `end`; flat from there on. "wsd" is flat until `decay_from` and comes down from there, by `decay_shape`. `scale`
+    multiplies all of it; so does `(step - rewarm_at) / rewarm_steps` until it is 1, and the factor of the last of `factors`
+    whose update has come.
     """
 
     kind: str = "cosine"
@@ -34,6 +38,9 @@ class Schedule:
     scale: float = 1.0
     rewarm_at: int = 0
     rewarm_steps: int = 0
+    decay_from: float = 0
+    decay_shape: str = "linear"
+    factors: tuple[tuple[int, float], ...] = ()  # (update, factor from it on), updates rising
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS or self.units not in UNITS:
@@ -47,9 +54,17 @@ class Schedule:
     def learning_rate(self, step: int, tokens_seen: int) -> float:
         """The learning rate of the update that makes the counters `step` and `tokens_seen`."""
         now = (tokens_seen if self.units == "tokens" else step) - self.begin
-        rate = self.scale * self._curve(now)
+        rate = self.scale * self._curve(now) * self.factor(step)
         rewarmed = step - self.rewarm_at
         return rate if rewarmed >= self.rewarm_steps else rate * rewarmed / self.rewarm_steps
+
+    def factor(self, step: int) -> float:
+        """What `factors` make of that update."""
+        return next((factor for at, factor in reversed(self.factors) if step >= at), 1.0)
+
+    def has_ended(self, step: int, tokens_seen: int) -> bool:
+        """Whether nothing will change any more: the counters lie at its end, or beyond."""
+        return self.kind != "constant" and (tokens_seen if self.units == "tokens" else step) - self.begin >= self.end
 
     def __str__(self) -> str:
         """`cosine over tokens: up from 0 to 0.002 at 20480, down to 0.0002 at 409600`."""
@@ -58,8 +73,10 @@ class Schedule:
         words += f" from {self.begin}" if self.begin else ""
         words += f": up from {self.scale * self.warmup_from:.6g} to" if self.warmup else ":"
         words += f" {peak:.6g}" + (f" at {self.warmup:.0f}" if self.warmup else "")
+        words += f", from {self.decay_from:.0f} on ({self.decay_shape})" if self.kind == "wsd" else ""
         words += "" if self.kind == "constant" else f", down to {self.final_fraction * peak:.6g} at {self.end:.0f}"
-        return words + (f"; re-warmed over {self.rewarm_steps} steps" if self.rewarm_steps else "")
+        words += f"; re-warmed over {self.rewarm_steps} steps" if self.rewarm_steps else ""
+        return words + "".join(f"; times {factor:.6g} from update {at}" for at, factor in self.factors)
 
     def _curve(self, now: float) -> float:
         if now < self.warmup and self.warmup_from:
@@ -70,10 +87,11 @@ class Schedule:
             )
         if self.kind == "constant":
             return self.peak
-        low = self.final_fraction * self.peak
-        return (
-            low if now >= self.end else self.peak - (self.peak - low) * (now - self.warmup) / (self.end - self.warmup)
-        )
+        low, first = self.final_fraction * self.peak, self.decay_from if self.kind == "wsd" else self.warmup
+        if now >= self.end:
+            return low
+        done = max(0.0, (now - first) / (self.end - first))
+        return self.peak - (self.peak - low) * (math.sqrt(done) if self.decay_shape == "sqrt" else done)
 
 
 def cosine_with_warmup(now: float, *, peak: float, warmup: float, end: float, final_fraction: float) -> float:

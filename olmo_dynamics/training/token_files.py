@@ -1,11 +1,8 @@
-"""Token files as OLMo publishes them: headerless integers, end to end, whatever their name ends in.
+"""Token files cut into instances, as both trainers cut them: each file by itself, its tail dropped; nothing joins two files.
 
-Each file is cut into instances of `length` tokens by itself and its tail dropped; nothing joins two files. Files are mapped,
-so that only the instances asked for are read.
-
-    >>> files = TokenFiles.open([Path("part-0.npy"), Path("part-1.npy")], length=4096, dtype="uint32")  # doctest: +SKIP
-    >>> files.read([0, 17]).shape                                                                    # doctest: +SKIP
-    (2, 4096)
+>>> files = TokenFiles.open([Path("part-0.npy"), Path("part-1.npy")], length=4096, dtype="uint32")  # doctest: +SKIP
+>>> files.read([0, 17]).shape                                                                    # doctest: +SKIP
+(2, 4096)
 """
 
 from __future__ import annotations
@@ -18,45 +15,49 @@ import numpy as np
 from jaxtyping import Int64, Integer
 
 from olmo_dynamics.errors import TrainingError
+from olmo_dynamics.training.token_sources import TokenSource, open_tokens
 
-DTYPES = ("uint16", "uint32")
-
-
-def dtype_for(vocab_size: int) -> str:
-    """What the trainers store ids of this vocabulary in: the narrowest of uint16 and uint32."""
-    return "uint16" if vocab_size <= 1 << 16 else "uint32"
+_TELLING = 64  # tokens of an instance from which a wrong dtype can be told
 
 
 @dataclass(frozen=True)
 class TokenFiles:
-    """Instances of `length` tokens, numbered over all files in the order given; a path given twice is read twice."""
+    """Instances of `length` tokens, numbered over all files in the order given; a file given twice is read twice.
 
-    paths: tuple[Path, ...]
-    arrays: tuple[Integer[np.ndarray, " _"], ...]
+    Where `vocab_size` is given, ids beyond it are refused as they are read.
+    """
+
+    sources: tuple[TokenSource, ...]
     counts: tuple[int, ...]  # instances of each file
     length: int
+    vocab_size: int | None = None
 
     @classmethod
     def open(cls, paths: Sequence[str | Path], *, length: int, dtype: str, unit: int | None = None) -> TokenFiles:
-        """Map the files; `unit` is OLMo-core's max_target_sequence_length, by which files are cut before `length` is.
+        """The instances of these files of bare ids.
 
-        Raises: TrainingError for a missing file, one with a NumPy header, one of a broken size, and for no instance at all.
+        Raises: TrainingError for files that hold no tokens of that dtype, and for no instance at all.
+        """
+        return cls.cut([open_tokens(path, dtype) for path in paths], length=length, unit=unit)
+
+    @classmethod
+    def cut(
+        cls, sources: Sequence[TokenSource], *, length: int, unit: int | None = None, vocab_size: int | None = None
+    ) -> TokenFiles:
+        """Their instances; `unit` is OLMo-core's max_target_sequence_length, by which files are cut before `length` is.
+
+        Raises: TrainingError for no instance at all.
         """
         unit = unit or length
-        if dtype not in DTYPES or unit % length:
+        if unit % length:
+            raise TrainingError(f"instances want a target length that {length} divides; got {unit}")
+        counts = tuple(source.size // unit * (unit // length) for source in sources)
+        if not any(counts):
             raise TrainingError(
-                f"token files want a dtype of {' or '.join(DTYPES)} and a target length that {length} divides; "
-                f"got {dtype} and {unit}"
+                f"training wants at least one instance of {unit} tokens; the {len(sources)} files hold "
+                f"{sum(source.size for source in sources)}: give more data or a shorter length"
             )
-        files = tuple(Path(path).expanduser() for path in paths)
-        arrays = tuple(_map(path, np.dtype(dtype)) for path in files)
-        found = cls(files, arrays, tuple(array.size // unit * (unit // length) for array in arrays), length)
-        if not found.count:
-            raise TrainingError(
-                f"training wants at least one instance of {unit} tokens; the {len(files)} files hold "
-                f"{sum(array.size for array in arrays)}: give more data or a shorter length"
-            )
-        return found
+        return cls(tuple(sources), counts, length, vocab_size)
 
     @property
     def count(self) -> int:
@@ -66,30 +67,41 @@ class TokenFiles:
     @property
     def token_count(self) -> int:
         """Tokens of all files, tails among them."""
-        return sum(array.size for array in self.arrays)
+        return sum(source.size for source in self.sources)
 
     def read(self, instances: Sequence[int] | Integer[np.ndarray, " chosen"]) -> Int64[np.ndarray, "chosen length"]:
-        """The tokens of these instances, in the order asked."""
+        """The tokens of these instances, in the order asked; each file is asked once for all that it has of them.
+
+        Raises: TrainingError for ids that cannot be this vocabulary's.
+        """
+        wanted = np.asarray(instances, np.int64)
         ends = np.cumsum(self.counts)
-        rows = []
-        for instance in np.asarray(instances, np.int64):
-            file = int(np.searchsorted(ends, instance, side="right"))
-            start = (instance - (ends[file] - self.counts[file])) * self.length
-            rows.append(self.arrays[file][start : start + self.length])
-        return np.stack(rows).astype(np.int64)
+        owners = np.searchsorted(ends, wanted, side="right")
+        rows = np.empty((len(wanted), self.length), np.int64)
+        for file in np.unique(owners):
+            places = np.flatnonzero(owners == file)
+            starts = (wanted[places] - (ends[file] - self.counts[file])) * self.length
+            source = self.sources[int(file)]
+            spans = [(int(start), int(start) + self.length) for start in starts]
+            for place, span, row in zip(places, spans, source.read(spans), strict=True):
+                self._check(source, row, span[0])
+                rows[place] = row
+        return rows
 
-
-def _map(path: Path, dtype: np.dtype[np.generic]) -> Integer[np.ndarray, " tokens"]:
-    if not path.is_file():
-        raise TrainingError(f"wanted a file of token ids, {path} is none; check the path")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if file.read(6) == b"\x93NUMPY":
+    def _check(self, source: TokenSource, row: Integer[np.ndarray, " length"], start: int) -> None:
+        most = int(row.max())
+        if self.vocab_size is not None and most >= self.vocab_size:
             raise TrainingError(
-                f"{path} begins with a NumPy header; token files hold bare {dtype} ids: write it with array.tofile"
+                f"{source.name}: token ids must be below {self.vocab_size}, the model's vocabulary; got {most} at token "
+                f"{start + int(row.argmax())}, read as {source.dtype}: check --data-dtype and the tokenizer"
             )
-    if size % dtype.itemsize:
-        raise TrainingError(
-            f"{path} has {size} bytes, no multiple of the {dtype.itemsize} of {dtype}; check --data-dtype"
-        )
-    return np.memmap(path, dtype, mode="r") if size else np.empty(0, dtype)
+        halves = row[: self.length // 2 * 2].reshape(-1, 2)
+        if (
+            source.dtype.itemsize == 2
+            and self.length >= _TELLING
+            and halves[:, 1].max() <= 1 < len(np.unique(halves[:, 0]))
+        ):
+            raise TrainingError(
+                f"{source.name}: every other id at token {start} is 0 or 1, as in a file of uint32 that is read as uint16: "
+                "give --data-dtype uint32"
+            )

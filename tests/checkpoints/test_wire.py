@@ -17,7 +17,7 @@ from olmo_dynamics.checkpoints import wire as wire_module
 from olmo_dynamics.checkpoints.hub_api import Repo, asked_pause
 from olmo_dynamics.checkpoints.patience import Patience, UnsteadyError
 from olmo_dynamics.checkpoints.tensors import Span
-from olmo_dynamics.checkpoints.wire import Wire, plan_requests
+from olmo_dynamics.checkpoints.wire import Listing, Wire, plan_requests
 from olmo_dynamics.errors import AccessError, CheckpointError, NetworkError
 from tests.checkpoints.conftest import REPO
 from tests.hub import Fault, LocalHub
@@ -35,7 +35,7 @@ class Line:
         self.hub = hub
         self.commit = hub.repositories[REPO].branches["main"].id
         self.repo = Repo(REPO, hub.endpoint, token)
-        self.wire = Wire(self.repo, self.commit, {FILE: len(DATA)}, patience)
+        self.wire = Wire(self.repo, Listing(self.commit, {FILE: len(DATA)}), patience=patience)
 
     def read(self, *spans: Span) -> list[bytes]:
         buffers = [np.empty(span.stop - span.start, np.uint8) for span in spans]
@@ -143,7 +143,7 @@ class TestFetch:
     def test_reads_small_files_through_the_hubs_own_redirect(self, hub: LocalHub, patience: Patience) -> None:
         hub.add_repo(REPO, {"main": {"config.json": b'{"a": 1}'}})
         repo = Repo(REPO, hub.endpoint, False)
-        wire = Wire(repo, hub.repositories[REPO].branches["main"].id, {"config.json": 8}, patience)
+        wire = Wire(repo, Listing(hub.repositories[REPO].branches["main"].id, {"config.json": 8}), patience=patience)
         buffer = np.empty(4, np.uint8)
         wire.fetch([(Span("config.json", 2, 6), buffer)])
         assert buffer.tobytes() == b'a": '
@@ -228,7 +228,7 @@ class TestFaults:
         )
 
     def test_refuses_a_file_of_another_size(self, line: Line) -> None:
-        line.wire._sizes = {FILE: len(DATA) + 1}
+        line.wire._listing = Listing(line.commit, {FILE: len(DATA) + 1})
         for fault in ([], [Fault("ignore_range", FILE, host="cdn")]):
             line.hub.faults = fault
             with pytest.raises(CheckpointError) as caught:
@@ -246,7 +246,7 @@ class TestFaults:
         )
 
     def test_refuses_another_commit(self, line: Line) -> None:
-        wire = Wire(line.repo, "main", {FILE: len(DATA)})
+        wire = Wire(line.repo, Listing("main", {FILE: len(DATA)}))
         with pytest.raises(CheckpointError) as caught:
             wire.fetch([(Span(FILE, 0, 1), np.empty(1, np.uint8))])
         assert str(caught.value) == (

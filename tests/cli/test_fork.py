@@ -70,7 +70,7 @@ def test_batches_are_text_or_ids(run: Run, parent: tuple[str, str, str], shared:
     ("changes", "message"),
     [
         (("--batch", "2by3"), "--batch wants sequences x tokens, such as 16x128; got '2by3'"),
-        (("--save", "1,x"), "--save wants steps after the fork, such as 1,10,100; got '1,x'"),
+        (("--save", "1,x"), "--save wants whole numbers, such as 1,10,100; got '1,x'"),
         (("--order", "random"), "order must be one of parent, olmo, olmo-core, shuffled, sequential; got 'random'"),
     ],
 )

@@ -29,7 +29,7 @@ _REVISION = r"(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+)"
 _API = re.compile(rf"/api/models/{_REPO}(?:/(?P<noun>[a-z-]+)(?:/{_REVISION}(?:/(?P<path>.+))?)?)?")
 _RESOLVE = re.compile(rf"/{_REPO}/resolve/{_REVISION}/(?P<path>.+)")
 _CACHED = re.compile(rf"/api/resolve-cache/models/{_REPO}/{_REVISION}/(?P<path>.+)")
-_STORED = re.compile(rf"/repos/{_REPO}/(?P<sha256>[0-9a-f]{{64}})")
+_STORED = re.compile(rf"/repos/{_REPO}/(?P<key>[0-9a-f]{{64}})")
 
 
 def answer_hub(hub: LocalHub, request: Request) -> Answer:
@@ -116,7 +116,7 @@ def _answer_api(
     if noun in (None, "revision"):
         return json_answer(_info(repository, commit, blobs=request.parameters.get("blobs") == "true"))
     if noun == "tree":
-        return _page(hub, request, _tree(commit, path or "", request.parameters))
+        return _page(hub, request, _tree(hub, commit, path or "", request.parameters))
     if noun == "commits":
         return _page(hub, request, [_commit_item(each) for each in history(commit)])
     if noun == "paths-info" and request.method == "POST":
@@ -164,13 +164,14 @@ def _sibling(blob: Blob, *, blobs: bool) -> dict[str, Any]:
     return item
 
 
-def _tree(commit: Commit, folder: str, parameters: dict[str, str]) -> list[dict[str, Any]]:
+def _tree(hub: LocalHub, commit: Commit, folder: str, parameters: dict[str, str]) -> list[dict[str, Any]]:
     prefix = f"{folder.strip('/')}/" if folder else ""
     inside = {path.removeprefix(prefix): blob for path, blob in commit.files.items() if path.startswith(prefix)}
     if not inside:
         raise Refusal(404, "EntryNotFound", f"{folder} does not exist on {commit.id}", {"X-Repo-Commit": commit.id})
     folders = {path[:at] for path in inside for at, sign in enumerate(path) if sign == "/"}
-    items = [_folder_item(commit, prefix + name) for name in folders] + [_file_item(blob) for blob in inside.values()]
+    items = [_folder_item(commit, prefix + name) for name in folders]
+    items += [_file_item(blob, xet=hub.xet) for blob in inside.values()]
     if parameters.get("recursive") != "true":
         items = [item for item in items if "/" not in item["path"].removeprefix(prefix)]
     expand = parameters.get("expand") == "true"
@@ -183,10 +184,12 @@ def _folder_item(commit: Commit, path: str) -> dict[str, Any]:
     return {"type": "directory", "oid": oid, "size": 0, "path": path}
 
 
-def _file_item(blob: Blob) -> dict[str, Any]:
+def _file_item(blob: Blob, *, xet: bool = False) -> dict[str, Any]:
     item: dict[str, Any] = {"type": "file", "oid": blob.oid, "size": blob.content.size, "path": blob.path}
     if blob.sha256:
         item["lfs"] = {"oid": blob.sha256, "size": blob.content.size, "pointerSize": blob.pointer_size}
+    if blob.key and xet:
+        item["xetHash"] = _xet_hash(blob)
     return item
 
 
@@ -238,13 +241,26 @@ def _resolve(hub: LocalHub, request: Request, repo: str, revision: str, path: st
         "ETag": f'"{blob.etag}"',
         "Accept-Ranges": "bytes",
     }
-    if blob.sha256:
+    if blob.key:
         location, status = _signed_address(hub, repo, blob), 302
+        headers |= _xet_headers(hub, repo, commit, blob) if hub.xet else {}
     else:
         location = f"/api/resolve-cache/models/{repo}/{commit.id}/{quote(path)}?etag=%22{blob.etag}%22"
         status = 307
     text = f"{'Found' if status == 302 else 'Temporary Redirect'}. Redirecting to {location}".encode()
     return bytes_answer(text, status=status, headers={**headers, "Location": location, "Content-Type": "text/plain"})
+
+
+def _xet_headers(hub: LocalHub, repo: str, commit: Commit, blob: Blob) -> dict[str, str]:
+    """How the hub invites clients that speak Xet; those addresses lead nowhere here."""
+    route = f"{hub.endpoint}/api/models/{repo}/xet-read-token/{commit.id}"
+    rebuilt = f"{hub.cdn_endpoint}/v1/reconstructions/{_xet_hash(blob)}"
+    links = f'<{route}>; rel="xet-auth", <{rebuilt}>; rel="xet-reconstruction-info"'
+    return {"X-Xet-Hash": _xet_hash(blob), "X-Xet-Refresh-Route": route, "Link": links}
+
+
+def _xet_hash(blob: Blob) -> str:
+    return hashlib.sha256(f"xet {blob.key}".encode()).hexdigest()
 
 
 def _serve_small(hub: LocalHub, request: Request, repo: str, revision: str, path: str) -> Answer:
@@ -259,7 +275,7 @@ def _signature(hub: LocalHub, path: str, expires: str) -> str:
 
 
 def _signed_address(hub: LocalHub, repo: str, blob: Blob) -> str:
-    path = f"/repos/{repo}/{blob.sha256}"
+    path = f"/repos/{repo}/{blob.key}"
     expires = f"{time.time() + hub.url_lifetime:.3f}"
     name = blob.path.rpartition("/")[2]
     query = {
@@ -280,6 +296,6 @@ def answer_cdn(hub: LocalHub, request: Request) -> Answer:
         return bytes_answer(b"<Error><Code>AccessDenied</Code></Error>", status=403)
     if time.time() > float(expires):
         return expired_answer()
-    blob = hub.repositories[found["repo"]].stored[found["sha256"]]
+    blob = hub.repositories[found["repo"]].stored[found["key"]]
     disposition = request.parameters["response-content-disposition"]
-    return content_answer(blob.content, request, {"ETag": f'"{blob.sha256}"', "Content-Disposition": disposition})
+    return content_answer(blob.content, request, {"ETag": f'"{blob.key}"', "Content-Disposition": disposition})

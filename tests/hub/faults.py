@@ -184,4 +184,4 @@ class _Flipped:
         self.size = content.size
 
     def read(self, start: int, stop: int) -> bytes:
-        return self._content.read(start, stop).translate(_FLIP)
+        return bytes(self._content.read(start, stop)).translate(_FLIP)

@@ -25,13 +25,17 @@ _FIRST_COMMIT = datetime(2025, 1, 1, tzinfo=UTC)
 
 
 class Content(Protocol):
-    """Bytes that can be read by span; a `sha256` attribute, where there is one, saves reading them all to hash them."""
+    """Bytes that can be read by span.
+
+    A `sha256` attribute, where there is one, saves reading them all to hash them. So does a `key` (64 hex
+    digits): such content is stored under it as a large file, and listed without a SHA-256.
+    """
 
     @property
     def size(self) -> int:
         """Number of bytes."""
 
-    def read(self, start: int, stop: int) -> bytes:
+    def read(self, start: int, stop: int) -> bytes | memoryview:
         """The bytes from `start` up to, not including, `stop`."""
 
 
@@ -84,13 +88,17 @@ def as_files(given: str | Path | Mapping[str, bytes | Path | Content]) -> dict[s
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """One file of a commit: `oid` is git's hash (of the pointer where the file is in LFS), `sha256` is LFS's."""
+    """One file of a commit: `oid` is git's hash (of the pointer where the file is in LFS), `sha256` is LFS's.
+
+    `key` is what storage knows a large file by: its `sha256`, if that is known.
+    """
 
     path: str
     content: Content
     oid: str
     sha256: str = ""
     pointer_size: int = 0
+    key: str = ""
 
     @property
     def etag(self) -> str:
@@ -98,7 +106,7 @@ class Blob:
         return self.sha256 or self.oid
 
 
-def _pieces(content: Content) -> Iterator[bytes]:
+def _pieces(content: Content) -> Iterator[bytes | memoryview]:
     for start in range(0, content.size, _CHUNK):
         yield content.read(start, min(start + _CHUNK, content.size))
 
@@ -122,11 +130,13 @@ def _git_oid(content: Content) -> str:
 
 def make_blob(path: str, content: Content, large_threshold: int) -> Blob:
     """Hash a file the way the hub does: as an LFS object if it is large, as a git blob otherwise."""
+    if key := getattr(content, "key", ""):
+        return Blob(path, content, key[:40], key=key)
     if content.size < large_threshold and not path.endswith(ALWAYS_LARGE):
         return Blob(path, content, _git_oid(content))
     sha256 = _sha256(content)
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {content.size}\n".encode()
-    return Blob(path, content, _git_oid(Memory(pointer)), sha256, len(pointer))
+    return Blob(path, content, _git_oid(Memory(pointer)), sha256, len(pointer), sha256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +168,7 @@ class Repository:
     tags: dict[str, Commit] = field(default_factory=dict)
     converts: dict[str, Commit] = field(default_factory=dict)
     pulls: dict[str, Commit] = field(default_factory=dict)
-    stored: dict[str, Blob] = field(default_factory=dict)  # large files by sha256
+    stored: dict[str, Blob] = field(default_factory=dict)  # large files by key
     commits: dict[str, Commit] = field(default_factory=dict)
 
     def commit(
@@ -175,7 +185,7 @@ class Repository:
             date=_FIRST_COMMIT + timedelta(minutes=len(self.commits)),
             parent=parent,
         )
-        self.stored |= {blob.sha256: blob for blob in blobs.values() if blob.sha256}
+        self.stored |= {blob.key: blob for blob in blobs.values() if blob.key}
         self.commits[made.id] = made
         self.branches[branch] = made
         return made

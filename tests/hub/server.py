@@ -24,12 +24,13 @@ from typing import Any, Self
 from tests.hub.answers import Answer, Request, parse_range
 from tests.hub.api import answer_cdn, answer_hub
 from tests.hub.faults import Fault
+from tests.hub.link import Link
 from tests.hub.repository import Commit, Content, Repository, as_files
 
 Files = str | Path | Mapping[str, bytes | Path | Content]
 """A folder, or a mapping from a file's name to its bytes, its path, or anything with `size` and `read(start, stop)`."""
 
-_CHUNK = 1 << 16  # 64 KiB
+_CHUNK = 1 << 20  # 1 MiB
 _TICK = 0.02  # seconds between two writes of a throttled body
 
 
@@ -38,14 +39,17 @@ class LocalHub:
 
     `requests` lists every `Request` in order of arrival; `faults` is the list of what goes wrong; both may be cleared.
     Set before adding a repo: `large_threshold` (bytes from which a file is in LFS). Set at any time: `rate` (bytes per second
-    and connection, None for no limit), `page_size` (items a page of a listing), `url_lifetime` (seconds a signed address
-    lives), `warning` (an X-HF-Warning, `topic; text`). `tokens` are those that log in; any other token is refused everywhere.
+    and connection, None for no limit), `total_rate` (the same for all connections together), `page_size` (items a page of a
+    listing), `url_lifetime` (seconds a signed address lives), `warning` (an X-HF-Warning, `topic; text`), `xet` (whether
+    large files are said to be in Xet too). `tokens` are those that log in; any other token is refused everywhere.
     `renamed` maps a repo's old name to its new one, to which the hub then redirects.
     """
 
     def __init__(self) -> None:
         self.large_threshold = 1 << 20  # 1 MiB
         self.rate: float | None = None
+        self.link = Link()
+        self.xet = False
         self.page_size = 1000
         self.url_lifetime = 3600.0
         self.warning = ""
@@ -67,6 +71,15 @@ class LocalHub:
     def cdn_endpoint(self) -> str:
         """Where large files are redirected to."""
         return self._servers["cdn"].address
+
+    @property
+    def total_rate(self) -> float | None:
+        """Bytes per second over all connections together."""
+        return self.link.rate
+
+    @total_rate.setter
+    def total_rate(self, bytes_per_second: float | None) -> None:
+        self.link.rate = bytes_per_second
 
     def add_repo(
         self,
@@ -232,15 +245,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = self.close_connection or answer.ending in ("close", "reset")
 
     def _write_span(self, content: Content, start: int, stop: int, request: Request) -> None:
-        began, sent = time.monotonic(), 0
-        rate = self.server.hub.rate
-        step = _CHUNK if rate is None else max(1, min(_CHUNK, int(rate * _TICK)))
+        began, sent, hub = time.monotonic(), 0, self.server.hub
+        rate = hub.rate
+        step = hub.link.piece_bytes(_CHUNK if rate is None else max(1, min(_CHUNK, int(rate * _TICK))))
         for at in range(start, stop, step):
             piece = content.read(at, min(at + step, stop))
+            hub.link.wait(len(piece), hub.stopping)
             request.bytes_sent += len(piece)
             self.wfile.write(piece)
             sent += len(piece)
-            if rate is not None and self.server.hub.stopping.wait(max(0.0, began + sent / rate - time.monotonic())):
+            if rate is not None and hub.stopping.wait(max(0.0, began + sent / rate - time.monotonic())):
                 return
 
     def log_message(self, format: str, *args: object) -> None:

@@ -14,8 +14,10 @@ from torch import Tensor
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.model import (
     MODEL_TYPES,
+    Compute,
     ModelConfig,
     Observation,
+    Prepared,
     StreamedPass,
     expected_shapes,
     load_model_weights,
@@ -23,6 +25,8 @@ from olmo_dynamics.model import (
     taps,
     to_tensor,
 )
+from olmo_dynamics.model.parts import cut, slices
+from olmo_dynamics.model.stream import PARTS
 from olmo_dynamics.names import NO_LAYER, Site, TensorInfo
 from tests.model.drawing import configs, distance, random_model, random_tokens, same_in_transformers, tiny_config
 
@@ -37,16 +41,24 @@ def run_streamed(config: ModelConfig, weights: dict[str, Tensor], token_ids: Ten
         values = observation.values
         place = (observation.site, observation.layer)
         unseen = torch.nan if values.is_floating_point() else -1
-        whole = seen.setdefault(place, torch.full((*token_ids.shape, values.shape[-1]), unseen, dtype=values.dtype))
-        part = whole[observation.rows, observation.positions]
+        width = config.vocab_size if observation.site is Site.LOGITS else values.shape[-1]
+        whole = seen.setdefault(place, torch.full((*token_ids.shape, width), unseen, dtype=values.dtype))
+        part = whole[observation.rows, observation.positions, observation.columns]
         assert part.shape == values.shape
         assert (part.isnan() | (part == -1)).all(), "seen twice"
         part.copy_(values)
 
-    streamed = StreamedPass(config, token_ids, **options)
+    sites = options.pop("sites", tuple(Site))
+    streamed = StreamedPass(config, token_ids, sites=sites, compute=Compute(**options))
     for stage in stages(config):
-        streamed.run(stage, {name: weights[name] for name in stage.tensors}, keep)
+        streamed.run(streamed.prepare(stage, weights), keep)
     return seen
+
+
+def together(sequences: int, at_once: int) -> list[int]:
+    """How many sequences a streamed pass runs together, time after time."""
+    parts = (part.stop - part.start for part in cut(sequences, PARTS))
+    return [rows.stop - rows.start for length in parts for rows in slices(length, at_once)]
 
 
 def run_resident(model: torch.nn.Module, token_ids: Tensor, at_once: int) -> Seen:
@@ -56,7 +68,7 @@ def run_resident(model: torch.nn.Module, token_ids: Tensor, at_once: int) -> See
         for tap in taps(model)
     ]
     with torch.inference_mode():
-        for rows in token_ids.split(at_once):
+        for rows in token_ids.split(together(len(token_ids), at_once)):
             model(rows)
     for handle in handles:
         handle.remove()
@@ -71,7 +83,7 @@ def assert_everywhere(ours: Seen, theirs: Seen, equal) -> None:
 
 @pytest.mark.parametrize("family", MODEL_TYPES)
 @settings(max_examples=8, deadline=None)
-@given(data=st.data(), sequences=st.integers(1, 5), positions=st.integers(1, 12), at_once=st.integers(1, 6))
+@given(data=st.data(), sequences=st.integers(1, 20), positions=st.integers(1, 12), at_once=st.integers(1, 3))
 def test_every_site_is_bit_for_bit_the_resident_model(family, data, sequences, positions, at_once):
     config = data.draw(configs(family))
     model = random_model(config)
@@ -81,8 +93,8 @@ def test_every_site_is_bit_for_bit_the_resident_model(family, data, sequences, p
 
 
 @settings(max_examples=20, deadline=None)
-@given(config=configs(), at_once=st.integers(1, 4), logits_bytes=st.sampled_from([1, 3000, 64 << 20]))
-def test_nothing_depends_on_how_the_batch_is_cut(config, at_once, logits_bytes):
+@given(config=configs(), at_once=st.integers(1, 4), columns=st.sampled_from([1, 7, 64, 2048]))
+def test_nothing_depends_on_how_the_batch_is_cut(config, at_once, columns):
     model = random_model(config, dtype=torch.float64)
     token_ids = random_tokens(config, 4, 10)
     cut = run_streamed(
@@ -91,7 +103,7 @@ def test_nothing_depends_on_how_the_batch_is_cut(config, at_once, logits_bytes):
         token_ids,
         dtype=torch.float64,
         sequences_at_once=at_once,
-        logits_bytes=logits_bytes,
+        columns_at_once=columns,
     )
     assert_everywhere(cut, run_resident(model, token_ids, 4), lambda a, b: distance(a, b) <= 1e-12)
 
@@ -115,8 +127,8 @@ def test_weights_are_cast_to_the_compute_dtype(family, dtype):
     seen = run_streamed(model.config, stored.state_dict(), token_ids, dtype=dtype, sequences_at_once=2)
     resident = run_resident(model, token_ids, 2)
     logits = seen.pop((Site.LOGITS, NO_LAYER))
-    assert logits.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    assert torch.equal(logits, resident.pop((Site.LOGITS, NO_LAYER)).to(logits.dtype))
+    assert logits.dtype == dtype
+    assert torch.equal(logits, resident.pop((Site.LOGITS, NO_LAYER)))
     assert {values.dtype for (site, _), values in seen.items() if not site.is_choice} == {dtype}
     assert_everywhere(seen, resident, torch.equal)
 
@@ -142,16 +154,15 @@ def test_only_the_wanted_sites_are_seen():
     assert list(seen) == [*((Site.MLP_HIDDEN, layer) for layer in range(3)), (Site.FINAL_NORM, NO_LAYER)]
 
 
-def test_logits_never_take_more_than_their_budget():
+def test_logits_come_in_slices_of_the_vocabulary():
     model = random_model(tiny_config(vocab_size=1000))
-    sizes = []
-    streamed = StreamedPass(
-        model.config, random_tokens(model.config, 4, 11), sites=[Site.LOGITS], sequences_at_once=2, logits_bytes=24_000
-    )
+    shapes = []
+    compute = Compute(columns_at_once=300, threads=1)
+    streamed = StreamedPass(model.config, random_tokens(model.config, 2, 11), sites=[Site.LOGITS], compute=compute)
     for stage in stages(model.config):
-        weights = {name: model.state_dict()[name] for name in stage.tensors}
-        streamed.run(stage, weights, lambda observation: sizes.append(observation.values.nbytes))
-    assert sizes == [24_000, 24_000, 24_000, 16_000] * 2
+        ready = streamed.prepare(stage, model.state_dict())
+        streamed.run(ready, lambda observation: shapes.append(tuple(observation.values.shape)))
+    assert shapes == [(1, 11, 300), (1, 11, 300), (1, 11, 300), (1, 11, 100)] * 2
 
 
 def take(weights: dict[str, Tensor], names: Iterable[str]) -> tuple[dict[str, Tensor], list[weakref.ref[Tensor]]]:
@@ -167,7 +178,7 @@ def test_a_stage_lets_its_weights_go(family):
     for stage in stages(model.config):
         weights, alive = take(model.state_dict(), stage.tensors)
         storages = {tensor.untyped_storage().data_ptr() for tensor in weights.values()}
-        streamed.run(stage, weights, lambda observation: None)
+        streamed.run(streamed.prepare(stage, weights), lambda observation: None)
         del weights
         gc.collect()
         assert [reference() for reference in alive] == [None] * len(alive)
@@ -187,13 +198,13 @@ def test_an_observer_that_fails_leaves_no_weights_behind_and_no_way_on():
         raise ArithmeticError("no")
 
     with pytest.raises(ArithmeticError, match="no"):
-        streamed.run(stage, weights, fail)
+        streamed.run(streamed.prepare(stage, weights), fail)
     del weights
     gc.collect()
     assert [reference() for reference in alive] == [None]
     message = r"^stages must run in order, next is block 0; got embedding: start a new StreamedPass$"
     with pytest.raises(OptionError, match=message):
-        streamed.run(stage, model.state_dict(), fail)
+        streamed.run(streamed.prepare(stage, model.state_dict()), fail)
 
 
 def test_weights_may_be_read_only_bytes_of_a_file(tmp_path):
@@ -233,21 +244,54 @@ def test_stages_out_of_order_are_refused():
     streamed = StreamedPass(config, random_tokens(config, 1, 3))
     message = r"^stages must run in order, next is embedding; got block 1: start a new StreamedPass$"
     with pytest.raises(OptionError, match=message):
-        streamed.run(stages(config)[2], {}, lambda observation: None)
+        streamed.run(Prepared(stages(config)[2], {}), lambda observation: None)
 
 
 def test_a_finished_pass_is_refused():
     model = random_model(tiny_config())
     streamed = StreamedPass(model.config, random_tokens(model.config, 1, 3), sites=())
     for stage in stages(model.config):
-        streamed.run(stage, model.state_dict(), lambda observation: None)
+        streamed.run(streamed.prepare(stage, model.state_dict()), lambda observation: None)
     message = r"^stages must run in order, next is no further stage; got head: start a new StreamedPass$"
     with pytest.raises(OptionError, match=message):
-        streamed.run(stages(model.config)[-1], model.state_dict(), lambda observation: None)
+        streamed.run(Prepared(stages(model.config)[-1], {}), lambda observation: None)
 
 
-def test_a_batch_of_no_sequences_is_refused():
+@pytest.mark.parametrize("name", ["threads", "sequences_at_once", "columns_at_once"])
+def test_nothing_at_once_is_refused(name):
+    with pytest.raises(OptionError, match=rf"^{name} must be at least 1; got 0: give a larger number, or leave it out$"):
+        Compute(**{name: 0})
+
+
+@pytest.mark.parametrize("family", MODEL_TYPES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("sequences", [1, 5])
+def test_threads_change_no_bit(family, dtype, sequences):
+    model = random_model(tiny_config(family), dtype=dtype)
+    token_ids = random_tokens(model.config, sequences, 40)
+    before = torch.get_num_threads()
+    one, two = (run_streamed(model.config, model.state_dict(), token_ids, dtype=dtype, threads=n) for n in (1, 2))
+    assert_everywhere(one, two, torch.equal)
+    assert torch.get_num_threads() == before
+
+
+def test_a_part_that_fails_in_a_thread_is_heard_of():
     config = tiny_config()
-    message = r"^sequences_at_once must be at least 1; got 0: give how many sequences to run together$"
-    with pytest.raises(OptionError, match=message):
-        StreamedPass(config, random_tokens(config, 1, 3), sequences_at_once=0)
+    streamed = StreamedPass(config, random_tokens(config, 4, 3), compute=Compute(threads=2))
+    stage = stages(config)[0]
+
+    def fail(observation: Observation) -> None:
+        if observation.part == 2:
+            raise ArithmeticError("part 2")
+
+    with pytest.raises(ArithmeticError, match="^part 2$"):
+        streamed.run(streamed.prepare(stage, random_model(config).state_dict()), fail)
+
+
+def test_weights_in_the_compute_dtype_are_not_copied():
+    config = tiny_config()
+    weights = random_model(config, dtype=torch.bfloat16).state_dict()
+    streamed = StreamedPass(config, random_tokens(config, 1, 3), compute=Compute(dtype=torch.bfloat16))
+    for stage in stages(config):
+        ready = streamed.prepare(stage, weights)
+        assert all(ready.weights[name].data_ptr() == weights[name].data_ptr() for name in stage.tensors)

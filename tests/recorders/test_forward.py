@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ class Seen:
     values: torch.Tensor
     rows: slice
     positions: slice
+    columns: slice = field(default_factory=lambda: slice(0, None))
 
 
 def probe():

@@ -18,7 +18,8 @@ from olmo_dynamics.experiments.demo import SMALL, pretrain
 from olmo_dynamics.frames import metrics
 from olmo_dynamics.training.checkpoint import read_checkpoint
 from olmo_dynamics.training.forking import fork, next_batches, open_checkpoint
-from olmo_dynamics.training.plans import Options, Plan
+from olmo_dynamics.training.options import Options
+from olmo_dynamics.training.plans import Plan
 from olmo_dynamics.training.restoring import load_weights, read_moments
 from olmo_dynamics.training.trainer import Event
 
@@ -173,7 +174,7 @@ def test_bare_weights_want_their_moments_chosen(demo: tuple[Path, Path], tmp_pat
     with pytest.raises(
         TrainingError, match=r"^the parent's place in its data is not known: choose --order olmo, olmo-core"
     ):
-        fork(bare.parent, "step9", **given)
+        fork(bare.parent, "step9", moments="zero", **given)
     given |= {"order": "sequential"}
     with pytest.raises(
         TrainingError, match=r"^AdamW's moments were not published with these weights: choose --moments zero"
@@ -216,7 +217,8 @@ def test_a_schedule_that_has_ended_at_nothing_is_refused(demo: tuple[Path, Path]
     out = tmp_path / "annealed"
     fork(run, "step9-tokens4608", data=[data], out=out, steps=2, schedule="linear", save=())
     message = (
-        "the parent's schedule has come to its end, a rate of 0: choose --schedule constant, linear or cosine, and --lr"
+        "the parent's schedule has come to its end, a rate of 0: choose --schedule constant, linear, cosine or wsd, "
+        "and --lr"
     )
     with pytest.raises(TrainingError, match=f"^{re.escape(message)}$"):
         fork(out, "step11-tokens5632", data=[data], out=tmp_path / "more", steps=2)
@@ -235,10 +237,12 @@ def test_changes_of_everything_else(plan: Callable[..., Plan], native: Path) -> 
     assert np.array_equal(
         np.concatenate([smaller.batch(each).token_ids for each in range(4)]), plan().batches.batch(0).token_ids
     )
-    step, [batch] = next_batches(native / OLMO[0], OLMO[1], data=[native / "tokens" / "train.npy"], first=2)
+    step, [batch] = next_batches(native / OLMO[0], OLMO[1], data=[native / "tokens" / "train.npy"], step=43)
     assert step == 43 and np.array_equal(batch.token_ids, plan().batches.batch(2).token_ids)
-    with pytest.raises(OptionError, match=r"^schedule must be one of parent, constant, linear, cosine; got 'wsd'$"):
-        Options(schedule="wsd")
+    with pytest.raises(
+        OptionError, match=r"^schedule must be one of parent, constant, linear, cosine, wsd; got 'step'$"
+    ):
+        Options(schedule="step")
     with pytest.raises(OptionError, match=r"^save wants steps after the fork within 0\.\.40; got \[41\]$"):
         plan(save=(41,))
 
@@ -267,7 +271,8 @@ def test_a_loss_that_jumps_is_an_error(native: Path, tmp_path: Path) -> None:
     wide = tmp_path / "wide.npy"
     np.full(128 * 1000, 600, np.uint16).tofile(wide)
     message = (
-        "step 41 wanted token ids below 512, the model's vocabulary; got 600: tokenise with this model's tokenizer"
+        f"{wide}: token ids must be below 512, the model's vocabulary; got 600 at token 0, read as uint16: check "
+        "--data-dtype and the tokenizer"
     )
     with pytest.raises(TrainingError, match=f"^{re.escape(message)}$"):
         fork(native / OLMO[0], OLMO[1], **{**given, "data": [wide], "out": tmp_path / "other"})

@@ -9,7 +9,9 @@ import pytest
 from olmo_dynamics.errors import OptionError, TrainingError
 from olmo_dynamics.training.data import Windows
 from olmo_dynamics.training.orders import Order, OrderedBatches, order_of_epoch, shuffled
-from olmo_dynamics.training.token_files import TokenFiles, dtype_for
+from olmo_dynamics.training.sizes import BatchSizes
+from olmo_dynamics.training.token_files import TokenFiles
+from olmo_dynamics.training.token_sources import dtype_for
 
 NATIVE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "native"
 
@@ -64,13 +66,13 @@ def test_each_file_is_cut_by_itself_and_loses_its_tail(paths: list[Path]) -> Non
 
 def test_a_run_may_begin_in_the_middle_of_an_epoch(paths: list[Path]) -> None:
     files = TokenFiles.open(paths, length=4, dtype="uint16")
-    whole = OrderedBatches(files, Order(kind="olmo", seed=3), 2)
-    later = OrderedBatches(files, Order(kind="olmo", seed=3, skipped=2), 2)
+    whole = OrderedBatches(files, Order(kind="olmo", seed=3), BatchSizes(2))
+    later = OrderedBatches(files, Order(kind="olmo", seed=3, skipped=2), BatchSizes(2))
     assert [whole.place(position) for position in range(5)] == [(0, 0), (0, 2), (1, 0), (1, 2), (2, 0)]
     for position in range(4):
         assert np.array_equal(later.batch(position).token_ids, whole.batch(position + 1).token_ids)
     single = OrderedBatches(
-        files, Order(kind="olmo", seed=3, skipped=2), 1
+        files, Order(kind="olmo", seed=3, skipped=2), BatchSizes(1)
     )  # another batch size goes on at the same place
     assert np.array_equal(
         np.concatenate([single.batch(0).token_ids, single.batch(1).token_ids]), later.batch(0).token_ids
@@ -81,7 +83,7 @@ def test_windows_are_the_order_of_olmo_core(paths: list[Path], tmp_path: Path) -
     tokens = np.arange(70, dtype=np.uint16)
     tokens.tofile(tmp_path / "c.npy")
     files = TokenFiles.open([tmp_path / "c.npy"], length=4, dtype="uint16")
-    ordered = OrderedBatches(files, Order(kind="olmo-core", seed=9, epoch=1), 3)
+    ordered = OrderedBatches(files, Order(kind="olmo-core", seed=9, epoch=1), BatchSizes(3))
     windows = Windows(tokens, 4, 3, 9)
     assert all(
         np.array_equal(ordered.batch(position).token_ids, windows.batch(position).token_ids) for position in range(12)
@@ -105,11 +107,11 @@ def test_files_that_hold_no_tokens_of_ours_are_refused(paths: list[Path], tmp_pa
         TokenFiles.open(paths, length=64, dtype="uint16")
     files = TokenFiles.open(paths, length=4, dtype="uint16")
     with pytest.raises(TrainingError, match=r"^one batch is 6 instances of 4; the data holds 5: give more data or a "):
-        OrderedBatches(files, Order(kind="olmo"), 6)
+        OrderedBatches(files, Order(kind="olmo"), BatchSizes(6))
     with pytest.raises(
         TrainingError, match=r"^the parent stood 9 instances into its data; these files hold 5: give the "
     ):
-        OrderedBatches(files, Order(kind="olmo", skipped=9), 2)
+        OrderedBatches(files, Order(kind="olmo", skipped=9), BatchSizes(2))
     with pytest.raises(
         OptionError, match=r"^order must be one of olmo, olmo-core, shuffled, sequential; got 'random'$"
     ):

@@ -183,12 +183,16 @@ class TensorSet:
         missing = [name for name in names if name not in self._views]
         if missing:
             raise CheckpointError(f"wanted tensor {missing[0]}, which is not among the {len(self._views)} tensors here")
-        spans = list(dict.fromkeys(span for name in names for span in self._views[name].spans))
+        spans = self.spans(names)
         raws = dict(zip(spans, self._read(spans), strict=True))
         return {
             name: view.assemble([raws[span] for span in view.spans])
             for name, view in ((name, self._views[name]) for name in names)
         }
+
+    def spans(self, names: Sequence[str]) -> list[Span]:
+        """The spans that hold these tensors, each once."""
+        return list(dict.fromkeys(span for name in names for span in self._views[name].spans))
 
 
 def stored_tensor(name: str, tensor: PickledTensor, place: Span) -> Stored:

@@ -21,7 +21,8 @@ from huggingface_hub.utils import get_session
 from olmo_dynamics.checkpoints.hub_api import Repo, require_success, steady
 from olmo_dynamics.checkpoints.patience import Patience
 from olmo_dynamics.checkpoints.tensors import Span
-from olmo_dynamics.checkpoints.wire import Wire
+from olmo_dynamics.checkpoints.throttle import Throttle
+from olmo_dynamics.checkpoints.wire import Listing, Wire
 from olmo_dynamics.errors import NetworkError
 
 _ABSENT = (403, 404, 410)  # object stores that may not be listed answer 403 for what is not there
@@ -32,10 +33,10 @@ _TOTAL = re.compile(r"bytes \d+-\d+/(\d+)")
 class WebDirectory:
     """Files under a base address; `files` maps names to sizes, and `read_spans` reads parts of them."""
 
-    def __init__(self, address: str, *, patience: Patience | None = None) -> None:
+    def __init__(self, address: str, *, patience: Patience | None = None, throttle: Throttle | None = None) -> None:
         self._place = _Place(address.rstrip("/"), address.rstrip("/"), False)
         self.files: Mapping[str, int] = WebSizes(self._place, patience or Patience())
-        self._wire = Wire(self._place, "", self.files, patience)
+        self._wire = Wire(self._place, Listing("", self.files), patience=patience, throttle=throttle)
 
     @property
     def bytes_moved(self) -> int:
@@ -53,11 +54,7 @@ class WebDirectory:
             NetworkError: no answer.
             CheckpointError: a file is not as long as it was said to be.
         """
-        found = [np.empty(span.stop - span.start, np.uint8) for span in spans]
-        self._wire.fetch(list(zip(spans, found, strict=True)))
-        for raw in found:
-            raw.flags.writeable = False
-        return found
+        return self._wire.read(spans)
 
 
 class WebSizes(Mapping[str, int]):

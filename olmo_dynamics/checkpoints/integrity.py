@@ -1,0 +1,105 @@
+"""Hashes of weight files, computed from tensors as they pass, and compared with those the hub lists.
+
+A shard is its header followed by its tensors, without holes; so whoever sees every tensor's bytes has seen the file. Nothing
+is read for it but the header, which is already there.
+
+    >>> hashes = ShardHashes(checkpoint)                                                        # doctest: +SKIP
+    >>> for info in hashes.order("model-00001-of-00006.safetensors"):                           # doctest: +SKIP
+    ...     hashes.feed(info, checkpoint.read(info))
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+
+import numpy as np
+
+from olmo_dynamics.checkpoints.source import Checkpoint
+from olmo_dynamics.checkpoints.tensors import Span
+from olmo_dynamics.errors import IntegrityError
+from olmo_dynamics.names import TensorInfo
+
+
+class ShardHashes:
+    """Checks the files of `checkpoint.expected_sha256`; threads may feed it at once, and hash without the GIL."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._expected = dict(checkpoint.expected_sha256)
+        self._shards: dict[str, _Shard] = {}
+        self._lock = threading.Lock()
+        self.checked: set[str] = set()
+
+    @property
+    def unchecked(self) -> set[str]:
+        """Files whose hash is known, and that have not passed whole so far."""
+        return set(self._expected) - self.checked
+
+    def order(self, file: str) -> list[TensorInfo]:
+        """The tensors of a file in the order of their bytes."""
+        return [info for info in self._checkpoint.tensors.values() if info.file == file]
+
+    def feed(self, info: TensorInfo, raw: np.ndarray) -> None:
+        """Hash a tensor, or a part of one that begins at `info.start`; what comes too early is kept until its turn.
+
+        Raises:
+            IntegrityError: with this, the file is complete, and is not what the hub lists.
+        """
+        if info.file not in self._expected:
+            return
+        shard = self._shard(info.file)
+        shard.feed(info.start, raw)
+        if shard.is_complete():
+            self._compare(info.file, shard.digest.hexdigest())
+
+    def _shard(self, file: str) -> _Shard:
+        with self._lock:
+            if file not in self._shards:
+                begin = min(info.start for info in self.order(file))
+                [header] = self._checkpoint.read_spans([Span(file, 0, begin)])
+                self._shards[file] = _Shard(self._checkpoint.files[file], header)
+            return self._shards[file]
+
+    def _compare(self, file: str, came: str) -> None:
+        wanted = self._expected[file]
+        if came != wanted:
+            raise IntegrityError(
+                f"{self._checkpoint.label}: {file} should have sha256 {wanted}, what came has {came}; nothing measured of this "
+                "revision can be trusted: collect it again, and if it fails again, report it to the repo's owner"
+            )
+        self.checked.add(file)
+
+
+class _Shard:
+    """A file of `size` bytes, hashed from its front on."""
+
+    def __init__(self, size: int, header: np.ndarray) -> None:
+        self.digest = hashlib.sha256(header)
+        self._size, self._at = size, len(header)
+        self._waiting: dict[int, np.ndarray] = {}
+        self._hashing = False
+        self._lock = threading.Lock()
+
+    def is_complete(self) -> bool:
+        """Whether every byte has been hashed."""
+        with self._lock:
+            return self._at == self._size and not self._hashing
+
+    def feed(self, start: int, raw: np.ndarray) -> None:
+        """Take a piece, and hash as far as there is no gap, unless another thread is about it."""
+        with self._lock:
+            if len(raw) and start >= self._at:
+                self._waiting[start] = raw
+        while (piece := self._claim()) is not None:
+            self.digest.update(piece)
+            with self._lock:
+                self._at += len(piece)
+                self._hashing = False
+
+    def _claim(self) -> np.ndarray | None:
+        with self._lock:
+            if self._hashing or self._at not in self._waiting:
+                return None
+            self._hashing = True
+            return self._waiting.pop(self._at)

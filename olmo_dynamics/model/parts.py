@@ -1,0 +1,61 @@
+"""Sequences cut into parts, and threads that take part after part.
+
+    >>> cut(20, 8)[:2]
+    (slice(0, 3, None), slice(3, 6, None))
+
+A thread computes with torch threads of its own, so two threads never wait for each other at a barrier inside a product.
+How sequences are cut must not depend on the number of threads: sums over a part are then the same on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+
+
+def cut(length: int, parts: int) -> tuple[slice, ...]:
+    """Up to `parts` consecutive slices of equal size (the last may be smaller) that cover `range(length)`."""
+    return tuple(slices(length, max(1, -(-length // parts))))
+
+
+def slices(length: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of at most `size` that cover `range(length)`."""
+    return (slice(start, min(start + size, length)) for start in range(0, length, size))
+
+
+def in_threads(work: Callable[[int], None], parts: int, *, threads: int) -> None:
+    """Calls `work` with each part's number, in `threads` threads that share torch's threads between them.
+
+    Raises what the first part that failed raised, once all have ended.
+    """
+    together = max(1, min(parts, threads))
+    with _torch_threads(max(1, threads // together)):
+        if together == 1:
+            for part in range(parts):
+                work(part)
+            return
+        with ThreadPoolExecutor(together) as pool:
+            _raise_first([pool.submit(_alone, work, part, threads // together) for part in range(parts)])
+
+
+def _alone(work: Callable[[int], None], part: int, torch_threads: int) -> None:
+    torch.set_num_threads(torch_threads)  # the setting is a thread's own, and a new thread does not inherit it
+    work(part)
+
+
+def _raise_first(futures: Sequence) -> None:
+    for future in futures:
+        future.result()
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,82 @@
+"""The loss on held-out tokens while training: at the fork, every so many steps after it, and at the end.
+
+`evaluation.csv` beside the checkpoints has a row a file and a measurement; what is resumed keeps the rows up to its step.
+
+    >>> evaluator = Evaluator.open(folder, {"c4.npy": files}, recipe=recipe, every=100, begin=40)   # doctest: +SKIP
+    >>> train(state, recipe, batches, callbacks=[evaluator, writer]); evaluator.last                # doctest: +SKIP
+    {'c4.npy': 3.127}
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from olmo_dynamics.training.batch import Batch
+from olmo_dynamics.training.objective import evaluate
+from olmo_dynamics.training.recipe import Recipe
+from olmo_dynamics.training.state import TrainState
+from olmo_dynamics.training.token_files import TokenFiles
+from olmo_dynamics.training.trainer import Event
+
+COLUMNS = ("step", "tokens", "file", "loss")
+TABLE = "evaluation.csv"
+_SEQUENCES = 8  # run at once
+
+
+@dataclass
+class Evaluator:
+    """A callback of `train`, to be called before whatever writes checkpoints; `last` has the latest losses by file.
+
+    A loss is the mean cross-entropy in nats of all labels of the file's instances, in the order of the file.
+    """
+
+    path: Path
+    files: Mapping[str, TokenFiles]
+    recipe: Recipe
+    every: int
+    begin: int  # the step of the fork, from which `every` counts
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    last: dict[str, float] = field(default_factory=dict)
+
+    def resume(self, step: int) -> None:
+        """Take up the table on disk, up to that step."""
+        if self.path.exists():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                self.rows = [tuple(row) for row in csv.reader(file) if row[0] != "step" and int(row[0]) <= step]
+            self.last = {name: float(loss) for _, _, name, loss in self.rows}
+
+    def __call__(self, event: Event) -> None:
+        """Measure if it is time; write the table when a checkpoint is due."""
+        if (event.step - self.begin) % self.every == 0 or event.step == self.recipe.steps:
+            self.measure(event.state)
+        if event.step in self.recipe.save_at:
+            self.save()
+
+    def measure(self, state: TrainState) -> dict[str, float]:
+        """The losses of the model as it is now."""
+        self.last = {name: held_out_loss(state, files) for name, files in self.files.items()}
+        counters = (str(state.step), str(state.tokens_seen))
+        self.rows += [(*counters, name, repr(loss)) for name, loss in self.last.items()]
+        return self.last
+
+    def save(self) -> None:
+        """Write the table under a temporary name, then rename it."""
+        temporary = self.path.with_name(f".{self.path.name}.partial")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *self.rows])
+        temporary.replace(self.path)
+
+
+def held_out_loss(state: TrainState, files: TokenFiles) -> float:
+    """Mean cross-entropy in float32 compute, nats per label, summed in float64."""
+    recipe, total = Recipe(steps=1), 0.0
+    for first in range(0, files.count, _SEQUENCES):
+        ids = files.read(np.arange(first, min(first + _SEQUENCES, files.count)))
+        total += len(ids) * evaluate(state.model, Batch(torch.from_numpy(ids)), recipe).cross_entropy
+    return total / files.count

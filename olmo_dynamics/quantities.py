@@ -117,6 +117,11 @@ def find(key: str) -> Quantity:
     return _BY_KEY[key]
 
 
+def find_training(name: str) -> Quantity:
+    """The quantity of that name among what is known of each update; KeyError if there is none."""
+    return {quantity.name: quantity for quantity in TRAINING}[name]
+
+
 def of_group(group: str) -> tuple[Quantity, ...]:
     """The quantities of one group, in declared order."""
     return tuple(quantity for quantity in ALL if quantity.group == group)

@@ -19,7 +19,7 @@ import polars as pl
 from olmo_dynamics import plots
 from olmo_dynamics.errors import DiskFullError, OptionError, StoreError
 from olmo_dynamics.frames import Forest, RecordedStore, births, forest, macro_average, pool_experts, saturation, thin
-from olmo_dynamics.frames.forest import read_line
+from olmo_dynamics.frames.lineage import read_line
 from olmo_dynamics.names import Site
 from olmo_dynamics.plots import AnyChart, Style, reading
 from olmo_dynamics.plots.page import Section, page

@@ -52,7 +52,9 @@ class MetricsTable:
     def __init__(self, folder: Path, *, step: int, save_at: Collection[int] = ()) -> None:
         self.path = folder / METRICS_FILE
         self._save_at = frozenset(save_at)
-        self._written = pl.read_parquet(self.path).filter(pl.col("step") <= step) if self.path.exists() else pl.DataFrame()
+        self._written = (
+            pl.read_parquet(self.path).filter(pl.col("step") <= step) if self.path.exists() else pl.DataFrame()
+        )
         self._rows: list[Row] = []
         self._saved = time.monotonic()
 

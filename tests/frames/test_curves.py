@@ -62,7 +62,9 @@ def test_held_out_losses_stand_in_a_column_a_file(tmp_path: Path) -> None:
     table = MetricsTable(tmp_path, step=2)
     feed(table, 3, 4)
     table.save()
-    (tmp_path / "evaluation.csv").write_text("step,tokens,file,loss\n2,128,a,3.5\n2,128,b,4.5\n4,256,a,3.0\n4,256,b,4.0\n")
+    (tmp_path / "evaluation.csv").write_text(
+        "step,tokens,file,loss\n2,128,a,3.5\n2,128,b,4.5\n4,256,a,3.0\n4,256,b,4.0\n"
+    )
     frame = metrics(tmp_path)
     assert frame.select("step", "tokens", "eval/a", "eval/b").rows() == [
         (2, 128, 3.5, 4.5),

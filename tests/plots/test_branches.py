@@ -76,7 +76,10 @@ def test_layers_get_a_panel_each_and_runs_a_legend() -> None:
 
 def test_several_values_a_step_are_refused_with_what_tells_them_apart() -> None:
     frame = table().join(pl.DataFrame({"layer": [0, 1]}), how="cross").join(pl.DataFrame({"rank": [1, 2]}), how="cross")
-    message = "one value of 'loss' a run and step was wanted to draw branches; the table has several, told apart by rank: filter it"
+    message = (
+        "one value of 'loss' a run and step was wanted to draw branches; the table has several, told apart by rank: "
+        "filter it"
+    )
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
         branches(frame, "loss")
     with pytest.raises(OptionError, match=r"told apart by layer, rank: filter it$"):

@@ -140,7 +140,7 @@ class Forest:
                 continue
             parent, start = self.parents.get(name), self.lines[name].origin.get("step")
             own = frames[name]
-            if parent in frames and not (own["step"] == start).any():
+            if parent is not None and parent in frames and not (own["step"] == start).any():
                 own = pl.concat([frames[parent].filter(pl.col("step") == start), own], how="diagonal_relaxed")
             labels = {"run": name, "parent": parent, "forked_at": start}
             columns = [pl.lit(value, dtype=_RUNS[key]).alias(key) for key, value in labels.items()]

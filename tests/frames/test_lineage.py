@@ -13,7 +13,7 @@ import pytest
 
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.frames import Forest, forest
-from olmo_dynamics.frames.forest import read_line
+from olmo_dynamics.frames.lineage import read_line
 
 
 def write_run(folder: Path, steps: tuple[int, ...], parent: dict[str, Any] | None = None, **overrides: Any) -> Path:

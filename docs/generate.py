@@ -27,6 +27,7 @@ INTRODUCTIONS = {
     "logits": "What the head says, before the loss.",
     "loss": "How well each domain of the probe is predicted.",
     "tokens": "The loss of every single token of the probe.",
+    "training": "One value an update, while a run trains: columns of its `metrics.parquet`, which `od.metrics` reads.",
     "routing": "Where tokens are sent, layer by layer; of models with experts only. N_i: the tokens sent to expert i.",
 }
 
@@ -41,7 +42,7 @@ def glossary() -> str:
         "Quantities of a forward pass whose name ends in `_without_first` leave out position 0 of every window; they are "
         "not listed twice.\n",
     ]
-    for group, members in groupby(quantities.ALL, key=lambda quantity: quantity.group):
+    for group, members in groupby((*quantities.ALL, *quantities.TRAINING), key=lambda quantity: quantity.group):
         parts += [f"## `{group}`\n", INTRODUCTIONS[group] + "\n"]
         parts += [entry(each) for each in members if not each.name.endswith(quantities.WITHOUT_FIRST)]
     return "\n".join(parts)
@@ -49,7 +50,7 @@ def glossary() -> str:
 
 def entry(quantity: Quantity) -> str:
     """One quantity as a definition list."""
-    axes = ", ".join(("revision", *quantity.axes))
+    axes = ", ".join(("step" if quantity.group == "training" else "revision", *quantity.axes))
     lines = [
         f"`{quantity.name}`: {quantity.long_name}" + (f", {quantity.symbol}" if quantity.symbol else ""),
         f": `{quantity.formula}`",

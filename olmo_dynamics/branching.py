@@ -103,14 +103,15 @@ def _watching(watch: Watch, out: Path, plan: Plan, state: TrainState) -> Iterato
     with ExitStack() as ending:
         table = MetricsTable(out, step=state.step, save_at=plan.recipe.save_at)
         ending.callback(table.save)
-        sinks: list[Callable[[Row], None]] = [table]
+        boards: list[TensorBoard | WandB] = []
         if watch.tensorboard is not None:
-            sinks.append(TensorBoard(watch.tensorboard))
+            boards.append(TensorBoard(watch.tensorboard))
         if watch.wandb is not None:
-            sinks.append(WandB(watch.wandb, plan.to_json()))
-        for board in sinks[1:]:
+            boards.append(WandB(watch.wandb, plan.to_json()))
+        for board in boards:
             ending.callback(board.close)
-        sinks.append(_tell(ending.enter_context(watch.progress or Steps()), plan, state))
+        progress = ending.enter_context(watch.progress or Steps())
+        sinks: list[Callable[[Row], None]] = [table, *boards, _tell(progress, plan, state)]
         watchers: list[Callable[[Event], None]] = [Metrics(sinks, state.tokens_seen)]
         if watch.groups:
             watchers.append(Recording(watch, out, plan.recipe.save_at[0], plan.recipe.steps).begin(state))

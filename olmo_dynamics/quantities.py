@@ -61,10 +61,14 @@ PARAMETER_GROUPS = ("parameters", "embeddings")
 """The groups that need no forward pass."""
 
 
+_DOCUMENT: dict[str, Any] = tomllib.loads(
+    files("olmo_dynamics").joinpath("quantities.toml").read_text(encoding="utf-8")
+)
+
+
 def _declared() -> Iterator[Quantity]:
-    document = tomllib.loads(files("olmo_dynamics").joinpath("quantities.toml").read_text(encoding="utf-8"))
     for group, axes in BASE_AXES.items():
-        for name, fields in document[group].items():
+        for name, fields in _DOCUMENT[group].items():
             quantity = _quantity(name, group, {"axes": axes, **fields})
             yield quantity
             if fields.get("without_first"):
@@ -98,7 +102,12 @@ def _without_first(quantity: Quantity) -> Quantity:
 
 
 ALL: tuple[Quantity, ...] = tuple(_declared())
-"""Every declared quantity."""
+"""Every quantity that a store holds."""
+
+TRAINING: tuple[Quantity, ...] = tuple(
+    _quantity(name, "training", {"axes": (), **fields}) for name, fields in _DOCUMENT["training"].items()
+)
+"""What is known of each update while a run trains: columns of its `metrics.parquet`."""
 
 _BY_KEY = {quantity.key: quantity for quantity in ALL}
 
@@ -106,6 +115,11 @@ _BY_KEY = {quantity.key: quantity for quantity in ALL}
 def find(key: str) -> Quantity:
     """The quantity called `group/name`; KeyError if there is none."""
     return _BY_KEY[key]
+
+
+def find_training(name: str) -> Quantity:
+    """The quantity of that name among what is known of each update; KeyError if there is none."""
+    return {quantity.name: quantity for quantity in TRAINING}[name]
 
 
 def of_group(group: str) -> tuple[Quantity, ...]:

@@ -10,7 +10,7 @@ decided in `plots`.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,25 +18,28 @@ import polars as pl
 
 from olmo_dynamics import plots
 from olmo_dynamics.errors import DiskFullError, OptionError, StoreError
-from olmo_dynamics.frames import RecordedStore, births, macro_average, pool_experts, saturation, thin
+from olmo_dynamics.frames import Forest, RecordedStore, births, forest, macro_average, pool_experts, saturation, thin
+from olmo_dynamics.frames.lineage import read_line
 from olmo_dynamics.names import Site
 from olmo_dynamics.plots import AnyChart, Style, reading
 from olmo_dynamics.plots.page import Section, page
-from olmo_dynamics.quantities import find
+from olmo_dynamics.quantities import find, find_training
 
 _STREAM = (Site.EMBEDDING.value, Site.RESIDUAL_OUT.value)
 _FAN_ROLES = ("q_proj", "o_proj", "gate_proj", "down_proj")
 _THRESHOLDS = (6.0, 3.0)  # multiples of a token's own RMS; the first that some feature reaches is drawn
 
 
-def write_report(store: RecordedStore, out: str | Path) -> Path:
+def write_report(store: RecordedStore, out: str | Path, *, forks: Sequence[str | Path] = ()) -> Path:
     """Write the page of a store's plots, one self-contained HTML file, and return its path.
+
+    `forks` are folders of forks of the run, drawn beside it.
 
     Raises:
         StoreError: the store holds no revision yet.
-        OptionError: the file cannot be written there.
+        OptionError: the file cannot be written there, or a fork is none of ours.
     """
-    text = render_report(store)
+    text = render_report(store, forks=forks)
     target = Path(out)
     if target.is_dir() or not target.parent.is_dir():
         raise OptionError(f"the report goes into a file in a folder that exists; got {target}, give another with --out")
@@ -55,12 +58,14 @@ def write_report(store: RecordedStore, out: str | Path) -> Path:
     return target
 
 
-def render_report(store: RecordedStore) -> str:
+def render_report(store: RecordedStore, *, forks: Sequence[str | Path] = ()) -> str:
     """The page as HTML text."""
     if not store.done:
         raise StoreError(f"{store.path} holds no finished revision; run olmo-dyn collect first")
     drawn, left_out = _drawable(store)
     sections = list(_sections(_Drawn(store, drawn)))
+    if forks:
+        sections += _branches(forest(store.attributes["source"], *forks, stores=[store.path]))
     return page(f"Training dynamics of {store.attributes['source']}", sections, facts=_facts(store, left_out))
 
 
@@ -233,10 +238,33 @@ def _three_layers(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.filter(pl.col("layer").is_in([layers[0], layers[(len(layers) - 1) // 2], layers[-1]]))
 
 
+def _branches(found: Forest) -> Iterator[Section]:
+    """What was trained, line by line, then the stream of those that were recorded."""
+    metrics = found.metrics()
+    for quantity in ("loss", "gradient_norm", "learning_rate"):
+        fewer, note = thin(metrics, plots.MAX_ROWS, by=("run",))
+        chart = plots.branches(fewer, quantity, style=Style(note=note))
+        title = f"A run and its forks: {find_training(quantity).long_name}"
+        yield Section(title, chart, reading.BRANCHES.of(find_training(quantity)))
+    recorded = [run for run, store in found.open_stores().items() if "activations" in store.groups]
+    if len(recorded) > 1:
+        stream = found.table("activations").filter(pl.col("site") == Site.RESIDUAL_OUT.value)
+        fewer, note = thin(stream, plots.MAX_ROWS, by=("run", "layer"))
+        chart = plots.branches(fewer, "rms", style=Style(note=note))
+        yield Section("A run and its forks: the residual stream", chart, reading.BRANCHES.of(find("activations/rms")))
+
+
+def lineage(store: RecordedStore) -> dict[str, str]:
+    """Where the run came from, in a line; nothing for a run that training here did not write."""
+    line = read_line(store.attributes["source"])
+    return {"lineage": line.said} if line else {}
+
+
 def _facts(store: RecordedStore, left_out: list[str]) -> dict[str, str]:
     probe = store.attributes.get("probe") or {}
     facts = {
         "source": str(store.attributes["source"]),
+        **lineage(store),
         "revisions": f"{len(store.done)} measured" + (f", {len(store.missing)} missing" if store.missing else ""),
         "model type": str(store.attributes["model_type"]),
         "forward pass": str(store.attributes["compute_dtype"]),

@@ -10,7 +10,7 @@ from olmo_dynamics.cli.printing import format_option, print_facts, quiet_option
 @format_option("table", "json")
 @quiet_option
 def demo(out: str, style: str, quiet: bool) -> None:
-    """Pretrain a tiny OLMo 2 on this machine's own Python sources, collect its revisions, write the report.
+    """Pretrain a tiny OLMo 2 on this machine's own Python sources, collect its revisions, fork it, write the report.
 
     Offline, minutes on two cores. What is finished is reused: run again, it continues.
 
@@ -22,4 +22,6 @@ def demo(out: str, style: str, quiet: bool) -> None:
     from olmo_dynamics.experiments.demo import run_demo
 
     made = run_demo(out, quiet=quiet)
-    print_facts({"run": str(made.run), "store": str(made.store), "report": str(made.report)}, style)
+    print_facts(
+        {"run": str(made.run), "fork": str(made.fork), "store": str(made.store), "report": str(made.report)}, style
+    )

@@ -8,18 +8,26 @@ from olmo_dynamics.cli.printing import format_option, print_facts, quiet_option
 @click.command()
 @click.argument("store", type=click.Path())
 @click.option("--out", default="report.html", show_default=True, type=click.Path(), metavar="FILE", help="The page.")
+@click.option(
+    "--fork", "forks", multiple=True, type=click.Path(), metavar="DIR", help="A fork of the run, drawn beside it."
+)
 @format_option("table", "json")
 @quiet_option
-def report(store: str, out: str, style: str, quiet: bool) -> None:
+def report(store: str, out: str, forks: tuple[str, ...], style: str, quiet: bool) -> None:
     """Write one self-contained HTML page of linked plots of STORE; it opens with no network.
+
+    A store of a run that training here wrote says where the run came from; with --fork, a run and its forks are drawn from
+    the step where they part.
 
     \b
     Examples:
       olmo-dyn report olmo2-1b.zarr
       olmo-dyn report olmo2-1b.zarr --out olmo2-1b.html
+      olmo-dyn report demo/store.zarr --fork demo/fork
     """
     from olmo_dynamics.frames import open_store
-    from olmo_dynamics.reporting import write_report
+    from olmo_dynamics.reporting import lineage, write_report
 
-    written = write_report(open_store(store), out)
-    print_facts({"report": str(written)}, style)
+    opened = open_store(store)
+    written = write_report(opened, out, forks=forks)
+    print_facts({"report": str(written)} | lineage(opened), style)

@@ -104,7 +104,8 @@ def _their_files(model: nn.Module) -> tuple[dict[str, Any], Mapping[str, Tensor]
         raise OptionError(f"record wants a model of ours or an OLMo model of transformers; got {type(model).__name__}")
     from transformers.core_model_loading import revert_weight_conversion
 
-    state: dict[str, Tensor] = revert_weight_conversion(model, model.state_dict())
+    named: Any = model
+    state: dict[str, Tensor] = revert_weight_conversion(named, model.state_dict())
     if config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
     return json.loads(config.to_json_string()), state

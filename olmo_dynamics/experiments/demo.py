@@ -124,12 +124,13 @@ class Demo:
     """Where the demo's parts lie."""
 
     run: Path  # a folder of revisions
+    fork: Path  # another, from the middle of the first
     store: Path
     report: Path
 
 
 def run_demo(out: str | Path, *, size: DemoSize = STANDARD, quiet: bool = False) -> Demo:
-    """Pretrain, collect every revision, write the report; what is finished is reused, what was interrupted goes on.
+    """Pretrain, collect every revision, fork the run, write the report; what is finished is reused, the rest goes on.
 
     Raises: TrainingError if `out` holds a run of another size.
     """
@@ -138,10 +139,32 @@ def run_demo(out: str | Path, *, size: DemoSize = STANDARD, quiet: bool = False)
 
     folder = Path(out)
     run = pretrain(folder, size=size, progress=Silent() if quiet else Steps())
-    demo = Demo(run, folder / "store.zarr", folder / "report.html")
+    demo = Demo(run, folder / "fork", folder / "store.zarr", folder / "report.html")
     store = collect(run, out=demo.store, progress=Silent() if quiet else Bar())
-    write_report(store, demo.report)
+    fork_from_the_middle(folder, demo.fork, size=size, progress=Silent() if quiet else Steps())
+    write_report(store, demo.report, forks=[demo.fork])
     return demo
+
+
+def fork_from_the_middle(out: Path, fork: Path, *, size: DemoSize = STANDARD, progress: Silent | None = None) -> None:
+    """Train on from the demo's middle with a rate that falls to zero, for a fifteenth of its steps, into the folder `fork`."""
+    from olmo_dynamics.branching import fork as fork_run
+
+    recipe, steps = size.recipe, max(size.steps // 15, 2)
+    middle = max(step for step in recipe.save_at if 2 * step <= size.steps)
+    with _one_thread():
+        fork_run(
+            out / "run",
+            checkpoint_name(middle, middle * recipe.tokens_per_step),
+            data=[out / "corpus" / "train.bin"],
+            out=fork,
+            steps=steps,
+            schedule="linear",
+            save=(),
+            record=("parameters", "activations"),
+            every=max(steps // 3, 1),
+            progress=progress,
+        )
 
 
 def _train(state: TrainState, writer: CheckpointWriter, corpus: Corpus, progress: Silent) -> None:

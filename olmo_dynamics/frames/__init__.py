@@ -8,15 +8,18 @@ from olmo_dynamics.frames.averages import macro_average
 from olmo_dynamics.frames.births import births
 from olmo_dynamics.frames.curves import metrics
 from olmo_dynamics.frames.experts import pool_experts
+from olmo_dynamics.frames.lineage import Forest, forest
 from olmo_dynamics.frames.recorded import RecordedStore, export, open_store
 from olmo_dynamics.frames.routing import saturation
 from olmo_dynamics.frames.tables import table, table_names
 from olmo_dynamics.frames.thinning import thin
 
 __all__ = [
+    "Forest",
     "RecordedStore",
     "births",
     "export",
+    "forest",
     "macro_average",
     "metrics",
     "open_store",

@@ -17,7 +17,7 @@ import polars as pl
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.frames.files import write_frame
 
-METRICS_FILE = "metrics.parquet"
+METRICS_FILE, EVALUATION_FILE = "metrics.parquet", "evaluation.csv"
 SAVE_SECONDS = 30.0
 """How much training a killed process may lose the metrics of, where its checkpoints are farther apart."""
 
@@ -27,13 +27,20 @@ Row = Mapping[str, int | float]
 def metrics(folder: str | Path) -> pl.DataFrame:
     """The metrics of a run of ours, a row an update: step, tokens, loss, gradient_norm, learning_rate, and what else it kept.
 
+    Held-out losses stand in a column a file, `eval/FILE`; the step that a fork begins at has a row for them alone.
+
     Raises:
         OptionError: the folder has none.
     """
     path = Path(folder).expanduser() / METRICS_FILE
     if not path.is_file():
         raise OptionError(f"metrics want a run's folder with {METRICS_FILE} in it; {folder} has none")
-    return pl.read_parquet(path)
+    rows, evaluated = pl.read_parquet(path), path.with_name(EVALUATION_FILE)
+    if not evaluated.is_file():
+        return rows
+    losses = pl.read_csv(evaluated).with_columns(pl.format("eval/{}", "file").alias("file"))
+    wide = losses.pivot("file", index=["step", "tokens"], values="loss")
+    return rows.join(wide, on=["step", "tokens"], how="full", coalesce=True, maintain_order="left_right").sort("step")
 
 
 class MetricsTable:
@@ -45,7 +52,9 @@ class MetricsTable:
     def __init__(self, folder: Path, *, step: int, save_at: Collection[int] = ()) -> None:
         self.path = folder / METRICS_FILE
         self._save_at = frozenset(save_at)
-        self._written = metrics(folder).filter(pl.col("step") <= step) if self.path.exists() else pl.DataFrame()
+        self._written = (
+            pl.read_parquet(self.path).filter(pl.col("step") <= step) if self.path.exists() else pl.DataFrame()
+        )
         self._rows: list[Row] = []
         self._saved = time.monotonic()
 

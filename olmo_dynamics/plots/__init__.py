@@ -10,6 +10,7 @@ report page that holds many of them is made by `olmo_dynamics.plots.page`.
 
 from olmo_dynamics.plots.bands import distribution_fan, embedding_band
 from olmo_dynamics.plots.births import outlier_births
+from olmo_dynamics.plots.branches import branches
 from olmo_dynamics.plots.depth import depth_profile
 from olmo_dynamics.plots.look import AnyChart, Style
 from olmo_dynamics.plots.losses import loss_by_domain
@@ -24,6 +25,7 @@ __all__ = [
     "MAX_ROWS",
     "AnyChart",
     "Style",
+    "branches",
     "depth_profile",
     "distribution_fan",
     "domain_specialisation",

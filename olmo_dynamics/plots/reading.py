@@ -95,6 +95,12 @@ LOSS = Reading(
     ("Paloma, arXiv:2312.10523",),
 )
 
+BRANCHES = Reading(
+    "Each line is one run: the parent in ink, its forks in colours, from a little before the step where the first of them "
+    "leaves it, which a ring marks. Runs that see the same batches rise and fall together: compare lines, not steps.",
+    ("standard definition",),
+)
+
 LOGITS = Reading(
     "The log-sum-exp of the logits is free to drift, since the softmax ignores a common shift. It starts near the logarithm "
     "of the vocabulary size; a z-loss pulls it towards zero.",

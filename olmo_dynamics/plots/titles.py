@@ -12,7 +12,7 @@ import polars as pl
 
 from olmo_dynamics.names import Quantity
 from olmo_dynamics.plots.rows import LABELS, XS
-from olmo_dynamics.quantities import ALL
+from olmo_dynamics.quantities import ALL, TRAINING
 
 X_TITLES = {"step": "step", "tokens": "tokens seen"}
 """What the time axis is called."""
@@ -30,7 +30,7 @@ _THINGS = {"parameters": " of weights", "activations": " of activations"}
 def quantity_of(frame: pl.DataFrame, column: str) -> Quantity:
     """The declared quantity a column holds; a plain one, without unit or formula, for a column of the user's own."""
     group = next((group for name, group in _GROUP_OF_COLUMN.items() if name in frame.columns), None)
-    matches = [found for found in ALL if found.name == column and group in (None, found.group)]
+    matches = [found for found in (*ALL, *TRAINING) if found.name == column and group in (None, found.group)]
     return matches[0] if len(matches) == 1 else Quantity(column, "", column.replace("_", " "), (), "", "", unit="")
 
 

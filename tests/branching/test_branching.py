@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -10,14 +11,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from click.testing import CliRunner
 from polars.testing import assert_frame_equal
 from safetensors.torch import load_file
 
 import olmo_dynamics as od
+from olmo_dynamics.cli.report import report
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.experiments.corpus import Corpus
 from olmo_dynamics.experiments.demo import SMALL, pretrain
 from olmo_dynamics.progress import Silent
+from olmo_dynamics.reporting import render_report
 from olmo_dynamics.training.trainer import Event
 from tests.conftest import ROOT
 
@@ -114,6 +118,32 @@ def test_only_the_first_and_the_latest_are_kept(demo: tuple[Path, Path], tmp_pat
     with pytest.raises(OptionError, match=r"^keep must be at least 1 checkpoint; got 0$"):
         fork(demo, tmp_path / "b", keep=0)
     assert not (tmp_path / "b").exists()
+
+
+def test_a_forks_folder_is_a_source_like_any_other(demo: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = fork(demo, tmp_path / "anneal", schedule="linear", save=(4,), record="activations", every=4,
+                  measure={"batch": "2x16"})  # fmt: skip
+    assert od.Run(folder).revisions["step"].to_list() == [9, 13, 17]
+    again = tmp_path / "again"
+    od.fork(folder, "step13-tokens6656", data=[demo[1]], out=again, steps=2, lr=1e-3, progress=Silent())
+    parent = od.collect(demo[0], out=tmp_path / "parent.zarr", record=("activations",), batch="2x16", progress=Silent())
+
+    found = od.forest(demo[0], folder, again, stores=[parent.path])
+    assert found.parents == {"anneal": "run", "again": "anneal"}
+    assert found.runs["overrides"].to_list() == ["", "schedule linear", "lr 0.001"]
+    recorded = found.table("activations").filter(site="residual_out", layer=0)
+    assert recorded.filter(run="anneal")["step"].to_list() == [9, 13, 17]
+    assert recorded.filter(step=9)["rms"].n_unique() == 1, "the fork begins with its parent's numbers"
+
+    lineage = f"forked from {demo[0]}@{PARENT}, schedule linear"
+    store = od.open_store(folder / "store.zarr")
+    assert lineage in render_report(store)
+    text = render_report(parent, forks=[folder, again])
+    for title in ("training loss", "gradient norm", "learning rate", "the residual stream"):
+        assert f">A run and its forks: {title}</h2>" in text
+    runner = CliRunner().invoke(report, [str(store.path), "--out", str(tmp_path / "r.html"), "--format", "json"])
+    assert json.loads(runner.stdout)["lineage"] == lineage
+    assert "trained from scratch" in render_report(parent)
 
 
 class Heard(Silent):

@@ -58,6 +58,26 @@ def test_columns_that_come_later_are_null_before(tmp_path: Path) -> None:
     assert metrics(tmp_path)["eval_loss"].to_list() == [None, 3.0]
 
 
+def test_held_out_losses_stand_in_a_column_a_file(tmp_path: Path) -> None:
+    table = MetricsTable(tmp_path, step=2)
+    feed(table, 3, 4)
+    table.save()
+    (tmp_path / "evaluation.csv").write_text(
+        "step,tokens,file,loss\n2,128,a,3.5\n2,128,b,4.5\n4,256,a,3.0\n4,256,b,4.0\n"
+    )
+    frame = metrics(tmp_path)
+    assert frame.select("step", "tokens", "eval/a", "eval/b").rows() == [
+        (2, 128, 3.5, 4.5),
+        (3, 192, None, None),
+        (4, 256, 3.0, 4.0),
+    ]
+    assert frame["loss"].to_list() == [None, 5 / 3, 1.25]
+    again = MetricsTable(tmp_path, step=4)
+    feed(again, 5)
+    again.save()
+    assert pl.read_parquet(tmp_path / METRICS_FILE).columns == ["step", "tokens", "loss"], "it is not copied"
+
+
 def test_a_finished_run_that_is_asked_again_is_left_alone(tmp_path: Path) -> None:
     first = MetricsTable(tmp_path, step=0)
     feed(first, 1, 2)

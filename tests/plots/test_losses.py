@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from olmo_dynamics.plots import loss_by_domain
-from olmo_dynamics.plots.losses import MACRO_AVERAGE, _apart
+from olmo_dynamics.plots.ends import apart
+from olmo_dynamics.plots.losses import MACRO_AVERAGE
 from tests.plots import synthetic
 from tests.plots.drawing import drawn, encodings, selections, titles
 
@@ -43,10 +44,10 @@ def test_the_macro_average_is_thick_and_in_ink() -> None:
 
 @given(places=st.lists(st.floats(0, 300), min_size=1, max_size=20).map(sorted))
 def test_names_are_kept_apart_in_their_order_and_below_the_top(places: list[float]) -> None:
-    moved = _apart(places, height=300)
+    moved = apart(places, height=300)
     assert all(later - earlier >= 14 - 1e-9 for earlier, later in pairwise(moved))
     assert moved[-1] <= 300
 
 
 def test_names_with_room_between_them_stay_where_they_are() -> None:
-    assert _apart([10.0, 40.0, 200.0], height=300) == [10.0, 40.0, 200.0]
+    assert apart([10.0, 40.0, 200.0], height=300) == [10.0, 40.0, 200.0]

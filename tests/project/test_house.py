@@ -58,7 +58,7 @@ def test_generated_pages_are_fresh() -> None:
 
 
 def test_quantities_are_wholly_described() -> None:
-    for quantity in quantities.ALL:
+    for quantity in (*quantities.ALL, *quantities.TRAINING):
         assert isinstance(quantity, Quantity)
         assert all((quantity.long_name, quantity.formula, quantity.source, quantity.unit)), quantity.key
         assert quantity.valid[0] < quantity.valid[1]

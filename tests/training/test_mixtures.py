@@ -59,10 +59,10 @@ def test_quotas_sum_to_a_block_and_lie_within_one(weights: list[float]) -> None:
 
 
 def test_weights_without_meaning_are_refused() -> None:
-    with pytest.raises(OptionError, match=r"^weights of data must be above 0; got 1, 0$"):
-        quotas([1, 0])
-    with pytest.raises(OptionError, match=r"^a weight must be at least a thousandth of all; got 1, 1e-05$"):
-        quotas([1, 1e-5])
+    with pytest.raises(OptionError, match=r"^weights of data must be above 0; got 1.0, 0.0$"):
+        quotas([1.0, 0.0])
+    with pytest.raises(OptionError, match=r"^a weight must be at least a thousandth of all; got 1.0, 1e-05$"):
+        quotas([1.0, 1e-5])
 
 
 def test_sizes_by_hand() -> None:

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from olmo_dynamics.checkpoints.mapped import MappedFile
-from olmo_dynamics.checkpoints.revision_names import sort_key
-from olmo_dynamics.checkpoints.source import CONFIG_FILE, Checkpoint, Source, named_revision
+from olmo_dynamics.checkpoints.revision_names import named_revision, sort_key
+from olmo_dynamics.checkpoints.source import CONFIG_FILE, Checkpoint, Source
 from olmo_dynamics.checkpoints.tensors import Span
 from olmo_dynamics.errors import CheckpointError, UnknownSourceError
 from olmo_dynamics.names import Revision

@@ -24,9 +24,9 @@ from olmo_dynamics.checkpoints.catalogue import Catalogue, load_catalogue, save_
 from olmo_dynamics.checkpoints.hub_api import Repo, ask, ask_pages
 from olmo_dynamics.checkpoints.mapped import MappedFile
 from olmo_dynamics.checkpoints.patience import Patience
-from olmo_dynamics.checkpoints.revision_names import sort_key
+from olmo_dynamics.checkpoints.revision_names import named_revision, sort_key
 from olmo_dynamics.checkpoints.runs import known_run
-from olmo_dynamics.checkpoints.source import Checkpoint, Source, named_revision
+from olmo_dynamics.checkpoints.source import Checkpoint, Source
 from olmo_dynamics.checkpoints.tensors import Span, weight_files
 from olmo_dynamics.checkpoints.wire import Line, Listing, Wire
 from olmo_dynamics.errors import NetworkError, UnknownRevisionError

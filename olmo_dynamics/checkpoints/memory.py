@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from olmo_dynamics.checkpoints.revision_names import sort_key
-from olmo_dynamics.checkpoints.source import Checkpoint, Source, named_revision
+from olmo_dynamics.checkpoints.revision_names import named_revision, sort_key
+from olmo_dynamics.checkpoints.source import Checkpoint, Source
 from olmo_dynamics.checkpoints.tensors import Span
 from olmo_dynamics.names import Revision
 

@@ -13,6 +13,9 @@ form seen on the hub; what it cannot read is still a revision, known by its name
 
 import math
 import re
+from collections.abc import Iterable
+from dataclasses import replace
+from difflib import get_close_matches
 
 from olmo_dynamics.names import Revision
 
@@ -71,3 +74,21 @@ def _ingredient_key(ingredient: str | None) -> tuple[int, tuple[tuple[int, str],
         return 0, ()
     parts = ingredient.split("+")
     return len(parts), tuple((int(part) if part.isdigit() else -1, part) for part in parts)
+
+
+def named_revision(name: str) -> Revision:
+    """What a name says of a revision, its exact tokens included where the name gives them.
+
+    In `step100-tokens1048576` the label has no unit: it is no rounded label but the count, as our own folders write it.
+    """
+    revision = parse_revision(name)
+    label = revision.token_label
+    return replace(revision, tokens=int(label)) if label and label.isdecimal() and len(label) < 19 else revision
+
+
+def near_names(name: str, names: Iterable[str], count: int = 5) -> list[str]:
+    """At most `count` names like `name`: those that begin with it first, then by likeness."""
+    pool = list(names)
+    begun = [other for other in pool if other.startswith(name)] if name else []
+    alike = get_close_matches(name, pool, n=count, cutoff=0.5)
+    return list(dict.fromkeys([*begun, *alike]))[:count]

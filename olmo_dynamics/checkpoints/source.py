@@ -13,10 +13,8 @@ from __future__ import annotations
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from olmo_dynamics.checkpoints.revision_names import parse_revision
+from olmo_dynamics.checkpoints.revision_names import near_names
 from olmo_dynamics.checkpoints.tensors import Span, parse_object, read_tensors, weight_files
 from olmo_dynamics.checkpoints.throttle import check_rate
 from olmo_dynamics.errors import CheckpointError, UnknownRevisionError, UnknownSourceError
@@ -310,21 +308,3 @@ def open_source(name: str | Path) -> Source:
         f"wanted a folder of checkpoints or a hub repo such as allenai/OLMo-2-0425-1B, got {str(name)!r}; "
         "check the spelling and the working directory"
     )
-
-
-def named_revision(name: str) -> Revision:
-    """What a name says of a revision, its exact tokens included where the name gives them.
-
-    In `step100-tokens1048576` the label has no unit: it is no rounded label but the count, as our own folders write it.
-    """
-    revision = parse_revision(name)
-    label = revision.token_label
-    return replace(revision, tokens=int(label)) if label and label.isdecimal() and len(label) < 19 else revision
-
-
-def near_names(name: str, names: Iterable[str], count: int = 5) -> list[str]:
-    """At most `count` names like `name`: those that begin with it first, then by likeness."""
-    pool = list(names)
-    begun = [other for other in pool if other.startswith(name)] if name else []
-    alike = get_close_matches(name, pool, n=count, cutoff=0.5)
-    return list(dict.fromkeys([*begun, *alike]))[:count]

@@ -16,7 +16,8 @@ import numpy as np
 
 from olmo_dynamics.checkpoints.formats.web import WebDirectory
 from olmo_dynamics.checkpoints.patience import Patience
-from olmo_dynamics.checkpoints.source import Checkpoint, Source, named_revision
+from olmo_dynamics.checkpoints.revision_names import named_revision
+from olmo_dynamics.checkpoints.source import Checkpoint, Source
 from olmo_dynamics.checkpoints.tensors import Span
 from olmo_dynamics.checkpoints.wire import Line
 from olmo_dynamics.errors import UnknownRevisionError, UnknownSourceError

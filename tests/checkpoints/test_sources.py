@@ -13,7 +13,7 @@ from safetensors import deserialize
 
 from olmo_dynamics.checkpoints import FolderSource, MemorySource, open_source
 from olmo_dynamics.checkpoints.hub import HubSource
-from olmo_dynamics.checkpoints.source import named_revision, near_names
+from olmo_dynamics.checkpoints.revision_names import named_revision, near_names
 from olmo_dynamics.errors import (
     CheckpointError,
     HeaderError,

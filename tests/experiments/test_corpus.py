@@ -77,7 +77,12 @@ def test_saving_replaces_what_was_there(tmp_path: Path, corpus: Corpus) -> None:
     folder.mkdir()
     (folder / "stale").touch()
     corpus.save(folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["held_out.npy", "tokenizer.json", "train.npy"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "held_out.npy",
+        "tokenizer.json",
+        "train.bin",
+        "train.npy",
+    ]
     assert list(tmp_path.iterdir()) == [folder]
     loaded = Corpus.load(folder)
     assert loaded.tokenizer_json == corpus.tokenizer_json

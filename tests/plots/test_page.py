@@ -67,8 +67,8 @@ def test_names_that_look_like_html_stay_names(evil_page: str) -> None:
     assert "img" not in elements.tags
     assert "".join(elements.words).count(EVIL) >= 6
     [spec] = [json.loads(text) for attributes, text in elements.scripts if attributes.get("type") == "application/json"]
-    [rows] = [rows for rows in spec["datasets"].values() if "cross_entropy" in rows[0]]
-    assert rows[0]["domain"] == EVIL + "code"
+    [curves, labels] = [rows for rows in spec["datasets"].values() if "cross_entropy" in rows[0]]
+    assert curves[0]["domain"] == labels[0]["domain"] == EVIL + "code"
 
 
 def test_nothing_is_loaded_and_links_lead_to_the_sources_or_within(evil_page: str) -> None:

@@ -1,15 +1,17 @@
-"""P6: updates of a 12.6 M OLMo 2 in bf16: ours, ours compiled, and transformers under autocast, taking turns step by step.
+"""P6: updates of a 12.6 M OLMo 2 in bf16: ours, ours compiled, and two peers, taking turns step by step.
 
-The peer is a plain loop around transformers' model (autocast, the model's own loss, torch's clipping, fused AdamW): what
-transformers.Trainer runs, without what it does around it. Memory is that of each method alone, in a process of its own.
+The peers are transformers' own Trainer (bf16, fused AdamW, no logging), and a plain loop around its model (autocast, the
+model's own loss, torch's clipping, fused AdamW). Memory is that of each method alone, in a process of its own.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import queue
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -34,8 +36,9 @@ CONFIG = ModelConfig(
 BATCHES = ("16x128", "8x512")
 OURS = {"ours, compiled": {"compile": True}, "ours": {}}
 THRIFTY = "ours, one sequence at a time, blocks run twice"
-PEER = "transformers + autocast + fused AdamW"
-METHODS = (*OURS, PEER)
+TRAINER = "transformers.Trainer, bf16, fused AdamW"
+LOOP = "transformers + autocast + fused AdamW"
+METHODS = (*OURS, TRAINER, LOOP)
 LOSSES = ("loss of 2048 rows, sliced", "loss of 2048 rows, whole")
 VOCABULARY = 100_352
 
@@ -58,11 +61,56 @@ def our_steps(given: Recipe) -> Iterator[float]:
             yield losses.cross_entropy
 
 
-def their_steps(given: Recipe) -> Iterator[float]:
+def their_model(given: Recipe) -> Any:
     import transformers
 
     model = transformers.Olmo2ForCausalLM(transformers.Olmo2Config(**to_config_json(CONFIG)))
     model.load_state_dict(new_state(CONFIG, given).model.state_dict())
+    return model
+
+
+def trainer_steps(given: Recipe) -> Iterator[float]:
+    """Trainer's updates; it runs in a thread of its own, which waits before each until it is asked for."""
+    import transformers
+
+    turn, losses = threading.Semaphore(0), queue.Queue[float]()
+
+    class Pauses(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            turn.acquire()
+
+    class Tells(transformers.Trainer):  # type: ignore[misc]
+        def training_step(self, *arguments: Any, **words: Any) -> torch.Tensor:
+            self.told = super().training_step(*arguments, **words)
+            return self.told
+
+    class Ends(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            losses.put(float(trainer.told))
+
+    batches = windows(given)
+    rows = [{"input_ids": row, "labels": row} for at in range(20) for row in batches.batch(at).token_ids]
+    arguments = transformers.TrainingArguments(
+        output_dir="unused", use_cpu=True, bf16=True, optim="adamw_torch_fused", max_steps=given.steps,
+        per_device_train_batch_size=given.sequences_per_step, learning_rate=given.peak_lr, weight_decay=0.1,
+        max_grad_norm=given.clip, lr_scheduler_type="constant", logging_strategy="no", save_strategy="no",
+        report_to=[], disable_tqdm=True, adam_beta2=given.betas[1], dataloader_pin_memory=False,
+    )  # fmt: skip
+    trainer = Tells(their_model(given), arguments, train_dataset=rows, callbacks=[Pauses(), Ends()])
+    threads = torch.get_num_threads()  # a new thread would take the single one that our workers were given last
+
+    def run() -> None:
+        torch.set_num_threads(threads)
+        trainer.train()
+
+    threading.Thread(target=run, daemon=True).start()
+    while True:
+        turn.release()
+        yield losses.get()
+
+
+def loop_steps(given: Recipe) -> Iterator[float]:
+    model = their_model(given)
     decayed = [parameter for name, parameter in model.named_parameters() if "embed" not in name]
     groups = [{"params": decayed}, {"params": [model.model.embed_tokens.weight], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=given.peak_lr, betas=given.betas, weight_decay=0.1, fused=True)
@@ -84,8 +132,8 @@ def windows(given: Recipe) -> Windows:
 
 
 def steps_of(method: str, batch: str) -> Iterator[float]:
-    if method == PEER:
-        return their_steps(recipe(batch))
+    if method in (TRAINER, LOOP):
+        return {TRAINER: trainer_steps, LOOP: loop_steps}[method](recipe(batch))
     if method == THRIFTY:
         return our_steps(recipe(batch, micro_batch=1, activation_checkpointing=True))
     return our_steps(recipe(batch, **OURS[method]))

@@ -45,6 +45,9 @@ def cli() -> None:
       olmo-dyn collect allenai/OLMo-2-0425-1B \\
           --revisions stage1:log24 --out olmo2-1b.zarr     measure 24 of them
       olmo-dyn report olmo2-1b.zarr                        a page of linked plots
+      olmo-dyn fork cache/demo/run@step377-tokens386048 \\
+          --data cache/demo/corpus/train.bin \\
+          --out forks/same --steps 40                      train on from there
     """
 
 

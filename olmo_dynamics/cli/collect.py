@@ -25,7 +25,7 @@ _MEGABYTE = 1e6
     "--out", required=True, type=click.Path(), metavar="STORE", help="The Zarr store; continued if it exists."
 )
 @click.option("--record", default="", metavar="NAMES", help="Groups, comma-separated: parameters, embeddings, activations, "
-              "outliers, logits, loss, tokens. All unless given.")  # fmt: skip
+              "outliers, logits, loss, tokens, routing (experts). All that the model has unless given.")  # fmt: skip
 @click.option(
     "--tensors", default="", metavar="GLOBS", help="Tensors for the parameter groups: comma-separated globs or roles."
 )

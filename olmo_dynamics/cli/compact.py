@@ -1,4 +1,4 @@
-"""`olmo-dyn compact`: make series fast to read."""
+"""`olmo-dyn compact`: turn a store's log into series, for which one number over all revisions is one small read."""
 
 import click
 

@@ -25,8 +25,8 @@ from olmo_dynamics.plots.titles import axis_title, definition, heading, quantity
 _WIDE, _PANEL = (600, 360), (190, 150)
 """Width and height in pixels of a single picture, and of one panel among several."""
 
-_BEFORE = 0.2
-"""How much of what came before the first fork is drawn, as a share of what came after."""
+_BEFORE, _AFTER = 0.2, 0.4
+"""How much of what came before the first fork and after the last is drawn, as shares of the time between."""
 
 _DOTS = 40  # steps of a run; where there are more, dots would hide the lines
 _HUES = tuple(hue for hue in CATEGORIES if hue != "#000000")  # ink is the parent's
@@ -38,8 +38,9 @@ def branches(frame: pl.DataFrame, y: str, *, x: str = "step", style: Style = PLA
     """Lines of the column `y` against step or tokens, one a run: the first parent in ink, its forks in colours.
 
     The frame is a forest's: `run`, `parent`, `forked_at`, and one value a run and step. It is drawn from a little before the
-    first fork on. Forks are marked by a dashed line and a ring, and runs are named at their ends; where `layer`, `site`,
-    `role` or `domain` tells several values apart each gets a panel, and a legend names the runs.
+    first fork to a little after the last fork's end. Forks are marked by a dashed line and a ring, and runs are named at
+    their ends; where `layer`, `site`, `role` or `domain` tells several values apart each gets a panel, and a legend names
+    the runs.
 
     Raises:
         OptionError: a column is missing, a step has several values, or there is nothing, or too much, to draw.
@@ -71,7 +72,7 @@ def branches(frame: pl.DataFrame, y: str, *, x: str = "step", style: Style = PLA
 
 
 def _shown(frame: pl.DataFrame, y: str, x: str, facet: str | None) -> Rows:
-    """What is drawn: all runs, from a little before the first fork on."""
+    """What is drawn: all runs, around the time in which there are forks; a longer parent up to its first row beyond."""
     require(frame, "run", "parent", "forked_at", "step", x)
     if "revision" not in frame.columns:
         frame = frame.with_columns(pl.format("{}, step {}", "run", "step").alias("revision"))
@@ -79,7 +80,8 @@ def _shown(frame: pl.DataFrame, y: str, x: str, facet: str | None) -> Rows:
     starts = forks.filter(pl.col("step") == pl.col("forked_at"))[x].drop_nulls().to_list()
     if starts:
         first, last = min(starts), max(forks[x].drop_nulls().to_list())
-        frame = frame.filter(pl.col(x) >= first - _BEFORE * (last - first))
+        beyond = pl.col(x).filter(pl.col(x) >= last + _AFTER * (last - first)).min().over("run")
+        frame = frame.filter(pl.col(x) >= first - _BEFORE * (last - first), (pl.col(x) <= beyond).fill_null(True))
     return drawable(frame, y, x=x, also=[name for name in ("run", "parent", "forked_at", facet) if name])
 
 
@@ -116,7 +118,7 @@ def _lines(rows: Rows, value: ValueAxis, time: alt.X, *, look: dict[str, Any], f
     if crowded:  # they stay, unseen, for what a reader points at
         dots = dots.encode(opacity=alt.value(0))
     # A parent is thick, so that it shows beneath a fork that does the same.
-    thick = alt.when("datum.parent === null").then(alt.value(4.0)).otherwise(alt.value(1.7))
+    thick = alt.when("datum.parent === null").then(alt.value(3.0)).otherwise(alt.value(1.5))
     return [base.mark_line().encode(detail="run", size=thick), dots]
 
 

@@ -97,7 +97,8 @@ LOSS = Reading(
 
 BRANCHES = Reading(
     "Each line is one run: the parent in ink, its forks in colours, from a little before the step where the first of them "
-    "leaves it, which a ring marks. Runs that see the same batches rise and fall together: compare lines, not steps.",
+    "leaves it, which a ring marks, to a little after the last fork's end. "
+    "Runs that see the same batches rise and fall together: compare lines, not steps.",
     ("standard definition",),
 )
 

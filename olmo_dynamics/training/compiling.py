@@ -2,6 +2,8 @@
 
 One block is compiled and serves all layers, since all look alike; the head has its own loop, and experts are chosen by what
 the tokens are, which no compiler foresees.
+
+    >>> run = compiled(run_block, model) if pays(model, tokens=50_000_000) else None                # doctest: +SKIP
 """
 
 from __future__ import annotations

@@ -256,7 +256,8 @@ def _data_field(parent: Parent, data: DataFiles) -> Field:
     theirs = [_file_name(name) for name in parent.data]
     status = "assumed" if not theirs else "restored" if names == theirs else "replaced"
     mixed = f", mixed {':'.join(map(str, quotas(data.weights)))}" if data.weights else ""
-    return Field("data", status, f"{len(names)} files, {data.token_count:,} tokens, {names[0]} first{mixed}")
+    files = "1 file" if len(names) == 1 else f"{len(names)} files"
+    return Field("data", status, f"{files}, {data.token_count:,} tokens, {names[0]} first{mixed}")
 
 
 def _file_name(name: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+import olmo_dynamics as od
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -36,6 +37,12 @@ def test_python_blocks_run(page: Path, demo_folder: Path, monkeypatch: pytest.Mo
         name = f"{page.name}, block {number}"
         linecache.cache[name] = (len(block), None, block.splitlines(keepends=True), name)  # for nnsight, which reads it
         exec(compile(block, name, "exec"), namespace)  # noqa: S102 - our own documents
+
+
+def test_every_public_name_is_in_the_table_of_the_door() -> None:
+    said = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    missing = [name for name in od.__all__ if not name.startswith("__") and f"`od.{name}`" not in said]
+    assert not missing
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -52,6 +52,15 @@ def test_it_begins_a_little_before_the_first_fork() -> None:
     assert min(row["tokens"] for rows in on_tokens.values() for row in rows) == 52 * 512
 
 
+@pytest.mark.parametrize(("every", "end"), [(1, 74), (30, 90)])
+def test_a_longer_parent_ends_a_little_after_its_forks(every: int, end: int) -> None:
+    short = table().filter(pl.col("run").is_in(["run", "hot"]), (pl.col("run") == "run") | (pl.col("step") <= 70))
+    sparse = short.filter((pl.col("run") == "hot") | (pl.col("step") % every == 0))
+    data = branches(sparse, "loss").to_dict()["datasets"]
+    steps = [row["step"] for rows in data.values() for row in rows if row.get("run") == "run" and "beside" not in row]
+    assert max(steps) == end, "70 + 0.4 * (70 - 60) is 74, or the parent's first value beyond"
+
+
 def test_the_parent_is_in_ink_and_forks_in_colours_of_their_own() -> None:
     found = colors(branches(table(), "loss"))
     assert found["run"] == "#1b1e23" and len(set(found.values())) == 4

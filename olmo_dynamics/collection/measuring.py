@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
@@ -41,6 +41,7 @@ from olmo_dynamics.recorders import (
 )
 
 Raw = dict[str, np.ndarray]
+Surveying = Callable[[], Survey]
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,22 @@ class _Way:
     again: set[str]
     kept: Raw = field(default_factory=dict)
 
+    def preparing(self, stop: Stop, raw: Raw) -> Callable[[], Prepared] | None:
+        """What makes a stop's stage ready, if it has one."""
+        self.kept.update((name, arrived) for name, arrived in raw.items() if name in self.again)
+        if self.forward is None or stop.stage is None:
+            return None
+        return partial(
+            self.forward.prepare, stop.stage, _weights(self.visit.opened.checkpoint, stop.stage, self.kept | raw)
+        )
+
 
 @dataclass(frozen=True)
 class _Taken:
     """A stop whose bytes have come: its surveys, under way, and its stage made ready; to call is to wait."""
 
-    surveys: list[tuple[TensorInfo, Callable[[], Survey]]]
-    prepared: Callable[[], Prepared] | None = None
+    surveys: list[tuple[Surveying, TensorInfo]]
+    prepared: Callable[[], Prepared] | None
 
 
 class Measuring:
@@ -91,8 +101,7 @@ class Measuring:
             taken = ahead or self._take(way, stop)
             look_ahead = following is not None and is_apart(self._study.measurement.device) and visit.has(following)
             ahead = self._take(way, following) if look_ahead else None
-            for info, survey in taken.surveys:
-                records += self._records_of(survey(), info, opened.groups)
+            records += [each for one in taken.surveys for each in self._records_of(*one, opened.groups)]
             if way.forward is not None and taken.prepared is not None:
                 records += way.forward.run_prepared(taken.prepared())
             del taken
@@ -107,33 +116,27 @@ class Measuring:
         """
         groups = way.visit.opened.groups
         measured, embeddings = (set(self._study.measured(each)) for each in (groups, _only_embeddings(groups)))
-        there = way.forward is not None and stop.stage is not None and is_apart(self._study.measurement.device)
+        elsewhere = stop.stage is not None and is_apart(self._study.measurement.device)
         raw: Raw = {}
-        surveys: list[tuple[TensorInfo, Callable[[], Survey]]] = []
+        surveys: list[tuple[Surveying, TensorInfo]] = []
         for info, arrived in way.visit.take(stop):
             raw[info.name] = arrived
-            if info.name in measured and not there:
-                surveys.append((info, self._survey_here(arrived, info, column_sums=info.name in embeddings)))
-        way.kept |= {name: arrived for name, arrived in raw.items() if name in way.again}
-        if way.forward is None or stop.stage is None:
-            return _Taken(surveys)
-        prepare = partial(
-            way.forward.prepare, stop.stage, _weights(way.visit.opened.checkpoint, stop.stage, way.kept | raw)
-        )
-        if not there:
+            if info.name in measured and not elsewhere:
+                surveys.append((self._survey_here(arrived, info, column_sums=info.name in embeddings), info))
+        prepare = way.preparing(stop, raw)
+        if prepare is None or not elsewhere:
             return _Taken(surveys, prepare)
         wanted = [info for info in stop.infos if info.name in measured]
         work = self._pool.submit(_prepare_and_survey, prepare, wanted, embeddings)
-        return _Taken(
-            [(info, lambda name=info.name: work.result()[1][name]) for info in wanted], lambda: work.result()[0]
-        )
+        return _Taken([(partial(_survey_of, work, info), info) for info in wanted], lambda: work.result()[0])
 
-    def _survey_here(self, raw: np.ndarray, info: TensorInfo, *, column_sums: bool) -> Callable[[], Survey]:
+    def _survey_here(self, raw: np.ndarray, info: TensorInfo, *, column_sums: bool) -> Surveying:
         work = partial(survey_rows, raw, info, column_sums=column_sums)
         blocks = [self._pool.submit(work, rows) for rows in row_blocks(info)]
         return lambda: complete([block.result() for block in blocks], self._pool.map)
 
-    def _records_of(self, survey: Survey, info: TensorInfo, groups: tuple[str, ...]) -> list[Record]:
+    def _records_of(self, surveying: Surveying, info: TensorInfo, groups: tuple[str, ...]) -> list[Record]:
+        survey = surveying()
         records = parameter_records(survey, info) if "parameters" in groups else []
         if info.name in self._study.measured(_only_embeddings(groups)):
             records += self._embedding_records(survey, info)
@@ -176,6 +179,10 @@ def _prepare_and_survey(
         for info in infos
     }
     return replace(prepared, stored={}), surveys
+
+
+def _survey_of(work: Future[tuple[Prepared, dict[str, Survey]]], info: TensorInfo) -> Survey:
+    return work.result()[1][info.name]
 
 
 def _only_embeddings(groups: tuple[str, ...]) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ SHAPED = {
     "interventions": ("edits", "effects", "tracing"),
     "model": ("blocks", "language_model", "layers", "olmo1", "olmo2", "olmo3", "olmoe", "rope", "sites", "stream",
               "weights"),
-    "recorders": ("activations", "embeddings", "forward", "losses", "magnitudes", "massive", "moments", "observed", "order",
-                  "outliers", "parameters", "routing", "survey"),
+    "recorders": ("activations", "device_survey", "embeddings", "forward", "losses", "magnitudes", "massive", "moments",
+                  "observed", "order", "outliers", "parameters", "routing", "survey"),
     "training": ("batch", "gradients", "loss", "marks", "mixtures", "objective", "orders", "routing", "token_files", "trainer"),
 }  # fmt: skip
 install_import_hook(

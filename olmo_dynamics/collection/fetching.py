@@ -12,6 +12,7 @@ they read. Whoever measures takes the tensors stop by stop.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -68,6 +69,9 @@ class Visit:
         self.abandoned = False
         self._budget = budget
         self._arrivals: SimpleQueue[tuple[Load, Future[dict[str, np.ndarray]]] | None] = SimpleQueue()
+        self._sent: deque[tuple[Load, Future[dict[str, np.ndarray]]] | None] = (
+            deque()
+        )  # taken out of the queue, no more
         self._there: dict[str, tuple[np.ndarray, bool]] = {}
 
     @property
@@ -87,6 +91,14 @@ class Visit:
             if wanted:
                 self._arrive()
 
+    def has(self, stop: Stop) -> bool:
+        """Whether all tensors of a stop have come, so that to take them is not to wait."""
+        while not self._arrivals.empty():
+            self._sent.append(self._arrivals.get())
+        while self._sent and self._sent[0] is not None and self._sent[0][1].done():
+            self._arrive()
+        return all(info.name in self._there for info in stop.infos)
+
     def leave(self) -> None:
         """Close the checkpoint; what was fetched and not taken is dropped."""
         self.abandoned = True
@@ -95,7 +107,7 @@ class Visit:
         for raw, early in self._there.values():
             self._budget.give(raw.nbytes, early=early)
         self._there.clear()
-        while (arrival := self._arrivals.get()) is not None:
+        while (arrival := self._following()) is not None:
             load, reading = arrival
             reading.cancel()
             self._budget.give(load.nbytes, early=load.early)
@@ -108,8 +120,11 @@ class Visit:
         """No further load comes."""
         self._arrivals.put(None)
 
+    def _following(self) -> tuple[Load, Future[dict[str, np.ndarray]]] | None:
+        return self._sent.popleft() if self._sent else self._arrivals.get()
+
     def _arrive(self) -> None:
-        arrival = self._arrivals.get()
+        arrival = self._following()
         if arrival is None:
             self._arrivals.put(None)
             raise StoppedError

@@ -27,7 +27,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -98,11 +98,24 @@ Observer = Callable[[Observation], None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A stage and its weights, on the device (or on their way there) and in the compute dtype."""
+    """A stage and its weights, on the device (or on their way there), in the compute dtype and as they were stored."""
 
     stage: Stage
     weights: Mapping[str, Tensor]
+    stored: Mapping[str, Tensor] = field(default_factory=dict)
     arrived: torch.cuda.Event | None = None
+
+    def wait(self) -> None:
+        """Makes this thread's stream wait for the copies, whose memory is then kept until that stream is done with it.
+
+        Without `record_stream` the allocator would give it to the next stage's copies, which the stream does not wait for.
+        """
+        if self.arrived is None:
+            return
+        for tensor in (*self.weights.values(), *self.stored.values()):
+            stream = torch.cuda.current_stream(tensor.device)
+            self.arrived.wait(stream)
+            tensor.record_stream(stream)
 
 
 def stages(config: ModelConfig, *, until: int | None = None) -> tuple[Stage, ...]:
@@ -162,11 +175,13 @@ class StreamedPass:
         """
         dtype = self.residual.dtype
         if self._copies is None:
-            return Prepared(stage, {name: weights[name].to(dtype) for name in stage.tensors})
+            stored = {name: weights[name] for name in stage.tensors}
+            return Prepared(stage, {name: each.to(dtype) for name, each in stored.items()}, stored)
         with torch.cuda.stream(self._copies):
             pinned = {name: weights[name].pin_memory() for name in stage.tensors}
-            there = {name: each.to(self.residual.device, non_blocking=True).to(dtype) for name, each in pinned.items()}
-            return Prepared(stage, there, self._copies.record_event())
+            stored = {name: each.to(self.residual.device, non_blocking=True) for name, each in pinned.items()}
+            ready = {name: each.to(dtype) for name, each in stored.items()}
+            return Prepared(stage, ready, stored, self._copies.record_event())
 
     def run(self, prepared: Prepared, observe: Observer) -> None:
         """Carries every sequence through one stage; stages come in the order of `stages(config)`, each once.
@@ -210,8 +225,7 @@ class StreamedPass:
     @contextmanager
     def _lent(self, prepared: Prepared) -> Iterator[None]:
         """The model holds the stage's weights, and its own empty ones again afterwards."""
-        if prepared.arrived is not None:
-            prepared.arrived.wait(torch.cuda.current_stream(self.residual.device))
+        prepared.wait()
         empty = {name: self._model.get_parameter(name) for name in prepared.stage.tensors}
         try:
             for name, tensor in prepared.weights.items():

@@ -11,6 +11,7 @@ activations merge: two that saw two halves of the tokens give what one would tha
 """
 
 from olmo_dynamics.recorders.activations import ActivationRecorder
+from olmo_dynamics.recorders.device_survey import survey_on_device
 from olmo_dynamics.recorders.embeddings import embedding_records, measure_embedding
 from olmo_dynamics.recorders.forward import FORWARD_GROUPS, ForwardRecorders
 from olmo_dynamics.recorders.llmint8 import OutlierFeatures, llmint8_rule, outlier_features
@@ -51,6 +52,7 @@ __all__ = [
     "outlier_features",
     "parameter_records",
     "row_blocks",
+    "survey_on_device",
     "survey_rows",
     "survey_tensor",
 ]

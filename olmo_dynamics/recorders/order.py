@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64, UInt16, UInt32
+from jaxtyping import Float, Int64, Integer, UInt16, UInt32
 
 from olmo_dynamics.recorders.kernels import CODES, SIGN, Tally, count_lower_halves
 
@@ -90,20 +90,24 @@ class Halves:
         codes = self._codes[_locate(self._counts, ranks)[0]]
         magnitudes = _locate(self._magnitude_counts, magnitude_ranks)[0]
         buckets = np.unique(np.concatenate([codes, magnitudes, magnitudes + SIGN]))
-        self._slots = np.full(CODES, -1, np.int8)  # a small table, so that it stays in the nearest cache
-        self._slots[buckets] = np.arange(len(buckets))
+        self.slots = np.full(CODES, -1, np.int8)  # a small table, so that it stays in the nearest cache
+        self.slots[buckets] = np.arange(len(buckets))
         self._lower = np.zeros((len(buckets), CODES), np.int64)
 
     def count(self, arrays: Sequence[UInt16[np.ndarray, "_ 2"]], run: Run) -> None:
         """Makes the second pass, over the elements' lower and upper halves."""
         shares = [arrays[start::_LOWER_PASSES] for start in range(min(_LOWER_PASSES, len(arrays)))]
         for lower in run(self._count_share, shares):
-            self._lower += lower
+            self.add(lower)
+
+    def add(self, lower: Integer[np.ndarray, "buckets codes"]) -> None:
+        """Adds counts of lower halves, made elsewhere for the upper halves that have one of the `slots` (-1: none)."""
+        self._lower += lower
 
     def _count_share(self, arrays: Sequence[UInt16[np.ndarray, "_ 2"]]) -> UInt32[np.ndarray, "buckets codes"]:
         lower = np.zeros(self._lower.shape, np.uint32)
         for halves in arrays:
-            count_lower_halves(halves, self._slots, lower)
+            count_lower_halves(halves, self.slots, lower)
         return lower
 
     def order(self, ranks: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
@@ -120,13 +124,13 @@ class Halves:
         )
 
     def _value(self, code: int, rank: int) -> float:
-        lower = self._lower[self._slots[code]]
+        lower = self._lower[self.slots[code]]
         if code < SIGN:
             return _join(code, _locate(lower, np.array([rank]))[0][0])
         return _join(code, CODES - 1 - _locate(lower[::-1], np.array([rank]))[0][0])  # larger bits, smaller number
 
     def _magnitude(self, code: int, rank: int) -> float:
-        lower = self._lower[self._slots[code]] + self._lower[self._slots[code + SIGN]]
+        lower = self._lower[self.slots[code]] + self._lower[self.slots[code + SIGN]]
         return _join(code, _locate(lower, np.array([rank]))[0][0])
 
 

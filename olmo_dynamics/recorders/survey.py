@@ -115,7 +115,7 @@ class Partial:
 
 def row_blocks(info: TensorInfo) -> list[slice]:
     """Blocks of whole rows of about 16 MiB, as equal as can be; a tensor of one axis is one row."""
-    rows, _ = _matrix_shape(info)
+    rows, _ = matrix_shape(info)
     blocks = max(1, min(-(-info.nbytes // _BLOCK_BYTES), rows // STRIP))
     height = -(-rows // (blocks * STRIP)) * STRIP
     return [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
@@ -134,7 +134,7 @@ def survey_rows(
         raise CheckpointError(
             f"{info.name} should be {info.nbytes} bytes; got {raw.nbytes}: fetch the checkpoint again"
         )
-    columns = _matrix_shape(info)[1]
+    columns = matrix_shape(info)[1]
     row_bytes = columns * info.nbytes // info.size
     block = _aligned(raw[rows.start * row_bytes : rows.stop * row_bytes])
     shape = (rows.stop - rows.start, columns)
@@ -152,7 +152,7 @@ def complete(parts: Sequence[Partial], run: Run = map) -> Survey:
     with np.errstate(invalid="ignore"):
         if whole.dtype in _TABLES:
             return _describe_codes(whole)
-        return _describe(whole, whole.totals, orders=_orders_of_floats(whole, run))
+        return describe(whole, whole.totals, orders=_orders_of_floats(whole, run))
 
 
 def survey_tensor(raw: UInt8[np.ndarray, " bytes"], info: TensorInfo, *, column_sums: bool = False) -> Survey:
@@ -164,7 +164,8 @@ def survey_tensor(raw: UInt8[np.ndarray, " bytes"], info: TensorInfo, *, column_
     return complete([survey_rows(raw, info, rows, column_sums=column_sums) for rows in row_blocks(info)])
 
 
-def _matrix_shape(info: TensorInfo) -> tuple[int, int]:
+def matrix_shape(info: TensorInfo) -> tuple[int, int]:
+    """Rows and columns, all axes but the last taken as one; a tensor of one axis is one row."""
     columns = info.shape[-1] if info.shape else 1
     return info.size // columns, columns
 
@@ -196,16 +197,26 @@ def _halves(values: np.ndarray) -> np.ndarray:
 
 def _orders_of_floats(whole: Partial, run: Run) -> tuple[Order, Order]:
     count = sum(values.size for values in whole.values)
-    if whole.dtype == "F64" or count <= _SORTED_AT_MOST:
+    if is_sorted(whole.dtype, count):
         flat = np.concatenate([values.reshape(-1) for values in whole.values])
         return order_by_sorting(flat), order_by_sorting(np.abs(flat))
-    exact = Halves(
-        whole.tally,
+    exact = halves(whole.tally, count)
+    exact.count([_halves(values) for values in whole.values], run)
+    return exact.order, exact.order_of_magnitudes
+
+
+def is_sorted(dtype: str, count: int) -> bool:
+    """Whether so many float32 or float64 elements are sorted rather than counted."""
+    return dtype == "F64" or count <= _SORTED_AT_MOST
+
+
+def halves(upper: Tally, count: int) -> Halves:
+    """The order statistics that a survey needs of `count` float32 elements; their lower halves are yet to be counted."""
+    return Halves(
+        upper,
         ranks=np.concatenate([np.array([0, count - 1]), neighbours(QUANTILES, count).ravel()]),
         magnitude_ranks=neighbours(MAGNITUDE_LEVELS, count).ravel(),
     )
-    exact.count([_halves(values) for values in whole.values], run)
-    return exact.order, exact.order_of_magnitudes
 
 
 def _describe_codes(whole: Partial) -> Survey:
@@ -214,10 +225,11 @@ def _describe_codes(whole: Partial) -> Survey:
     totals = Totals.zeros()
     weigh(values, counts, totals)
     orders = order_of_counted(values, counts), order_of_counted(*fold(values, counts))
-    return _describe(whole, totals, orders=orders)
+    return describe(whole, totals, orders=orders)
 
 
-def _describe(whole: Partial, totals: Totals, *, orders: tuple[Order, Order]) -> Survey:
+def describe(whole: Partial, totals: Totals, *, orders: tuple[Order, Order]) -> Survey:
+    """The survey that sums, and the orders of values and of magnitudes, amount to."""
     moments = totals.moments
     count = int(moments[0])
     if totals.counts[NAN]:

@@ -1,6 +1,6 @@
 """`od.fork`: train on from a published step, with its metrics in a table and, if asked, its recordings in a store.
 
-    >>> made = fork("olmo-demo/run", "step445-tokens455680", data=["train.bin"], out="forks/a", steps=100,  # doctest: +SKIP
+    >>> made = fork("olmo-demo/run", "step445-tokens455680", data=["train.npy"], out="forks/a", steps=100,  # doctest: +SKIP
     ...             schedule="linear", record="parameters,activations", every=10)
     >>> od.metrics("forks/a"), od.open_store("forks/a/store.zarr")                              # doctest: +SKIP
 
@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from olmo_dynamics.checkpoints import Source
+from olmo_dynamics.collection.conductor import compact
 from olmo_dynamics.collection.recording import record
 from olmo_dynamics.errors import OptionError
+from olmo_dynamics.frames import open_store
 from olmo_dynamics.frames.curves import MetricsTable
 from olmo_dynamics.progress import Silent, Steps
 from olmo_dynamics.training.boards import TensorBoard, WandB
@@ -114,7 +116,9 @@ def _watching(watch: Watch, out: Path, plan: Plan, state: TrainState) -> Iterato
         sinks: list[Callable[[Row], None]] = [table, *boards, _tell(progress, plan, state)]
         watchers: list[Callable[[Event], None]] = [Metrics(sinks, state.tokens_seen)]
         if watch.groups:
-            watchers.append(Recording(watch, out, plan.recipe.save_at[0], plan.recipe.steps).begin(state))
+            recording = Recording(watch, out, plan.recipe.save_at[0], plan.recipe.steps)
+            ending.callback(recording.close)
+            watchers.append(recording.begin(state))
         yield [*watchers, *watch.callbacks]
 
 
@@ -153,11 +157,21 @@ class Recording:
         if (event.step - self.first) % self.watch.every == 0 or event.step == self.last:
             self._record(event.state)
 
+    def close(self) -> None:
+        """Make the store's series fast to read."""
+        if self.store.exists():
+            compact(open_store(self.store, mode="a"))
+
+    @property
+    def store(self) -> Path:
+        """Where recordings go."""
+        return Path(self.watch.store or self.out / STORE)
+
     def _record(self, state: TrainState) -> None:
         tokenizers = sorted(self.out.glob(f"step*/{TOKENIZER_FILE}"))
         record(
             state.model,
-            self.watch.store or self.out / STORE,
+            self.store,
             step=state.step,
             tokens=state.tokens_seen,
             source=str(self.out),

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
@@ -18,7 +17,6 @@ from safetensors.torch import load_file
 import olmo_dynamics as od
 from olmo_dynamics.cli.report import report
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.experiments.corpus import Corpus
 from olmo_dynamics.experiments.demo import SMALL, pretrain
 from olmo_dynamics.progress import Silent
 from olmo_dynamics.reporting import render_report

@@ -24,7 +24,7 @@ from olmo_dynamics.frames.curves import MetricsTable
 from olmo_dynamics.progress import Silent, Steps
 from olmo_dynamics.training.boards import TensorBoard, WandB
 from olmo_dynamics.training.checkpoint import checkpoint_name
-from olmo_dynamics.training.forking import TOKENIZER_FILE, Fork, HasSource
+from olmo_dynamics.training.forking import Fork, HasSource
 from olmo_dynamics.training.forking import fork as train_on
 from olmo_dynamics.training.metrics import Metrics, Row
 from olmo_dynamics.training.plans import Plan
@@ -62,6 +62,10 @@ class Watch:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise OptionError(f"every must be at least 1 step; got {self.every}")
+        if self.tensorboard is not None:
+            TensorBoard.library()
+        if self.wandb is not None:
+            WandB.library()
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -116,7 +120,7 @@ def _watching(watch: Watch, out: Path, plan: Plan, state: TrainState) -> Iterato
         sinks: list[Callable[[Row], None]] = [table, *boards, _tell(progress, plan, state)]
         watchers: list[Callable[[Event], None]] = [Metrics(sinks, state.tokens_seen)]
         if watch.groups:
-            recording = Recording(watch, out, plan.recipe.save_at[0], plan.recipe.steps)
+            recording = Recording(watch, out, plan)
             ending.callback(recording.close)
             watchers.append(recording.begin(state))
         yield [*watchers, *watch.callbacks]
@@ -139,22 +143,30 @@ def _tell(progress: Silent, plan: Plan, state: TrainState) -> Callable[[Row], No
 
 @dataclass(frozen=True)
 class Recording:
-    """A callback of `train` that measures the model into a store every so many steps after `first`, and at `last`."""
+    """A callback of `train` that measures the model into a store every so many steps after the fork, and at its end."""
 
     watch: Watch
     out: Path
-    first: int
-    last: int
+    plan: Plan
 
     def begin(self, state: TrainState) -> Recording:
-        """Record the state that the fork begins with; where it goes on, that is there already, or was not asked for."""
-        if state.step == self.first:
+        """Record the state that the fork begins with; where it goes on, that is there already, or was not asked for.
+
+        Raises: OptionError for what is read as text where there is no tokenizer.
+        """
+        needy = [group for group in self.watch.groups if group != "parameters"]
+        if needy and self.plan.tokenizer_json is None and "probe" not in self.watch.measure:
+            raise OptionError(
+                f"recording {needy[0]} reads text and the revision has no tokenizer.json: give --tokenizer FILE, or record "
+                "parameters alone"
+            )
+        if state.step == self.plan.begin:
             self._record(state)
         return self
 
     def __call__(self, event: Event) -> None:
         """Record if it is time."""
-        if (event.step - self.first) % self.watch.every == 0 or event.step == self.last:
+        if (event.step - self.plan.begin) % self.watch.every == 0 or event.step == self.plan.recipe.steps:
             self._record(event.state)
 
     def close(self) -> None:
@@ -168,14 +180,13 @@ class Recording:
         return Path(self.watch.store or self.out / STORE)
 
     def _record(self, state: TrainState) -> None:
-        tokenizers = sorted(self.out.glob(f"step*/{TOKENIZER_FILE}"))
         record(
             state.model,
             self.store,
             step=state.step,
             tokens=state.tokens_seen,
             source=str(self.out),
-            tokenizer=tokenizers[0] if tokenizers else None,
+            tokenizer=self.plan.tokenizer_json,
             record=self.watch.groups,
             **self.watch.measure,
         )

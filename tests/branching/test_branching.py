@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,6 +170,31 @@ def test_a_listener_hears_steps_loss_and_rate(demo: tuple[Path, Path], tmp_path:
     assert heard.finished[1:] == ["step12-tokens6144", "step17-tokens8704"]
     loss = od.metrics(folder)["loss"][-1]
     assert heard.said[-1].startswith(f"loss {loss:.3f}  ") and heard.said[-1].endswith(" tokens/s")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"record": "bananas"}, r"^no group 'bananas' to record; there are parameters, "),
+        (
+            {"record": "loss"},
+            r"^recording loss reads text and the revision has no tokenizer\.json: give --tokenizer FILE, or",
+        ),
+        ({"tensorboard": "board"}, r"^TensorBoard is not installed; pip install "),
+        ({"wandb": "project"}, r"^Weights & Biases is not installed; pip install "),
+    ],
+)
+def test_what_cannot_be_watched_leaves_nothing_behind(
+    demo: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str], message: str
+) -> None:
+    run, data = demo
+    for module in ("torch.utils.tensorboard", "wandb"):
+        monkeypatch.setitem(sys.modules, module, None)
+    shutil.copytree(run / PARENT, tmp_path / "run" / PARENT)
+    (tmp_path / "run" / PARENT / "tokenizer.json").unlink()
+    with pytest.raises(OptionError, match=message):
+        od.fork(tmp_path / "run", PARENT, data=[data], out=tmp_path / "out", steps=2, progress=Silent(), **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_step_to_record_at_must_exist(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """`od.fork`: train on from a published step, with its metrics in a table and, if asked, its recordings in a store.
 
-    >>> made = fork("olmo-demo/run", "step445-tokens455680", data=["train.bin"], out="forks/a", steps=100,  # doctest: +SKIP
+    >>> made = fork("olmo-demo/run", "step445-tokens455680", data=["train.npy"], out="forks/a", steps=100,  # doctest: +SKIP
     ...             schedule="linear", record="parameters,activations", every=10)
     >>> od.metrics("forks/a"), od.open_store("forks/a/store.zarr")                              # doctest: +SKIP
 
@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from olmo_dynamics.checkpoints import Source
+from olmo_dynamics.collection.conductor import compact
 from olmo_dynamics.collection.recording import record
 from olmo_dynamics.errors import OptionError
+from olmo_dynamics.frames import open_store
 from olmo_dynamics.frames.curves import MetricsTable
 from olmo_dynamics.progress import Silent, Steps
 from olmo_dynamics.training.boards import TensorBoard, WandB
 from olmo_dynamics.training.checkpoint import checkpoint_name
-from olmo_dynamics.training.forking import TOKENIZER_FILE, Fork, HasSource
+from olmo_dynamics.training.forking import Fork, HasSource
 from olmo_dynamics.training.forking import fork as train_on
 from olmo_dynamics.training.metrics import Metrics, Row
 from olmo_dynamics.training.plans import Plan
@@ -60,6 +62,10 @@ class Watch:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise OptionError(f"every must be at least 1 step; got {self.every}")
+        if self.tensorboard is not None:
+            TensorBoard.library()
+        if self.wandb is not None:
+            WandB.library()
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -114,7 +120,9 @@ def _watching(watch: Watch, out: Path, plan: Plan, state: TrainState) -> Iterato
         sinks: list[Callable[[Row], None]] = [table, *boards, _tell(progress, plan, state)]
         watchers: list[Callable[[Event], None]] = [Metrics(sinks, state.tokens_seen)]
         if watch.groups:
-            watchers.append(Recording(watch, out, plan.recipe.save_at[0], plan.recipe.steps).begin(state))
+            recording = Recording(watch, out, plan)
+            ending.callback(recording.close)
+            watchers.append(recording.begin(state))
         yield [*watchers, *watch.callbacks]
 
 
@@ -135,33 +143,50 @@ def _tell(progress: Silent, plan: Plan, state: TrainState) -> Callable[[Row], No
 
 @dataclass(frozen=True)
 class Recording:
-    """A callback of `train` that measures the model into a store every so many steps after `first`, and at `last`."""
+    """A callback of `train` that measures the model into a store every so many steps after the fork, and at its end."""
 
     watch: Watch
     out: Path
-    first: int
-    last: int
+    plan: Plan
 
     def begin(self, state: TrainState) -> Recording:
-        """Record the state that the fork begins with; where it goes on, that is there already, or was not asked for."""
-        if state.step == self.first:
+        """Record the state that the fork begins with; where it goes on, that is there already, or was not asked for.
+
+        Raises: OptionError for what is read as text where there is no tokenizer.
+        """
+        needy = [group for group in self.watch.groups if group != "parameters"]
+        if needy and self.plan.tokenizer_json is None and "probe" not in self.watch.measure:
+            raise OptionError(
+                f"recording {needy[0]} reads text and the revision has no tokenizer.json: give --tokenizer FILE, or record "
+                "parameters alone"
+            )
+        if state.step == self.plan.begin:
             self._record(state)
         return self
 
     def __call__(self, event: Event) -> None:
         """Record if it is time."""
-        if (event.step - self.first) % self.watch.every == 0 or event.step == self.last:
+        if (event.step - self.plan.begin) % self.watch.every == 0 or event.step == self.plan.recipe.steps:
             self._record(event.state)
 
+    def close(self) -> None:
+        """Make the store's series fast to read."""
+        if self.store.exists():
+            compact(open_store(self.store, mode="a"))
+
+    @property
+    def store(self) -> Path:
+        """Where recordings go."""
+        return Path(self.watch.store or self.out / STORE)
+
     def _record(self, state: TrainState) -> None:
-        tokenizers = sorted(self.out.glob(f"step*/{TOKENIZER_FILE}"))
         record(
             state.model,
-            self.watch.store or self.out / STORE,
+            self.store,
             step=state.step,
             tokens=state.tokens_seen,
             source=str(self.out),
-            tokenizer=tokenizers[0] if tokenizers else None,
+            tokenizer=self.plan.tokenizer_json,
             record=self.watch.groups,
             **self.watch.measure,
         )

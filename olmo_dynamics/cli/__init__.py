@@ -62,9 +62,11 @@ def main() -> None:
         cli.main(prog_name="olmo-dyn", standalone_mode=False)
     except OlmoDynamicsError as error:
         _stop(str(error), 2)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _stop(error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _stop("interrupted; what was finished is kept, the same command continues", INTERRUPTED)
     except BrokenPipeError:

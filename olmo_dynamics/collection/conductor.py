@@ -63,6 +63,30 @@ def collect(
         StoreMismatchError: the store was made from another run, probe or dtype.
         CheckpointError: some revisions contradict themselves; all others have been measured.
     """
+    store = append_revisions(
+        run,
+        revisions=revisions,
+        out=out,
+        quarantine=quarantine,
+        include_quarantined=include_quarantined,
+        progress=progress,
+        **options,
+    )
+    compact(store)
+    return open_store(out)
+
+
+def append_revisions(
+    run: Run | Source | str | Path,
+    *,
+    revisions: str = "all",
+    out: str | Path,
+    quarantine: str | Path | None = None,
+    include_quarantined: bool = False,
+    progress: Silent | None = None,
+    **options: Unpack[Options],
+) -> RecordedStore:
+    """`collect` without making series fast to read at its end, which costs as much as all that the store holds."""
     measurement, limits = settle(options)
     run = run if isinstance(run, Run) else Run(run)
     run.source.limit_rate(limits.bytes_per_second)
@@ -81,8 +105,7 @@ def collect(
             opener.groups = lacking = lacking_groups(store, study.groups, mine)
             collection = _Collection(opener, store, study=study, limits=limits, listener=listener)
             collection.measure([each for each in mine if lacking[each.name]])
-        _compact(store)
-    return open_store(out)
+    return store
 
 
 def _open(out: Path, study: Study, part: str | None) -> RecordedStore:
@@ -103,7 +126,7 @@ def _open(out: Path, study: Study, part: str | None) -> RecordedStore:
     return store
 
 
-def _compact(store: RecordedStore) -> None:
+def compact(store: RecordedStore) -> None:
     """Make series fast to read, unless other processes still write their parts: the last of them does it."""
     if not store.is_compact:
         with suppress(StoreBusyError):

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from olmo_dynamics.checkpoints.memory import MemorySource
-from olmo_dynamics.collection.conductor import collect
+from olmo_dynamics.collection.conductor import append_revisions
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.frames import RecordedStore, open_store
 from olmo_dynamics.frames.run import Run
@@ -60,6 +60,8 @@ def record(
 ) -> RecordedStore:
     """Measure a model in training into a store, as `collect` would measure its checkpoint; a step already there is left.
 
+    A recording is appended, whatever the store holds: `compact` it when the loop is over, and series are read at once.
+
     Args:
         model: one of ours, or an OLMo model of transformers; compiled or wrapped for data parallelism as well.
         store: its folder; made if it is not there, continued if it is.
@@ -82,7 +84,9 @@ def record(
     files = model_files(model) | ({} if tokenizer is None else {"tokenizer.json": _tokenizer_json(tokenizer)})
     run = Run(MemorySource({name: files}, source))
     probe = given.pop("probe", None)
-    return collect(run, revisions=name, out=path, include_quarantined=True, progress=Silent(), tokens=probe, **given)
+    return append_revisions(
+        run, revisions=name, out=path, include_quarantined=True, progress=Silent(), tokens=probe, **given
+    )
 
 
 def model_files(model: nn.Module) -> dict[str, bytes]:

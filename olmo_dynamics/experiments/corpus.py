@@ -49,17 +49,13 @@ class Corpus:
     held_out: UInt16[np.ndarray, " tokens"]
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json`, `train.npy` and `held_out.npy` under a temporary name, then rename the folder.
-
-        `train.bin` holds the ids of `train.npy` without a header, as forks read them.
-        """
+        """Write `tokenizer.json`, `train.npy` and `held_out.npy` under a temporary name, then rename the folder."""
         temporary = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
         temporary.mkdir(parents=True)
         (temporary / "tokenizer.json").write_bytes(self.tokenizer_json)
         np.save(temporary / "train.npy", self.train)
         np.save(temporary / "held_out.npy", self.held_out)
-        self.train.tofile(temporary / "train.bin")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
 

@@ -156,7 +156,7 @@ def fork_from_the_middle(out: Path, fork: Path, *, size: DemoSize = STANDARD, pr
         fork_run(
             out / "run",
             checkpoint_name(middle, middle * recipe.tokens_per_step),
-            data=[out / "corpus" / "train.bin"],
+            data=[out / "corpus" / "train.npy"],
             out=fork,
             steps=steps,
             schedule="linear",

@@ -23,8 +23,15 @@ class TensorBoard:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        module = _load("torch.utils.tensorboard", "tensorboard", "TensorBoard")
-        self._writer = module.SummaryWriter(str(folder))
+        self._writer = self.library().SummaryWriter(str(folder))
+
+    @staticmethod
+    def library() -> Any:
+        """What it is written through.
+
+        Raises: OptionError if TensorBoard is not installed.
+        """
+        return _load("torch.utils.tensorboard", "tensorboard", "TensorBoard")
 
     def __call__(self, row: Row) -> None:
         """Write one row."""
@@ -44,7 +51,15 @@ class WandB:
     """
 
     def __init__(self, project: str, config: Mapping[str, Any]) -> None:
-        self._run = _load("wandb", "wandb", "Weights & Biases").init(project=project, config=dict(config))
+        self._run = self.library().init(project=project, config=dict(config))
+
+    @staticmethod
+    def library() -> Any:
+        """What it is logged through.
+
+        Raises: OptionError if wandb is not installed.
+        """
+        return _load("wandb", "wandb", "Weights & Biases")
 
     def __call__(self, row: Row) -> None:
         """Log one row."""

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -115,14 +116,14 @@ def write_checkpoint(
 def read_checkpoint(folder: Path) -> tuple[TrainState, Recipe]:
     """The state and recipe that `write_checkpoint` wrote; training on from them repeats the first run bit for bit.
 
-    Raises: CheckpointError for a folder that has no training state, or one of another version.
+    Raises: CheckpointError for a folder that has no training state, one of another version, or a damaged one.
     """
     path = folder / STATE_FILE
     if not path.is_file():
         raise CheckpointError(f"resuming wants {path}; it is missing: choose a checkpoint folder that training wrote")
     saved = parse_training_state(path.read_bytes(), str(path))
     model = build_model(parse_config(json.loads((folder / "config.json").read_bytes())), device="cpu")
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    model.load_state_dict(_tensors(folder / "model.safetensors"))
     state = TrainState(
         model,
         build_optimizer(model, saved.recipe),
@@ -133,7 +134,7 @@ def read_checkpoint(folder: Path) -> tuple[TrainState, Recipe]:
         saved.loss,
     )
     state.history = saved.history
-    _restore_moments(state, load_file(folder / MOMENTS_FILE))
+    _restore_moments(state, _tensors(folder / MOMENTS_FILE))
     return state, saved.recipe
 
 
@@ -206,6 +207,13 @@ def _write_training_state(folder: Path, state: TrainState, recipe: Recipe) -> No
     _write_json(folder / "state.json", saved)
 
 
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): delete this checkpoint, an earlier one resumes") from None
+
+
 def _restore_moments(state: TrainState, moments: Mapping[str, Tensor]) -> None:
     parameters = dict(state.model.named_parameters())
     for key, tensor in moments.items():
@@ -217,6 +225,12 @@ def _restore_moments(state: TrainState, moments: Mapping[str, Tensor]) -> None:
                 f"{list(tensor.shape)}: delete this checkpoint, an earlier one resumes"
             )
         state.optimizer.state[parameters[name]][kind] = tensor.clone()
+    for name, parameter in parameters.items() if moments else ():
+        if parameter.requires_grad and len(state.optimizer.state[parameter]) != 3:
+            raise CheckpointError(
+                f"{MOMENTS_FILE}: {name} wants a step and two moments; got {sorted(state.optimizer.state[parameter]) or 'none'}: "
+                "delete this checkpoint, an earlier one resumes"
+            )
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -79,7 +79,7 @@ def fork(
 ) -> Fork:
     """Train `steps` more updates from a revision into `out`, one folder a checkpoint; run again, it continues.
 
-    `watch` is asked once the state is restored, and its first checkpoint written, for callbacks; what they see of an update
+    `watch` is asked once the state is restored, before anything is written, for callbacks; what they see of an update
     is seen before that update's checkpoint is written.
 
     Without changes it does what the parent would have done. Changes are given by name, as in `lr=1e-4, schedule="linear"`:
@@ -93,12 +93,14 @@ def fork(
         config = parse_config(checkpoint.config)
         words = read_tokenizer(checkpoint, options.tokenizer)
         plan = make_plan(parent, config, data=_open(data, parent, config, options, words), steps=steps, options=options)
+        plan = replace(plan, tokenizer_json=words)
         evaluator = _evaluator(folder, parent, config, plan, options, words)
         if dry_run:
             return Fork(plan, folder)
         resumed = _resume(folder, checkpoint, plan)
         state, lineage = resumed or _begin(checkpoint, parent, plan, options)
     writer = CheckpointWriter(folder, plan.recipe, words, lineage, options.keep)
+    watchers = watch(plan, state)  # what they refuse leaves nothing behind
     folder.mkdir(parents=True, exist_ok=True)
     evaluator.resume(state.step)
     if state.step == parent.step and not evaluator.rows:
@@ -106,7 +108,7 @@ def fork(
     writer.write(state)
     watching = [evaluator] if evaluator.files else []
     try:
-        train(state, plan.recipe, plan.batches, callbacks=[*watching, *watch(plan, state), writer])
+        train(state, plan.recipe, plan.batches, callbacks=[*watching, *watchers, writer])
     except DivergedError:
         writer.write(state)  # the last good one
         raise

@@ -67,7 +67,11 @@ def objective(compute: Compute, part: Batch, recipe: Recipe, share: Share) -> Fl
 
 @torch.no_grad()
 def evaluate(model: LanguageModel, batch: Batch, recipe: Recipe) -> Losses:
-    """A batch's loss under the recipe, in float32, nothing changed."""
+    """A batch's loss under the recipe, in float32, micro-batch by micro-batch, nothing changed."""
     with open_compute(model, Recipe(steps=1)) as compute:
-        share = Share(batch.denominator(recipe.mean_over), len(batch))
-        return Losses(*objective(compute, batch.to(compute.head.device), recipe, share).tolist())
+        share, parts = (
+            Share(batch.denominator(recipe.mean_over), len(batch)),
+            batch.split(recipe.micro_batch or len(batch)),
+        )
+        terms = [objective(compute, part.to(compute.head.device), recipe, share).double() for part in parts]
+        return Losses(*torch.stack(terms).sum(0).tolist())

@@ -28,6 +28,10 @@ _KINDS = {
 }
 _SCHEDULERS = ("train_module.scheduler", "trainer.callbacks.lr_scheduler.scheduler")
 _OPTIMIZERS = ("train_module.optim", "optim")
+_PRECISIONS = (
+    "train_module.autocast_precision", "train_module.dp_config.param_dtype",
+    "trainer.autocast_precision", "model.dp_config.param_dtype",
+)  # fmt: skip
 
 
 def core_parts(words: Words, step: int) -> Parts:
@@ -53,6 +57,7 @@ def core_parts(words: Words, step: int) -> Parts:
         z_loss=float(words.find("train_module.z_loss_multiplier", "trainer.z_loss_multiplier") or 0.0),
         seed=int(seed),
         schedule=schedule,
+        dtype=words.dtype(*_PRECISIONS, silent="float32"),
         mask_documents=bool(words.find("dataset.generate_doc_lengths")),
         repeats=_repeats(words),
     )

@@ -47,6 +47,7 @@ def native_parts(words: Words, step: int) -> Parts:
         mean_over="positions",
         seed=seed,
         schedule=schedule,
+        dtype=words.dtype("precision"),
         mask_documents=bool(words.find("data.generate_doc_lengths")),
         repeats=_repeats(words),
         balance_loss=float(words.find("model.moe_loss_weight") or 0.0),

@@ -15,6 +15,9 @@ from olmo_dynamics.errors import TrainingError
 from olmo_dynamics.training.orders import Order
 from olmo_dynamics.training.recipe import Recipe
 
+_DTYPES = {"fp32": "float32", "float32": "float32", "amp_bf16": "bfloat16", "bfloat16": "bfloat16"}
+"""By what the trainers call the precision of a forward and backward pass; masters are float32 in any case."""
+
 
 @dataclass(frozen=True)
 class Words:
@@ -56,6 +59,17 @@ class Words:
             self.assume(field)
             return default
         return value
+
+    def dtype(self, *paths: str, silent: str | None = None) -> str:
+        """What the run computed in; float32, and "precision" assumed, for one that we cannot do, or where nothing is said.
+
+        `silent` is what the trainer takes silence for.
+        """
+        said = self.find(*paths) or silent
+        dtype = _DTYPES.get(str(said).rpartition(".")[2])
+        if dtype is None:
+            self.assume("precision")
+        return dtype or "float32"
 
     def assume(self, field: str) -> None:
         """Note that a field of the record is not from the parent's files."""

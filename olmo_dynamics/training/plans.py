@@ -49,6 +49,7 @@ class Plan:
     fields: tuple[Field, ...]
     edits: tuple[str, ...] = ()
     begin: int = 0  # the parent's step
+    tokenizer_json: bytes | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What must be the same for an interrupted fork to go on; files by name, size, and what is at their ends."""
@@ -178,14 +179,15 @@ def _batches(
         return MixedBatches(parts, data.weights, _mixed_order(parent, data, recipe, options), recipe.sizes, marks)
     unit = parent.unit if parent.unit and parent.unit % length == 0 else None
     files = TokenFiles.cut(data.sources, length=length, unit=unit, vocab_size=vocab_size)
-    return OrderedBatches(files, _order(parent, data, files, options, recipe.seed), recipe.sizes, marks)
+    return OrderedBatches(files, _order(parent, data, files, options, recipe), recipe.sizes, marks)
 
 
-def _order(parent: Parent, data: DataFiles, files: TokenFiles, options: Options, seed: int) -> Order:
+def _order(parent: Parent, data: DataFiles, files: TokenFiles, options: Options, recipe: Recipe) -> Order:
     """The order, and the place in it where the fork begins."""
     kind, known = options.order, parent.order
     if kind in ("parent", known.kind if known else None) and known is not None and options.seed is None:
         _check_same(parent, data)
+        _check_length(parent, recipe)
         if not parent.position:
             return known
         assert parent.recipe is not None  # a run of ours counts batches from where it began
@@ -195,13 +197,14 @@ def _order(parent: Parent, data: DataFiles, files: TokenFiles, options: Options,
         if known is None:
             raise TrainingError(f"the parent's place in its data is not known: choose {ORDERS}")
         kind = known.kind
-    return Order(kind=kind, seed=seed, epoch=FIRST_EPOCH[kind])
+    return Order(kind=kind, seed=recipe.seed, epoch=FIRST_EPOCH[kind])
 
 
 def _mixed_order(parent: Parent, data: DataFiles, recipe: Recipe, options: Options) -> Order:
     base = parent.recipe
     if options.order == "parent" and options.seed is None and parent.order and base and base.mixture == data.weights:
         _check_same(parent, data)
+        _check_length(parent, recipe)
         return replace(parent.order, skipped=parent.order.skipped + base.sizes.before(parent.position))
     if options.order not in ("sequential", "shuffled"):
         raise OptionError(
@@ -226,6 +229,15 @@ def _check_same(parent: Parent, data: DataFiles) -> None:
         raise TrainingError(
             f"going on at the parent's place wants the parent's {len(theirs)} files in its order, {theirs[0]} first; got "
             f"{len(names)}, {names[0]} first{'' if names != theirs else ', with other contents'}: give those, or choose {ORDERS}"
+        )
+
+
+def _check_length(parent: Parent, recipe: Recipe) -> None:
+    """See that sequences are as long as those by which the parent's place counts."""
+    if parent.recipe is not None and recipe.sequence_length != parent.recipe.sequence_length:
+        raise OptionError(
+            f"the parent's place in its data counts sequences of {parent.recipe.sequence_length} tokens; --batch wants "
+            f"{recipe.sequence_length}: choose another --order, or a --seed, to begin the data anew"
         )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
@@ -53,10 +54,19 @@ def load_weights(checkpoint: Checkpoint) -> LanguageModel:
 
 
 def read_moments(checkpoint: Checkpoint) -> Moments:
-    """AdamW's state as the checkpoint stores it, steps untouched; empty where there is none."""
+    """AdamW's state as the checkpoint stores it, steps untouched; empty where there is none.
+
+    Raises: TrainingError for a file that is damaged.
+    """
     if MOMENTS_FILE in checkpoint.files:
         found: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in load(checkpoint.read_file(MOMENTS_FILE)).items():
+        try:
+            stored = load(checkpoint.read_file(MOMENTS_FILE))
+        except SafetensorError as error:
+            raise TrainingError(
+                f"{checkpoint.label}: {MOMENTS_FILE} is damaged ({error}): choose another revision, or copy this one anew"
+            ) from None
+        for key, tensor in stored.items():
             name, _, kind = key.rpartition(".")
             found.setdefault(name, {})[kind] = tensor
         return found
@@ -68,8 +78,8 @@ def read_moments(checkpoint: Checkpoint) -> Moments:
     }
     for kind, tensors in optimizer.moments.items():
         for name, info in tensors.infos.items():
-            stored = to_tensor(tensors.read_many([name])[name], info)
-            moments[name][kind] = stored.to(torch.float32, copy=True)
+            values = to_tensor(tensors.read_many([name])[name], info)
+            moments[name][kind] = values.to(torch.float32, copy=True)
     return moments
 
 

@@ -89,11 +89,11 @@ class TokenFiles:
         return rows
 
     def _check(self, source: TokenSource, row: Integer[np.ndarray, " length"], start: int) -> None:
-        most = int(row.max())
-        if self.vocab_size is not None and most >= self.vocab_size:
+        place = int(row.argmin()) if row.min() < 0 else int(row.argmax())
+        if row[place] < 0 or (self.vocab_size is not None and row[place] >= self.vocab_size):
             raise TrainingError(
-                f"{source.name}: token ids must be below {self.vocab_size}, the model's vocabulary; got {most} at token "
-                f"{start + int(row.argmax())}, read as {source.dtype}: check --data-dtype and the tokenizer"
+                f"{source.name}: token ids must be below {self.vocab_size}, the model's vocabulary; got {row[place]} at token "
+                f"{start + place}, read as {source.dtype}: check --data-dtype and the tokenizer"
             )
         halves = row[: self.length // 2 * 2].reshape(-1, 2)
         if (

@@ -4,7 +4,8 @@
     >>> source.size, source.read([(4096, 8192)])[0].shape                                           # doctest: +SKIP
     (1073741824, (4096,))
 
-Files are headerless integers, end to end, as OLMo publishes them, whatever their name ends in.
+Files are headerless integers, end to end, as OLMo publishes them, whatever their name ends in. Local ones may have a NumPy
+header, as `np.save` writes it; it then says their dtype.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from olmo_dynamics.errors import TrainingError
 
 DTYPES = ("uint16", "uint32")
 WEB = ("https://", "http://")
+_MAGIC = b"\x93NUMPY"
 _HASHED = 1 << 20  # 1 MiB at either end: enough to tell files apart without reading terabytes
 
 
@@ -66,17 +68,15 @@ class MappedTokens:
 
     @classmethod
     def open(cls, path: Path, dtype: np.dtype[np.generic]) -> MappedTokens:
-        """Map it.
+        """Map it; `dtype` is that of a file without a header.
 
-        Raises: TrainingError for a missing file, one with a NumPy header, and one of a broken size.
+        Raises: TrainingError for a missing file, one of a broken size, and one whose header tells of anything but integers.
         """
         if not path.is_file():
             raise TrainingError(f"wanted a file of token ids, {path} is none; check the path")
         with path.open("rb") as file:
-            if file.read(6) == b"\x93NUMPY":
-                raise TrainingError(
-                    f"{path} begins with a NumPy header; token files hold bare {dtype} ids: write it with array.tofile"
-                )
+            if file.read(len(_MAGIC)) == _MAGIC:
+                return cls(str(path), _headed(path))
         size = _whole(str(path), path.stat().st_size, dtype)
         return cls(str(path), np.memmap(path, dtype, mode="r") if size else np.empty(0, dtype))
 
@@ -161,6 +161,19 @@ def fingerprint(source: TokenSource) -> dict[str, str | int]:
     for part in source.read([span for span in spans if span[0] < span[1]]):
         digest.update(part.tobytes())
     return {**known, "edges_sha256": digest.hexdigest()}
+
+
+def _headed(path: Path) -> Integer[np.ndarray, " tokens"]:
+    """The ids of a file that `np.save` wrote, row after row, not yet in memory."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, SyntaxError, OverflowError) as error:
+        raise TrainingError(f"{path} has a NumPy header and is damaged: {' '.join(str(error).split())}") from None
+    if array.dtype.kind not in "iu" or not array.flags.c_contiguous:
+        raise TrainingError(
+            f"token ids are integers, row after row; {path} holds {array.dtype} of shape {array.shape}: save it anew"
+        )
+    return array.reshape(-1)
 
 
 def _whole(name: str, nbytes: int, dtype: np.dtype[np.generic]) -> int:

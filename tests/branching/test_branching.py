@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 import olmo_dynamics as od
 from olmo_dynamics.cli.report import report
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.experiments.corpus import Corpus
 from olmo_dynamics.experiments.demo import SMALL, pretrain
 from olmo_dynamics.progress import Silent
 from olmo_dynamics.reporting import render_report
@@ -32,11 +31,10 @@ CURVE = ("step", "tokens", "loss", "gradient_norm", "learning_rate")
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The small demo's run, and its tokens in a headerless file; read them, never change them."""
+    """The small demo's run, and its tokens; read them, never change them."""
     out = tmp_path_factory.mktemp("demo")
     run = pretrain(out, size=SMALL)
-    Corpus.load(out / "corpus").train.astype(np.uint16).tofile(out / "train.bin")
-    return run, out / "train.bin"
+    return run, out / "corpus" / "train.npy"
 
 
 def fork(demo: tuple[Path, Path], out: Path, **options: object) -> Path:
@@ -52,7 +50,7 @@ def last_weights(folder: Path) -> dict[str, object]:
 def test_recording_gives_what_collect_gives_and_disturbs_nothing(demo: tuple[Path, Path], tmp_path: Path) -> None:
     folder = fork(demo, tmp_path / "recorded", **RECORD)
     recorded = od.open_store(folder / "store.zarr")
-    assert recorded.table("revisions")["step"].to_list() == [9, 12, 15, 17]
+    assert recorded.table("revisions")["step"].to_list() == [9, 12, 15, 17] and recorded.is_compact
     options = {"record": ("parameters", "activations"), "batch": "2x16", "progress": Silent()}
     collected = od.collect(folder, out=tmp_path / "collected.zarr", **options)
     steps = recorded.table("revisions")["step"]
@@ -172,6 +170,31 @@ def test_a_listener_hears_steps_loss_and_rate(demo: tuple[Path, Path], tmp_path:
     assert heard.finished[1:] == ["step12-tokens6144", "step17-tokens8704"]
     loss = od.metrics(folder)["loss"][-1]
     assert heard.said[-1].startswith(f"loss {loss:.3f}  ") and heard.said[-1].endswith(" tokens/s")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"record": "bananas"}, r"^no group 'bananas' to record; there are parameters, "),
+        (
+            {"record": "loss"},
+            r"^recording loss reads text and the revision has no tokenizer\.json: give --tokenizer FILE, or",
+        ),
+        ({"tensorboard": "board"}, r"^TensorBoard is not installed; pip install "),
+        ({"wandb": "project"}, r"^Weights & Biases is not installed; pip install "),
+    ],
+)
+def test_what_cannot_be_watched_leaves_nothing_behind(
+    demo: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str], message: str
+) -> None:
+    run, data = demo
+    for module in ("torch.utils.tensorboard", "wandb"):
+        monkeypatch.setitem(sys.modules, module, None)
+    shutil.copytree(run / PARENT, tmp_path / "run" / PARENT)
+    (tmp_path / "run" / PARENT / "tokenizer.json").unlink()
+    with pytest.raises(OptionError, match=message):
+        od.fork(tmp_path / "run", PARENT, data=[data], out=tmp_path / "out", steps=2, progress=Silent(), **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_step_to_record_at_must_exist(tmp_path: Path) -> None:

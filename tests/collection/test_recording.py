@@ -112,6 +112,19 @@ def test_a_step_that_is_there_is_left(tmp_path: Path) -> None:
     assert other.table("parameters").filter(pl.col("step") == 2)["l2_norm"].sum() > before.sum()
 
 
+def test_a_recording_is_appended_and_never_rewrites_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = AutoModelForCausalLM.from_pretrained(write_family_run(tmp_path / "run", (NAME,), "olmo2") / NAME)
+    with monkeypatch.context() as patched:
+        patched.setattr("olmo_dynamics.store.Store.compact", lambda store: pytest.fail("compacted"))
+        for step in (1, 2, 3):
+            od.record(model, tmp_path / "s.zarr", step=step, record=("parameters",))
+    store = od.open_store(tmp_path / "s.zarr", mode="a")
+    before = store.table("parameters")
+    assert not store.is_compact and len(store.done) == 3
+    store.compact()
+    assert od.open_store(tmp_path / "s.zarr").table("parameters").equals(before)
+
+
 def test_what_cannot_be_recorded_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(OptionError) as caught:
         od.record(nn.Linear(2, 2), tmp_path / "s.zarr", step=1)

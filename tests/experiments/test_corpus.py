@@ -80,7 +80,6 @@ def test_saving_replaces_what_was_there(tmp_path: Path, corpus: Corpus) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [
         "held_out.npy",
         "tokenizer.json",
-        "train.bin",
         "train.npy",
     ]
     assert list(tmp_path.iterdir()) == [folder]

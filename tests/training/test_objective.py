@@ -8,6 +8,7 @@ import transformers
 from torch import Tensor
 
 from olmo_dynamics.model import Experts, LanguageModel, ModelConfig, to_config_json
+from olmo_dynamics.training import objective
 from olmo_dynamics.training.batch import Batch
 from olmo_dynamics.training.gradients import open_gradients
 from olmo_dynamics.training.objective import Losses, evaluate
@@ -54,6 +55,19 @@ def test_a_model_learns_from_length_minus_one_labels(
     assert losses == Losses(losses.cross_entropy, losses.cross_entropy, None, None)
     for gradient, other in zip(found.values(), wanted_gradients, strict=True):
         torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-7)
+
+
+def test_a_batch_is_evaluated_by_micro_batches(
+    config: ModelConfig, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batch, seen = tiny(config, "olmo2"), half_masked_batch(), []
+    whole = evaluate(model, batch, recipe)
+    inner = objective.objective
+    monkeypatch.setattr(
+        objective, "objective", lambda compute, part, *rest: seen.append(len(part)) or inner(compute, part, *rest)
+    )
+    parted = evaluate(model, batch, replace(recipe, micro_batch=2))
+    assert seen == [2, 2, 1] and parted.cross_entropy == pytest.approx(whole.cross_entropy, rel=1e-6)
 
 
 def test_labels_that_do_not_count_are_in_the_denominators_as_the_trainers_have_them(

@@ -92,11 +92,11 @@ def test_windows_are_the_order_of_olmo_core(paths: list[Path], tmp_path: Path) -
 
 def test_files_that_hold_no_tokens_of_ours_are_refused(paths: list[Path], tmp_path: Path) -> None:
     header, odd = tmp_path / "header.npy", tmp_path / "odd.npy"
-    np.save(header, np.arange(9))
+    np.save(header, np.arange(9.0))
     odd.write_bytes(b"123")
     for path, message in (
         (tmp_path / "none.npy", f"wanted a file of token ids, {tmp_path / 'none.npy'} is none; check the path"),
-        (header, f"{header} begins with a NumPy header; token files hold bare uint16 ids: write it with array.tofile"),
+        (header, f"token ids are integers, row after row; {header} holds float64 of shape (9,): save it anew"),
         (odd, f"{odd} has 3 bytes, no multiple of the 2 of uint16; check --data-dtype"),
     ):
         with pytest.raises(TrainingError, match=f"^{re.escape(message)}$"):

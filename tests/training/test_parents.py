@@ -24,6 +24,7 @@ OLMO_7B = {  # the published config of OLMo 7B, as far as training goes
     "data": {"paths": ["s3://a/part-0.npy", "s3://a/part-1.npy"], "pad_direction": "right"},
     "max_duration": "2e12T",
     "global_train_batch_size": 2160,
+    "precision": "amp_bf16",
     "max_grad_norm": 1.0,
 }
 CORE_V1: dict[str, Any] = {  # OLMo-core's first form, with all of training in the trainer's callbacks
@@ -45,6 +46,34 @@ def native(config: dict[str, Any], **trainer: Any) -> tuple[Parts, set[str]]:
 def core(config: dict[str, Any], **trainer: Any) -> tuple[Parts, set[str]]:
     words = Words("run@step10", config, trainer)
     return core_parts(words, 10), words.assumed
+
+
+@pytest.mark.parametrize(
+    ("said", "dtype", "is_assumed"),
+    [
+        ("amp_bf16", "bfloat16", False),
+        ("fp32", "float32", False),
+        ("amp_fp16", "float32", True),
+        (None, "float32", True),
+    ],
+)
+def test_a_native_run_goes_on_in_its_own_precision(said: str | None, dtype: str, is_assumed: bool) -> None:
+    parts, assumed = native({**OLMO_7B, "precision": said})
+    assert parts.recipe.dtype == dtype and ("precision" in assumed) == is_assumed
+
+
+@pytest.mark.parametrize(
+    ("module", "dtype", "is_assumed"),
+    [
+        ({}, "float32", False),  # what that trainer takes silence for
+        ({"dp_config": {"name": "fsdp", "param_dtype": "bfloat16", "reduce_dtype": "float32"}}, "bfloat16", False),
+        ({"autocast_precision": "torch.bfloat16"}, "bfloat16", False),
+        ({"dp_config": {"param_dtype": "float16"}}, "float32", True),
+    ],
+)
+def test_so_does_one_of_olmo_core(module: dict[str, Any], dtype: str, is_assumed: bool) -> None:
+    parts, assumed = core({**CORE_V1, "train_module": module})
+    assert parts.recipe.dtype == dtype and ("precision" in assumed) == is_assumed
 
 
 def test_olmo_7b_as_it_was_published() -> None:

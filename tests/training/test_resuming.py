@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 
 from olmo_dynamics.errors import CheckpointError, DiskFullError, TrainingError
 from olmo_dynamics.model import ModelConfig
@@ -131,6 +131,30 @@ def test_moments_of_another_shape_are_one_line(run: tuple[Path, Path], tmp_path:
     ):
         fork(parent, "step5-tokens320", out=tmp_path / "out", save=(1,), **given)
     assert len(list((tmp_path / "out").glob("*/lineage.json"))) == 3
+
+
+def test_a_state_that_is_damaged_is_one_line(run: tuple[Path, Path], tmp_path: Path) -> None:
+    parent, data = run
+    given: dict[str, Any] = {"data": [data], "steps": 2}
+    made = fork(parent, "step5-tokens320", out=tmp_path / "out", **given)
+    assert made.folder is not None
+    path = made.folder / "training_state" / "optimizer.safetensors"
+    whole = path.read_bytes()
+    moments = load(whole)  # load_file maps the file, which is cut now
+    path.write_bytes(whole[:100])
+    with pytest.raises(
+        CheckpointError, match=r"optimizer\.safetensors is damaged \(.*\): delete this checkpoint, an ear"
+    ):
+        fork(parent, "step5-tokens320", out=tmp_path / "out", **given)
+    with pytest.raises(TrainingError, match=r"optimizer\.safetensors is damaged \(.*\): choose another revision"):
+        fork(tmp_path / "out", made.folder.name, out=tmp_path / "new", schedule="constant", **given)
+    del moments["model.norm.weight.exp_avg"]  # AdamW would begin with one of zeros, and say nothing
+    save_file(moments, path)
+    with pytest.raises(
+        CheckpointError, match=r"model\.norm\.weight wants a step and two moments; got \['exp_avg_sq', 'st"
+    ):
+        fork(parent, "step5-tokens320", out=tmp_path / "out", **given)
+    assert not (tmp_path / "new").exists() and path.exists()
 
 
 def test_a_full_disk_keeps_what_was_finished_and_the_fork_goes_on_after(

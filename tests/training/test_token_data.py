@@ -88,6 +88,23 @@ def test_ids_that_cannot_be_are_named_with_their_file(numbers: Path, tmp_path: P
         open_tokens(numbers, "int8")
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "int64", ">i4"])
+def test_a_numpy_header_is_understood(numbers: Path, tmp_path: Path, dtype: str) -> None:
+    raw, headed = np.fromfile(numbers, np.uint16), tmp_path / "headed.npy"
+    np.save(headed, raw.reshape(200, 200).astype(dtype))
+    bare, files = (TokenFiles.open([path], length=64, dtype="uint16") for path in (numbers, headed))
+    assert files.count == bare.count and np.array_equal(files.read([3, 0]), bare.read([3, 0]))
+    assert fingerprint(files.sources[0])["bytes"] == 40_000 * np.dtype(dtype).itemsize
+    headed.write_bytes(headed.read_bytes()[:-1])
+    with pytest.raises(TrainingError, match=r"headed\.npy has a NumPy header and is damaged: mmap"):
+        open_tokens(headed, "uint16")
+    np.save(headed, np.array([5, -1, 3]))
+    with pytest.raises(
+        TrainingError, match=r"headed\.npy: token ids must be below 9, the .*; got -1 at token 1, read as"
+    ):
+        TokenFiles.cut([open_tokens(headed, "uint16")], length=3, vocab_size=9).read([0])
+
+
 def test_files_are_known_again_by_their_ends(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     raw = np.zeros(3 << 20, np.uint8)

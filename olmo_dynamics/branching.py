@@ -26,6 +26,7 @@ from olmo_dynamics.training.forking import TOKENIZER_FILE, Fork, HasSource
 from olmo_dynamics.training.forking import fork as train_on
 from olmo_dynamics.training.metrics import Metrics, Row
 from olmo_dynamics.training.plans import Plan
+from olmo_dynamics.training.ranks import rank, whole_model
 from olmo_dynamics.training.state import TrainState
 from olmo_dynamics.training.trainer import Event
 
@@ -83,8 +84,9 @@ def fork(
     """Train `steps` more updates from a revision into `out`, one folder a checkpoint; run again, it continues.
 
     Without options it does what the parent would have done. They are the fields of `olmo_dynamics.training.options.Options`
-    (what is done otherwise: `lr=1e-4, schedule="linear"`), those of `Watch` (`record="parameters", every=10`), and `dry_run`.
-    `metrics.parquet` in `out` gets a row an update.
+    (what is done otherwise: `lr=1e-4, schedule="linear"`), those of `Watch` (`record="parameters", every=10`), `device`
+    ("cpu", or "cuda"), and `dry_run`. `metrics.parquet` in `out` gets a row an update. Processes that torchrun started
+    fork together: the first tells, writes and records; callbacks are called in each, with its part of the state.
 
     Raises: TrainingError for what cannot be continued, or a first loss that jumps; OptionError for options without meaning.
     """
@@ -100,6 +102,11 @@ def fork(
 @contextmanager
 def _watching(watch: Watch, out: Path, plan: Plan, state: TrainState) -> Iterator[list[Callable[[Event], None]]]:
     """The callbacks of a fork that is about to train; what they hold is written when it ends, however it ends."""
+    recording = Recording(watch, out, plan.recipe.save_at[0], plan.recipe.steps) if watch.groups else None
+    watchers = [*([recording.begin(state)] if recording else []), *watch.callbacks]
+    if rank():
+        yield watchers
+        return
     with ExitStack() as ending:
         table = MetricsTable(out, step=state.step, save_at=plan.recipe.save_at)
         ending.callback(table.save)
@@ -112,10 +119,7 @@ def _watching(watch: Watch, out: Path, plan: Plan, state: TrainState) -> Iterato
             ending.callback(board.close)
         progress = ending.enter_context(watch.progress or Steps())
         sinks: list[Callable[[Row], None]] = [table, *boards, _tell(progress, plan, state)]
-        watchers: list[Callable[[Event], None]] = [Metrics(sinks, state.tokens_seen)]
-        if watch.groups:
-            watchers.append(Recording(watch, out, plan.recipe.save_at[0], plan.recipe.steps).begin(state))
-        yield [*watchers, *watch.callbacks]
+        yield [Metrics(sinks, state.tokens_seen), *watchers]
 
 
 def _tell(progress: Silent, plan: Plan, state: TrainState) -> Callable[[Row], None]:
@@ -154,9 +158,12 @@ class Recording:
             self._record(event.state)
 
     def _record(self, state: TrainState) -> None:
+        model = whole_model(state.model)
+        if model is None:
+            return
         tokenizers = sorted(self.out.glob(f"step*/{TOKENIZER_FILE}"))
         record(
-            state.model,
+            model,
             self.watch.store or self.out / STORE,
             step=state.step,
             tokens=state.tokens_seen,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from typing import Any, NoReturn
 
 import torch
@@ -64,7 +64,8 @@ def open_ranks(device: str | None = None) -> Iterator[torch.device]:
     if place.type == "cuda":
         place = _device(f"cuda:{launch.local_rank}")
         torch.cuda.set_device(place)
-    store, own, processes = next(dist.rendezvous("env://"))
+    meeting, own, processes = _meeting()
+    store = dist.PrefixStore(f"run {meeting.add(f'runs of {own}', 1)}", meeting)  # a program may train more than once
     backend = "nccl" if place.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=own, world_size=processes, timeout=PATIENCE)
     try:
@@ -101,12 +102,11 @@ def settle(state: TrainState, recipe: Recipe, place: torch.device) -> TrainState
         return move_state(state, place)
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
-    whole = _whole()
-    moments = get_optimizer_state_dict(state.model, state.optimizer) if state.optimizer.state else None
+    moments = _in_order(get_optimizer_state_dict(state.model, state.optimizer)) if state.optimizer.state else None
     _shard(state.model, getattr(torch, recipe.dtype), place)
     state.optimizer = build_optimizer(state.model, recipe)
     if moments:
-        set_optimizer_state_dict(state.model, state.optimizer, moments, options=whole)
+        set_optimizer_state_dict(state.model, state.optimizer, moments, options=_whole())
     return state
 
 
@@ -192,10 +192,24 @@ def _shard(model: LanguageModel, dtype: torch.dtype, place: torch.device) -> Non
     register_fsdp_forward_method(model, _AS_FORWARD)
 
 
+def _in_order(moments: dict[str, Any]) -> dict[str, Any]:
+    """The same in the order of names. DCP gathers moment after moment, and a safetensors file is read in an order that differs
+    from process to process: unsorted, one process's first moment would be joined to another's second."""
+    states = {name: dict(sorted(kinds.items())) for name, kinds in sorted(moments["state"].items())}
+    return {**moments, "state": states}
+
+
 def _whole() -> Any:
     from torch.distributed.checkpoint.state_dict import StateDictOptions
 
     return StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+@cache
+def _meeting() -> tuple[dist.Store, int, int]:
+    """Where the processes leave each other notes, for as long as they live; this one's rank, and how many there are."""
+    store, own, processes = next(dist.rendezvous("env://"))
+    return store, own, processes
 
 
 def _device(name: str) -> torch.device:

@@ -103,7 +103,7 @@ def fork(
 def _watching(watch: Watch, out: Path, plan: Plan, state: TrainState) -> Iterator[list[Callable[[Event], None]]]:
     """The callbacks of a fork that is about to train; what they hold is written when it ends, however it ends."""
     recording = Recording(watch, out, plan.recipe.save_at[0], plan.recipe.steps) if watch.groups else None
-    watchers = [*([recording.begin(state)] if recording else []), *watch.callbacks]
+    watchers: list[Callable[[Event], None]] = [*([recording.begin(state)] if recording else []), *watch.callbacks]
     if rank():
         yield watchers
         return

@@ -27,7 +27,7 @@ from olmo_dynamics.training.objective import evaluate
 from olmo_dynamics.training.options import Options
 from olmo_dynamics.training.parents import Parent, read_parent
 from olmo_dynamics.training.plans import Plan, make_plan
-from olmo_dynamics.training.ranks import check_ranks, open_ranks, settle
+from olmo_dynamics.training.ranks import check_ranks, count, open_ranks, settle
 from olmo_dynamics.training.record import Field
 from olmo_dynamics.training.restoring import restore_state
 from olmo_dynamics.training.state import TrainState
@@ -81,8 +81,9 @@ def fork(
 ) -> Fork:
     """Train `steps` more updates from a revision into `out`, one folder a checkpoint; run again, it continues.
 
-    On the CPU unless `device` says `cuda`; processes that torchrun started do it together, see `ranks`. `watch` is asked once the state is restored, and its first checkpoint written, for callbacks; what they see of an update
-    is seen before that update's checkpoint is written.
+    On the CPU unless `device` says `cuda`; processes that torchrun started do it together, see `ranks`. `watch` is asked once
+    the state is restored, and its first checkpoint written, for callbacks; what they see of an update is seen before that
+    update's checkpoint is written.
 
     Without changes it does what the parent would have done. Changes are given by name, as in `lr=1e-4, schedule="linear"`:
     the fields of `olmo_dynamics.training.options.Options`.
@@ -97,7 +98,7 @@ def fork(
             words = read_tokenizer(checkpoint, options.tokenizer)
             opened = _open(data, parent, config, options, words)
             plan = make_plan(parent, config, data=opened, steps=steps, options=options)
-            check_ranks(plan.recipe)
+            check_ranks(plan.recipe, count())
             evaluator = _evaluator(folder, parent, config, plan, options, words)
             if dry_run:
                 return Fork(plan, folder)

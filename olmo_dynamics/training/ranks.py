@@ -21,6 +21,8 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
 
 from olmo_dynamics.errors import OlmoDynamicsError, OptionError, TrainingError
 from olmo_dynamics.model import LanguageModel, build_model
@@ -76,12 +78,11 @@ def open_ranks(device: str | None = None) -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
-def check_ranks(recipe: Recipe) -> None:
-    """See that the recipe can be shared by the processes there are.
+def check_ranks(recipe: Recipe, processes: int) -> None:
+    """See that the recipe can be shared by so many processes.
 
     Raises: OptionError for a batch that does not divide, threads beside processes, or compilation.
     """
-    processes = count()
     if processes == 1:
         return
     for sequences in (recipe.sequences_per_step, *(size for _, size in recipe.batch_growth)):
@@ -165,7 +166,7 @@ class ShardedGradients:
         parts = []
         for micro in own.split(self.recipe.micro_batch or len(own)):
             terms = as_forward(partial(objective, self.compute, micro, self.recipe, share))
-            terms[0].backward()
+            torch.autograd.backward(terms[0])
             parts.append(terms.detach().double())
         losses = torch.stack(parts).sum(0)
         dist.all_reduce(losses)
@@ -206,9 +207,9 @@ def _whole() -> Any:
 
 
 @cache
-def _meeting() -> tuple[dist.Store, int, int]:
+def _meeting() -> tuple[Store, int, int]:
     """Where the processes leave each other notes, for as long as they live; this one's rank, and how many there are."""
-    store, own, processes = next(dist.rendezvous("env://"))
+    store, own, processes = next(rendezvous("env://"))
     return store, own, processes
 
 
@@ -220,11 +221,13 @@ def _device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise OptionError(f"device must be cpu or cuda; got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise OptionError(f"training wants the device {name}; torch sees {torch.cuda.device_count()} GPUs: use --device cpu")
+        raise OptionError(
+            f"training wants the device {name}; torch sees {torch.cuda.device_count()} GPUs: use --device cpu"
+        )
     return device
 
 
-def _end(error: BaseException, store: dist.Store) -> NoReturn:
+def _end(error: BaseException, store: Store) -> NoReturn:
     """Raise or tell the error if this process is the first to fail, else leave without a word."""
     code = 130 if isinstance(error, KeyboardInterrupt) else 2
     if not _is_first(store):
@@ -241,7 +244,7 @@ def _end(error: BaseException, store: dist.Store) -> NoReturn:
     raise error
 
 
-def _is_first(store: dist.Store) -> bool:
+def _is_first(store: Store) -> bool:
     try:
         return bool(store.add(FAILED, 1) == 1)
     except RuntimeError:  # the store has gone with the process that kept it

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from olmo_dynamics.errors import OlmoDynamicsError, OptionError, TrainingError
@@ -67,7 +67,7 @@ def open_ranks(device: str | None = None) -> Iterator[torch.device]:
         place = _device(f"cuda:{launch.local_rank}")
         torch.cuda.set_device(place)
     meeting, own, processes = _meeting()
-    store = dist.PrefixStore(f"run {meeting.add(f'runs of {own}', 1)}", meeting)  # a program may train more than once
+    store = PrefixStore(f"run {meeting.add(f'runs of {own}', 1)}", meeting)  # a program may train more than once
     backend = "nccl" if place.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=own, world_size=processes, timeout=PATIENCE)
     try:

@@ -28,6 +28,7 @@ from olmo_dynamics.training.forking import Fork, HasSource
 from olmo_dynamics.training.forking import fork as train_on
 from olmo_dynamics.training.metrics import Metrics, Row
 from olmo_dynamics.training.plans import Plan
+from olmo_dynamics.training.ranks import rank, whole_model
 from olmo_dynamics.training.state import TrainState
 from olmo_dynamics.training.trainer import Event
 
@@ -89,8 +90,9 @@ def fork(
     """Train `steps` more updates from a revision into `out`, one folder a checkpoint; run again, it continues.
 
     Without options it does what the parent would have done. They are the fields of `olmo_dynamics.training.options.Options`
-    (what is done otherwise: `lr=1e-4, schedule="linear"`), those of `Watch` (`record="parameters", every=10`), and `dry_run`.
-    `metrics.parquet` in `out` gets a row an update.
+    (what is done otherwise: `lr=1e-4, schedule="linear"`), those of `Watch` (`record="parameters", every=10`), `device`
+    ("cpu", or "cuda"), and `dry_run`. `metrics.parquet` in `out` gets a row an update. Processes that torchrun started
+    fork together: the first tells, writes and records; callbacks are called in each, with its part of the state.
 
     Raises: TrainingError for what cannot be continued, or a first loss that jumps; OptionError for options without meaning.
     """
@@ -107,23 +109,29 @@ def fork(
 def _watching(watch: Watch, out: Path, plan: Plan, state: TrainState) -> Iterator[list[Callable[[Event], None]]]:
     """The callbacks of a fork that is about to train; what they hold is written when it ends, however it ends."""
     with ExitStack() as ending:
-        table = MetricsTable(out, step=state.step, save_at=plan.recipe.save_at)
-        ending.callback(table.save)
-        boards: list[TensorBoard | WandB] = []
-        if watch.tensorboard is not None:
-            boards.append(TensorBoard(watch.tensorboard))
-        if watch.wandb is not None:
-            boards.append(WandB(watch.wandb, plan.to_json()))
-        for board in boards:
-            ending.callback(board.close)
-        progress = ending.enter_context(watch.progress or Steps())
-        sinks: list[Callable[[Row], None]] = [table, *boards, _tell(progress, plan, state)]
-        watchers: list[Callable[[Event], None]] = [Metrics(sinks, state.tokens_seen)]
+        watchers = list(watch.callbacks)
         if watch.groups:
             recording = Recording(watch, out, plan)
             ending.callback(recording.close)
-            watchers.append(recording.begin(state))
-        yield [*watchers, *watch.callbacks]
+            watchers.insert(0, recording.begin(state))
+        if rank() == 0:
+            watchers.insert(0, Metrics(_sinks(watch, out, plan, state, ending), state.tokens_seen))
+        yield watchers
+
+
+def _sinks(watch: Watch, out: Path, plan: Plan, state: TrainState, ending: ExitStack) -> list[Callable[[Row], None]]:
+    """Who is told of an update: the table, the boards asked for, the bar; `ending` closes them."""
+    table = MetricsTable(out, step=state.step, save_at=plan.recipe.save_at)
+    ending.callback(table.save)
+    boards: list[TensorBoard | WandB] = []
+    if watch.tensorboard is not None:
+        boards.append(TensorBoard(watch.tensorboard))
+    if watch.wandb is not None:
+        boards.append(WandB(watch.wandb, plan.to_json()))
+    for board in boards:
+        ending.callback(board.close)
+    progress = ending.enter_context(watch.progress or Steps())
+    return [table, *boards, _tell(progress, plan, state)]
 
 
 def _tell(progress: Silent, plan: Plan, state: TrainState) -> Callable[[Row], None]:
@@ -171,7 +179,7 @@ class Recording:
 
     def close(self) -> None:
         """Make the store's series fast to read."""
-        if self.store.exists():
+        if rank() == 0 and self.store.exists():
             compact(open_store(self.store, mode="a"))
 
     @property
@@ -180,8 +188,11 @@ class Recording:
         return Path(self.watch.store or self.out / STORE)
 
     def _record(self, state: TrainState) -> None:
+        model = whole_model(state.model)
+        if model is None:
+            return
         record(
-            state.model,
+            model,
             self.store,
             step=state.step,
             tokens=state.tokens_seen,

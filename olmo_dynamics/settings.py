@@ -9,7 +9,25 @@ What concerns the Hugging Face hub (`HF_TOKEN`, `HF_ENDPOINT`, `HF_HOME`, proxie
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+
+_TORCHRUN = (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Which of several processes this is, as torchrun says it."""
+
+    rank: int
+    local_rank: int  # among those of this machine
+    processes: int
+
+
+def launched() -> Launch:
+    """What torchrun says in `RANK`, `LOCAL_RANK` and `WORLD_SIZE`; one process of one without it."""
+    rank, local_rank, processes = (int(os.environ.get(*each)) for each in _TORCHRUN)
+    return Launch(rank, local_rank, processes)
 
 
 def wait_without_spinning() -> None:

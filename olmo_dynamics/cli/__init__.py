@@ -25,7 +25,7 @@ from olmo_dynamics.cli.revisions import revisions
 from olmo_dynamics.cli.runs import runs
 from olmo_dynamics.cli.show import show
 from olmo_dynamics.errors import OlmoDynamicsError
-from olmo_dynamics.settings import wait_without_spinning
+from olmo_dynamics.settings import launched, wait_without_spinning
 
 INTERRUPTED = 130
 
@@ -75,5 +75,6 @@ def main() -> None:
 
 
 def _stop(message: str, code: int) -> None:
-    click.echo(f"olmo-dyn: {message}", err=True)
+    if not launched().rank:  # what another of several processes has to say alone it has said
+        click.echo(f"olmo-dyn: {message}", err=True)
     sys.exit(code)

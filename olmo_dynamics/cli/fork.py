@@ -19,6 +19,7 @@ from olmo_dynamics.cli.printing import (
     remark,
 )
 from olmo_dynamics.errors import OptionError
+from olmo_dynamics.settings import launched
 
 _GLOBS = ("freeze", "decay", "no_decay")
 _DATA = ("batch", "batch_warmup")
@@ -72,6 +73,7 @@ def _with(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
     click.option("--micro-batch", type=int, metavar="B", help="Sequences that a worker runs at once."),
     click.option("--activation-checkpointing/--no-activation-checkpointing", default=None, help="Less memory, more work."),
     click.option("--compile/--no-compile", default=None, help="torch.compile. Default: where it saves more than it costs."),
+    click.option("--device", metavar="D", help="cpu or cuda. Default: cpu; under torchrun a GPU a process where there are any."),
     click.option("--workers", type=int, help="Threads that share a batch. Default: as many as the parent's, or 1."),
 ))  # fmt: skip
 @click.option("--eval", multiple=True, metavar="FILE", help="Held-out tokens or text whose loss is measured meanwhile.")
@@ -103,6 +105,8 @@ def fork(source: str, *, data: tuple[str, ...], out: str, steps: int, style: str
       olmo-dyn fork native/tiny-olmo2@step40-unsharded --data train.npy --out forks/anneal --steps 40 --schedule linear
       olmo-dyn fork allenai/OLMo-2-0425-1B@stage1-step10000-tokens21B --data part-0.npy --out forks/a --steps 100 \\
           --moments warm --lr 4e-4 --batch 8x1024 --order sequential --dry-run
+      torchrun --nproc-per-node 2 -m olmo_dynamics fork native/tiny-olmo2@step40-unsharded --data train.npy \\
+          --out forks/same --steps 40
     """
     from olmo_dynamics.branching import fork as fork_run
     from olmo_dynamics.progress import Silent
@@ -117,6 +121,8 @@ def fork(source: str, *, data: tuple[str, ...], out: str, steps: int, style: str
     if quiet:
         changes["progress"] = Silent()
     made = fork_run(name, revision, data=data, out=out, steps=steps, **changes)
+    if launched().rank:
+        return
     if style == "table":
         print_rows((asdict(field) for field in made.fields), style)
         click.echo()

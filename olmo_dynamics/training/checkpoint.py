@@ -34,6 +34,7 @@ from torch import Tensor
 
 from olmo_dynamics.errors import CheckpointError, DiskFullError, OptionError, TrainingError
 from olmo_dynamics.model import build_model, parse_config, to_config_json
+from olmo_dynamics.training.ranks import whole_state
 from olmo_dynamics.training.recipe import Recipe
 from olmo_dynamics.training.spikes import History
 from olmo_dynamics.training.state import TrainState, build_optimizer
@@ -75,10 +76,13 @@ class CheckpointWriter:
             self.write(event.state)
 
     def write(self, state: TrainState) -> None:
-        """Write the state as it is now, unless its folder exists."""
+        """Write the state as it is now, unless its folder exists; of several processes one writes, and all must call this."""
+        whole = whole_state(state, self.recipe)
+        if whole is None:
+            return
         if not (self.run / checkpoint_name(state.step, state.tokens_seen)).exists():
             write_checkpoint(
-                self.run, state, recipe=self.recipe, tokenizer_json=self.tokenizer_json, lineage=self.lineage
+                self.run, whole, recipe=self.recipe, tokenizer_json=self.tokenizer_json, lineage=self.lineage
             )
         if self.keep is not None:
             for folder in written_checkpoints(self.run)[1 : -self.keep]:

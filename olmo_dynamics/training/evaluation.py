@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from olmo_dynamics.model import LanguageModel
 from olmo_dynamics.training.batch import Batch
 from olmo_dynamics.training.objective import evaluate
+from olmo_dynamics.training.ranks import rank, whole_model
 from olmo_dynamics.training.recipe import Recipe
 from olmo_dynamics.training.state import TrainState
 from olmo_dynamics.training.token_files import TokenFiles
@@ -59,24 +61,29 @@ class Evaluator:
             self.save()
 
     def measure(self, state: TrainState) -> dict[str, float]:
-        """The losses of the model as it is now."""
-        self.last = {name: held_out_loss(state, files) for name, files in self.files.items()}
+        """The losses of the model as it is now; of several processes one measures, and all must call this."""
+        model = whole_model(state.model) if self.files else None
+        if model is None:
+            return {}
+        self.last = {name: held_out_loss(model, files) for name, files in self.files.items()}
         counters = (str(state.step), str(state.tokens_seen))
         self.rows += [(*counters, name, repr(loss)) for name, loss in self.last.items()]
         return self.last
 
     def save(self) -> None:
         """Write the table under a temporary name, then rename it."""
+        if rank():
+            return
         temporary = self.path.with_name(f".{self.path.name}.partial")
         with temporary.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([COLUMNS, *self.rows])
         temporary.replace(self.path)
 
 
-def held_out_loss(state: TrainState, files: TokenFiles) -> float:
+def held_out_loss(model: LanguageModel, files: TokenFiles) -> float:
     """Mean cross-entropy in float32 compute, nats per label, summed in float64."""
     recipe, total = Recipe(steps=1), 0.0
     for first in range(0, files.count, _SEQUENCES):
         ids = files.read(np.arange(first, min(first + _SEQUENCES, files.count)))
-        total += len(ids) * evaluate(state.model, Batch(torch.from_numpy(ids)), recipe).cross_entropy
+        total += len(ids) * evaluate(model, Batch(torch.from_numpy(ids)), recipe).cross_entropy
     return total / files.count

@@ -27,6 +27,7 @@ from olmo_dynamics.training.objective import evaluate
 from olmo_dynamics.training.options import Options
 from olmo_dynamics.training.parents import Parent, read_parent
 from olmo_dynamics.training.plans import Plan, make_plan
+from olmo_dynamics.training.ranks import check_ranks, count, open_ranks, settle
 from olmo_dynamics.training.record import Field
 from olmo_dynamics.training.restoring import restore_state
 from olmo_dynamics.training.state import TrainState
@@ -74,13 +75,15 @@ def fork(
     out: str | Path,
     steps: int,
     dry_run: bool = False,
+    device: str | None = None,
     watch: Callable[[Plan, TrainState], Sequence[Callable[[Event], None]]] = lambda plan, state: (),
     **changes: Any,
 ) -> Fork:
     """Train `steps` more updates from a revision into `out`, one folder a checkpoint; run again, it continues.
 
-    `watch` is asked once the state is restored, before anything is written, for callbacks; what they see of an update
-    is seen before that update's checkpoint is written.
+    On the CPU unless `device` says `cuda`; processes that torchrun started do it together, see `ranks`. `watch` is asked once
+    the state is restored, before anything is written, for callbacks; what they see of an update is seen before that
+    update's checkpoint is written.
 
     Without changes it does what the parent would have done. Changes are given by name, as in `lr=1e-4, schedule="linear"`:
     the fields of `olmo_dynamics.training.options.Options`.
@@ -88,30 +91,34 @@ def fork(
     Raises: TrainingError for what cannot be continued, or a first loss that jumps; OptionError for changes without meaning.
     """
     options, folder = Options(**changes), Path(out)
-    with open_checkpoint(run, revision) as checkpoint:
-        parent = read_parent(checkpoint)
-        config = parse_config(checkpoint.config)
-        words = read_tokenizer(checkpoint, options.tokenizer)
-        plan = make_plan(parent, config, data=_open(data, parent, config, options, words), steps=steps, options=options)
-        plan = replace(plan, tokenizer_json=words)
-        evaluator = _evaluator(folder, parent, config, plan, options, words)
-        if dry_run:
-            return Fork(plan, folder)
-        resumed = _resume(folder, checkpoint, plan)
-        state, lineage = resumed or _begin(checkpoint, parent, plan, options)
-    writer = CheckpointWriter(folder, plan.recipe, words, lineage, options.keep)
-    watchers = watch(plan, state)  # what they refuse leaves nothing behind
-    folder.mkdir(parents=True, exist_ok=True)
-    evaluator.resume(state.step)
-    if state.step == parent.step and not evaluator.rows:
-        evaluator.measure(state)
-    writer.write(state)
-    watching = [evaluator] if evaluator.files else []
-    try:
-        train(state, plan.recipe, plan.batches, callbacks=[*watching, *watchers, writer])
-    except DivergedError:
-        writer.write(state)  # the last good one
-        raise
+    with open_ranks(device) as place:
+        with open_checkpoint(run, revision) as checkpoint:
+            parent = read_parent(checkpoint)
+            config = parse_config(checkpoint.config)
+            words = read_tokenizer(checkpoint, options.tokenizer)
+            opened = _open(data, parent, config, options, words)
+            plan = make_plan(parent, config, data=opened, steps=steps, options=options)
+            plan = replace(plan, tokenizer_json=words)
+            check_ranks(plan.recipe, count())
+            evaluator = _evaluator(folder, parent, config, plan, options, words)
+            if dry_run:
+                return Fork(plan, folder)
+            resumed = _resume(folder, checkpoint, plan)
+            state, lineage = resumed or _begin(checkpoint, parent, plan, options)
+        writer = CheckpointWriter(folder, plan.recipe, words, lineage, options.keep)
+        settle(state, plan.recipe, place)
+        watchers = watch(plan, state)  # what they refuse leaves nothing behind
+        folder.mkdir(parents=True, exist_ok=True)
+        evaluator.resume(state.step)
+        if state.step == parent.step and not evaluator.rows:
+            evaluator.measure(state)
+        writer.write(state)
+        watching = [evaluator] if evaluator.files else []
+        try:
+            train(state, plan.recipe, plan.batches, callbacks=[*watching, *watchers, writer])
+        except DivergedError:
+            writer.write(state)  # the last good one
+            raise
     last = folder / checkpoint_name(state.step, state.tokens_seen)
     found = lineage["first_batch"]
     losses = (math.nan, math.nan, RESUMED) if resumed else (found["loss"], found["expected"], found["expected_from"])

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -24,6 +24,7 @@ from olmo_dynamics.model import LanguageModel
 from olmo_dynamics.training.batch import Batch
 from olmo_dynamics.training.compute import Compute, open_compute, trained
 from olmo_dynamics.training.objective import Losses, Share, objective
+from olmo_dynamics.training.ranks import ShardedGradients, as_float, count
 from olmo_dynamics.training.recipe import Recipe
 
 Part = tuple[Tensor, list[Tensor]]
@@ -96,10 +97,15 @@ class Gradients:
 
 
 @contextmanager
-def open_gradients(model: LanguageModel, recipe: Recipe, *, workers: int | None = None) -> Iterator[Gradients]:
+def open_gradients(
+    model: LanguageModel, recipe: Recipe, *, workers: int | None = None
+) -> Iterator[Gradients | ShardedGradients]:
     """The maker of a model's gradients; None leaves the number of workers to the recipe."""
-    count = recipe.workers if workers is None else workers
-    with open_pool(count) as pool, open_compute(model, recipe) as compute:
+    if count() > 1:  # what is taken apart rounds itself, and is not compiled
+        with open_compute(model, replace(recipe, dtype="float32", compile=False)) as compute:
+            yield ShardedGradients(compute, recipe)
+        return
+    with open_pool(recipe.workers if workers is None else workers) as pool, open_compute(model, recipe) as compute:
         yield Gradients(compute, recipe, pool)
 
 
@@ -118,7 +124,7 @@ def clip_gradients(parameters: Iterable[Tensor], limit: float) -> float:
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
-    norm = float(torch.stack(norms).square().sum().sqrt())
+    norm = as_float(torch.linalg.vector_norm(torch.stack(norms)))
     if norm + 1e-6 > limit:
         for gradient in gradients:
             gradient.mul_(limit / (norm + 1e-6))

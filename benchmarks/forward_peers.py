@@ -9,15 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-SEQUENCES, LENGTH = 8, 512
+from benchmarks.checkpoint import SHAPES
+
+LENGTH = 512
 _BLOCK = 512  # tokens at a time: at least as fast here as 4,096
 
 
 def token_file(folder: Path) -> Path:
-    """8 x 512 token ids, the same for every method."""
-    path = folder.parent.parent / "tokens.npy"
+    """Token ids, the same for every method: as many sequences as the shape is measured with."""
+    sequences = SHAPES[folder.parent.name].sequences
+    path = folder.parent.parent / f"tokens-{sequences}x{LENGTH}.npy"
     if not path.exists():
-        np.save(path, np.random.default_rng(0).integers(0, 512, (SEQUENCES, LENGTH)))
+        np.save(path, np.random.default_rng(0).integers(0, 512, (sequences, LENGTH)))
     return path
 
 
@@ -48,6 +51,7 @@ def matrix_products(folder: Path, tokens: Path) -> float:
     matrices = [
         shape for name, shape in expected_shapes(config).items() if len(shape) == 2 and "embed_tokens" not in name
     ]
+    count = np.load(tokens).size
     weights = {shape: torch.ones(shape, dtype=torch.bfloat16) for shape in set(matrices)}
 
     def half(_: int) -> None:
@@ -55,9 +59,9 @@ def matrix_products(folder: Path, tokens: Path) -> float:
         for rows, columns in matrices:
             left = torch.ones(_BLOCK, columns, dtype=torch.bfloat16)
             out = torch.empty(_BLOCK, rows, dtype=torch.bfloat16)
-            for _ in range(SEQUENCES * LENGTH // _BLOCK // 2):
+            for _ in range(count // _BLOCK // 2):
                 torch.mm(left, weights[rows, columns].T, out=out)
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(half, range(2)))
-    return float(2 * SEQUENCES * LENGTH * sum(rows * columns for rows, columns in matrices))
+    return float(2 * count * sum(rows * columns for rows, columns in matrices))

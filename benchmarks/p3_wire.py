@@ -9,6 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.forward_peers import token_file
 from benchmarks.hub_process import REPO, REVISIONS, served
 from benchmarks.turns import report_turn
@@ -22,7 +24,7 @@ def collect_from(source: object, tokens: Path, out: Path) -> float:
     from olmo_dynamics.progress import Silent
 
     listener = Silent()
-    collect(source, out=out, tokens=tokens, batch="8x512", progress=listener)
+    collect(source, out=out, tokens=tokens, batch="{}x{}".format(*np.load(tokens).shape), progress=listener)
     return float(listener.outcome["bytes"])
 
 

@@ -1,4 +1,4 @@
-"""P5: what recording adds to the forward pass of one local revision, 8 x 512 tokens in bf16, the same threads.
+"""P5: what recording adds to the forward pass of one local revision, sequences of 512 tokens in bf16, the same threads.
 
 The bare pass measures the loss alone; weights are mapped, and no parameter statistics are taken.
 """
@@ -9,10 +9,11 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 
-from benchmarks.forward_peers import LENGTH, SEQUENCES, token_file
+from benchmarks.forward_peers import token_file
 from benchmarks.turns import report_turn
 
 GROUPS = {
@@ -29,7 +30,7 @@ def forward(folder: Path, tokens: Path, groups: tuple[str, ...]) -> float:
     from olmo_dynamics.probes import load_probe
 
     config = parse_config(json.loads((folder / "config.json").read_text()))
-    probe = load_probe(None, tokens=tokens, batch=(SEQUENCES, LENGTH), vocab_size=config.vocab_size)
+    probe = load_probe(None, tokens=tokens, batch=np.load(tokens).shape, vocab_size=config.vocab_size)
     recorded = RecordedPass(config, probe, groups=groups, compute=Compute(dtype=torch.bfloat16))
     files = [safe_open(path, framework="pt") for path in sorted(folder.glob("*.safetensors"))]
     home = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - not a dict

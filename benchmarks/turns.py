@@ -9,8 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 
@@ -19,13 +19,16 @@ class Turn:
     seconds: float
     peak_bytes: int  # largest RssAnon beyond what was held before the work began
     result: float  # a number the method arrives at, for checking that the methods did the same work
+    cpu_seconds: float = 0.0  # of this process: below seconds x threads where threads waited, or neighbours ran
 
 
-def take_turns(module: str, methods: Sequence[str], *, arguments: Sequence[str], repeats: int) -> dict[str, list[Turn]]:
-    """Run `module`'s methods `repeats` times each, in turn, in fresh processes."""
+def take_turns(
+    module: str, methods: Sequence[str], *, arguments: Sequence[str], repeats: int, once: Collection[str] = ()
+) -> dict[str, list[Turn]]:
+    """Run `module`'s methods `repeats` times each, in turn, in fresh processes; those of `once` in the first round only."""
     turns: dict[str, list[Turn]] = {method: [] for method in methods}
     for number in range(repeats):
-        for method in methods:
+        for method in (each for each in methods if number == 0 or each not in once):
             print(
                 f"\r{module.rsplit('.', 1)[-1]} {number + 1}/{repeats} {method:<32}",
                 end="",
@@ -53,12 +56,13 @@ def report_turn(work: Callable[[], float]) -> None:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     result = work()
-    seconds = time.perf_counter() - started
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     done.set()
     watcher.join()
-    print(json.dumps({"seconds": seconds, "peak_bytes": max(peak - before, 0), "result": result}))
+    turn = Turn(seconds, peak_bytes=max(peak - before, 0), result=result, cpu_seconds=cpu)
+    print(json.dumps(asdict(turn)))
 
 
 def anonymous_bytes() -> int:
@@ -74,13 +78,18 @@ def median_seconds(turns: Sequence[Turn]) -> float:
 
 
 def print_table(title: str, turns: dict[str, list[Turn]], *, ours: str) -> None:
-    """Each method's median, spread, ratio to ours, and peak memory."""
+    """Each method's median, spread, CPU time, ratio to ours, turns, and peak memory."""
     mine = median_seconds(turns[ours])
     print(f"\n{title}")
-    print(f"{'method':<34} {'median s':>9} {'min–max s':>15} {'× ours':>8} {'peak anonymous':>15}")
+    print(
+        f"{'method':<34} {'median s':>9} {'min–max s':>15} {'CPU s':>8} {'× ours':>8} {'turns':>5} {'peak anonymous':>15}"
+    )
     for method, taken in turns.items():
         seconds = [turn.seconds for turn in taken]
         peak = max(turn.peak_bytes for turn in taken)
         middle = median_seconds(taken)
+        cpu = statistics.median(turn.cpu_seconds for turn in taken)
         spread = f"{min(seconds):.2f}–{max(seconds):.2f}"
-        print(f"{method:<34} {middle:>9.3f} {spread:>15} {middle / mine:>8.2f} {peak / 1e6:>12.0f} MB")
+        print(
+            f"{method:<34} {middle:>9.3f} {spread:>15} {cpu:>8.2f} {middle / mine:>8.2f} {len(taken):>5} {peak / 1e6:>12.0f} MB"
+        )

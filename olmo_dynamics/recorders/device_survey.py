@@ -59,7 +59,8 @@ def survey_on_device(x: Shaped[Tensor, "*shape"], info: TensorInfo, *, column_su
 
 
 def _blocks(matrix: Shaped[Tensor, "rows columns"]) -> Iterator[Shaped[Tensor, "_ columns"]]:
-    return iter(matrix.split(max(1, _ELEMENTS // matrix.shape[1])))
+    blocks: tuple[Tensor, ...] = torch.split(matrix, max(1, _ELEMENTS // matrix.shape[1]))
+    return iter(blocks)
 
 
 def _upper_halves(rows: Shaped[Tensor, "rows columns"]) -> Tensor:

@@ -166,7 +166,7 @@ def fingerprint(source: TokenSource) -> dict[str, str | int]:
 def _headed(path: Path) -> Integer[np.ndarray, " tokens"]:
     """The ids of a file that `np.save` wrote, row after row, not yet in memory."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, SyntaxError, OverflowError) as error:
         raise TrainingError(f"{path} has a NumPy header and is damaged: {' '.join(str(error).split())}") from None
     if array.dtype.kind not in "iu" or not array.flags.c_contiguous:

@@ -17,6 +17,7 @@ from typing import Any
 
 from olmo_dynamics.checkpoints import Source
 from olmo_dynamics.collection.conductor import compact
+from olmo_dynamics.collection.measurement import settle
 from olmo_dynamics.collection.recording import record
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.frames import open_store
@@ -63,6 +64,8 @@ class Watch:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise OptionError(f"every must be at least 1 step; got {self.every}")
+        if self.groups:
+            settle({"record": self.groups})  # refuses a group that is none
         if self.tensorboard is not None:
             TensorBoard.library()
         if self.wandb is not None:

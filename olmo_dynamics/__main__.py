@@ -1,6 +1,6 @@
 """`python -m olmo_dynamics` is `olmo-dyn`."""
 
-from olmo_dynamics.cli import main
+from olmo_dynamics.cli import start
 
 if __name__ == "__main__":
-    main()
+    start()

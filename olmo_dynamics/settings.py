@@ -9,6 +9,7 @@ What concerns the Hugging Face hub (`HF_TOKEN`, `HF_ENDPOINT`, `HF_HOME`, proxie
 """
 
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,12 @@ def wait_without_spinning() -> None:
     OpenMP's threads spin at barriers by default, which on a machine shared with others costs several times the work.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def wake_on_interrupt() -> None:
+    """Let Ctrl-C end a wait for another thread: importing polars makes the system resume such waits unseen by Python."""
+    if hasattr(signal, "siginterrupt"):  # not on Windows
+        signal.siginterrupt(signal.SIGINT, True)
 
 
 def cache_dir() -> Path:

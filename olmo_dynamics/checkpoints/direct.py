@@ -2,10 +2,11 @@
 
 huggingface_hub's client hands out 64 KiB at a time, each copied four times; at 400 MB/s that takes a third of a core away from
 the model. So it finds out where bytes are (tokens, redirects, proxies), and they are then fetched here. What this way cannot do
-is left to that client: proxies, redirects, logins, and answers of unknown length.
+is left to that client: proxies, redirects, logins, and answers of unknown length; and everything, where someone gave it a
+client of their own (`set_client_factory`), whose proxy or certificates we cannot know.
 
     >>> connections = Connections()
-    >>> with connections.get(address, {"range": "bytes=0-99"}, timeout=30.0) as answer:         # doctest: +SKIP
+    >>> with connections.get(address, {"range": "bytes=0-99"}, timeout=30.0, waits=Waits()) as answer:  # doctest: +SKIP
     ...     answer.read_into(memoryview(buffer))
     100
 """
@@ -13,18 +14,21 @@ is left to that client: proxies, redirects, logins, and answers of unknown lengt
 from __future__ import annotations
 
 import select
+import socket
 import ssl
 import threading
 import urllib.request
 import weakref
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from urllib.parse import urlsplit
 
 import httpx2
+from huggingface_hub.utils import _http
+from huggingface_hub.utils._http import default_client_factory
 
 from olmo_dynamics.checkpoints.patience import UnsteadyError
 
@@ -60,6 +64,45 @@ class Answer:
         return self._left == 0 and not self._response.will_close
 
 
+class UnreachableError(UnsteadyError):
+    """No connection could be made at all; another client may know a way."""
+
+
+class Waits:
+    """The sockets that threads wait on; `end` wakes them all, and whoever comes later does not wait."""
+
+    def __init__(self) -> None:
+        self._sockets: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._ended = False
+
+    @contextmanager
+    def on(self, waited: socket.socket | None) -> Iterator[None]:
+        """While the block runs, `end` may break the connection.
+
+        Raises:
+            UnsteadyError: all waiting was ended before.
+        """
+        with self._lock:
+            if self._ended:
+                raise UnsteadyError("nobody waits for the answer any longer")
+            if waited is not None:
+                self._sockets.add(waited)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._sockets -= {waited}
+
+    def end(self) -> None:
+        """Break every connection that is waited on: closing a socket would not wake its reader, shutting it down does."""
+        with self._lock:
+            self._ended = True
+            for waited in self._sockets:
+                with suppress(OSError):
+                    socket.socket.shutdown(waited, socket.SHUT_RDWR)  # TLS's own would let its reader see ciphertext
+
+
 class Connections:
     """Open connections by host, each used by one request at a time; they end when this object does."""
 
@@ -69,29 +112,33 @@ class Connections:
         weakref.finalize(self, _close_all, self._idle)
 
     @contextmanager
-    def get(self, address: str, headers: Mapping[str, str], *, timeout: float) -> Iterator[Answer]:
-        """The answer to a GET.
+    def get(self, address: str, headers: Mapping[str, str], *, timeout: float, waits: Waits) -> Iterator[Answer]:
+        """The answer to a GET; `waits` can end the waiting for it.
 
         Raises:
+            UnreachableError: none could be made.
             UnsteadyError: the connection failed, or fell silent for `timeout` seconds.
         """
         parts = urlsplit(address)
         place = f"{parts.scheme}://{parts.netloc}"
         connection, ended = self._take(place, timeout), False
         try:
-            connection.request("GET", address.removeprefix(place) or "/", headers=dict(headers))
-            with connection.getresponse() as response:
+            _connect(connection)
+            with waits.on(connection.sock), self._ask(connection, address.removeprefix(place), headers) as response:
                 answer = Answer(address, response)
                 yield answer
                 ended = answer.ended
         except (OSError, HTTPException) as problem:
-            reason = " ".join(str(problem).split()) or "no reason given"
-            raise UnsteadyError(f"{parts.netloc} gave {type(problem).__name__} ({reason})") from None
+            raise UnsteadyError(_reason(connection, problem)) from None
         finally:
             if ended:
                 self._keep(place, connection)
             else:
                 connection.close()
+
+    def _ask(self, connection: HTTPConnection, path: str, headers: Mapping[str, str]) -> HTTPResponse:
+        connection.request("GET", path or "/", headers=dict(headers))
+        return connection.getresponse()
 
     def _take(self, place: str, timeout: float) -> HTTPConnection:
         while kept := self._pop(place):
@@ -117,8 +164,23 @@ class Connections:
         return httpx2.create_ssl_context()
 
 
+def _connect(connection: HTTPConnection) -> None:
+    if connection.sock is None:
+        try:
+            connection.connect()
+        except OSError as problem:
+            raise UnreachableError(_reason(connection, problem)) from None
+
+
+def _reason(connection: HTTPConnection, problem: Exception) -> str:
+    reason = " ".join(str(problem).split()) or "no reason given"
+    return f"{connection.host}:{connection.port} gave {type(problem).__name__} ({reason})"
+
+
 def is_reached_directly(address: str) -> bool:
-    """Whether no proxy stands before an address."""
+    """Whether no proxy stands before an address, as far as the environment and huggingface_hub's client tell."""
+    if getattr(_http, "_GLOBAL_CLIENT_FACTORY", None) is not default_client_factory:
+        return False
     parts = urlsplit(address)
     proxies = urllib.request.getproxies()
     proxied = parts.scheme in proxies or "all" in proxies

@@ -12,6 +12,7 @@ serves what is in Xet by plain ranges too.
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -21,7 +22,7 @@ import httpx2
 import numpy as np
 from huggingface_hub.utils import get_session
 
-from olmo_dynamics.checkpoints.direct import Connections, is_reached_directly
+from olmo_dynamics.checkpoints.direct import Connections, UnreachableError, Waits, is_reached_directly
 from olmo_dynamics.checkpoints.hub_api import Repo, require_success, steady
 from olmo_dynamics.checkpoints.patience import Patience, UnsteadyError
 from olmo_dynamics.checkpoints.prefixes import Prefixes
@@ -74,12 +75,18 @@ class Wire:
         self._line = line or Line()
         self._prefixes = Prefixes(listing.sizes)
         self._addresses: dict[str, str] = {}  # where a file's bytes are given to anyone, for now
+        self._indirect: set[str] = set()  # files whose hosts only huggingface_hub's client reaches
         self._counting = threading.Lock()
+        self._waits = Waits()
+        self._stops: set[threading.Event] = set()  # of the fetches under way
         self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="olmo-dynamics-wire")
 
     def close(self) -> None:
-        """End the threads; nothing can be fetched after."""
+        """End the threads, at once even where a host is silent; nothing can be fetched after."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        for stop in self._stops.copy():
+            stop.set()
+        self._waits.end()
 
     def read(self, spans: Sequence[Span]) -> list[np.ndarray]:
         """The bytes of spans (uint8, read-only), in the order asked; the first bytes of a file are asked for once.
@@ -112,6 +119,7 @@ class Wire:
         total = sum(span.stop - span.start for span, _ in wanted)
         limit = request_bytes(total)
         stop = threading.Event()
+        self._stops.add(stop)
         receipts = [self._pool.submit(self._receive, request, stop) for request in plan_requests(wanted, limit)]
         try:
             for receipt in as_completed(receipts):
@@ -121,6 +129,8 @@ class Wire:
             for receipt in receipts:
                 receipt.cancel()
             raise
+        finally:
+            self._stops.discard(stop)
 
     def _receive(self, request: Request, stop: threading.Event) -> None:
         doing = (
@@ -131,10 +141,11 @@ class Wire:
     def _exchange(self, request: Request, stop: threading.Event) -> None:
         address, began_at = self._addresses.get(request.file), request.at
         try:
-            if address is not None and self._draw(address, request, stop):
-                return
-            self._follow(request, stop)
+            if address is None or not self._draw(address, request, stop):
+                self._follow(request, stop)
         except UnsteadyError as problem:
+            if isinstance(problem, UnreachableError):
+                self._indirect.add(request.file)
             self._addresses.pop(request.file, None)  # the hub may send the next try to a host that works
             problem.made_headway = request.at - began_at >= HEADWAY_BYTES
             raise
@@ -143,7 +154,8 @@ class Wire:
         """Receive straight into the buffers; False where the address has expired, or this way does not serve."""
         headers = self._headers(request)
         headers.pop("authorization", None)  # the token is for the hub alone
-        with self._line.connections.get(address, headers, timeout=self._patience.timeout) as answer:
+        timeout = self._patience.timeout
+        with self._line.connections.get(address, headers, timeout=timeout, waits=self._waits) as answer:
             if answer.head.status_code in _EXPIRED or (answer.head.status_code < 400 and not answer.is_plain):
                 return False
             self._check_answer(answer.head, request)
@@ -163,9 +175,11 @@ class Wire:
                 raise UnsteadyError("the login was renewed meanwhile")
             skip = self._check_answer(response, request)
             final = str(response.url)
-            if "authorization" not in response.request.headers and is_reached_directly(final):
+            known = "authorization" not in response.request.headers and request.file not in self._indirect
+            if known and is_reached_directly(final):
                 self._addresses[request.file] = final
-            self._take(response, request, skip, stop)
+            with self._waits.on(_socket(response)):
+                self._take(response, request, skip, stop)
         self._require_all(request)
 
     def _headers(self, request: Request) -> dict[str, str]:
@@ -247,6 +261,11 @@ def _answered_range(response: httpx2.Response) -> tuple[int, int | None]:
     length = response.headers.get("Content-Length", "")
     encoded = response.headers.get("Content-Encoding", "identity") != "identity"
     return 0, int(length) if length.isdecimal() and not encoded else None
+
+
+def _socket(response: httpx2.Response) -> socket.socket | None:
+    stream = response.extensions.get("network_stream")  # transports of other makes have none
+    return stream.get_extra_info("socket") if stream else None
 
 
 def _length(response: httpx2.Response) -> float:

@@ -8,7 +8,9 @@ Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 2 the
 traceback), 130 interrupted with everything finished kept.
 """
 
+import os
 import sys
+from contextlib import suppress
 
 import click
 
@@ -72,6 +74,21 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+
+
+def start() -> None:
+    """`main`, in a process that ends when it does: threads that still wait for a silent host are not waited for."""
+    code: str | int | None = 0
+    try:
+        main()
+    except SystemExit as stop:
+        code = stop.code
+    if code == 0 or not isinstance(code, int):
+        sys.exit(code)
+    with suppress(OSError, ValueError):  # what reads them may be gone
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _stop(message: str, code: int) -> None:

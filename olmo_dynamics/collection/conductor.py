@@ -33,6 +33,7 @@ from olmo_dynamics.frames import RecordedStore, open_store
 from olmo_dynamics.frames.run import Run
 from olmo_dynamics.names import Record, Revision, Status
 from olmo_dynamics.progress import Bar, Silent
+from olmo_dynamics.settings import wake_on_interrupt
 
 
 def collect(
@@ -87,6 +88,7 @@ def append_revisions(
     **options: Unpack[Options],
 ) -> RecordedStore:
     """`collect` without making series fast to read at its end, which costs as much as all that the store holds."""
+    wake_on_interrupt()
     measurement, limits = settle(options)
     run = run if isinstance(run, Run) else Run(run)
     run.source.limit_rate(limits.bytes_per_second)

@@ -20,6 +20,7 @@ from olmo_dynamics.collection.rates import Rates
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.frames import open_store
 from olmo_dynamics.frames.run import Run
+from olmo_dynamics.settings import wake_on_interrupt
 
 DEFAULT_RATE = 100e6
 """Bytes per second assumed where no rate is stated."""
@@ -97,6 +98,7 @@ def plan(
     """
     if not rate > 0:
         raise OptionError(f"rate must be positive bytes per second; got {rate}")
+    wake_on_interrupt()
     measurement, limits = settle(options)
     run = run if isinstance(run, Run) else Run(run)
     choice = choose(run, revisions, quarantine=quarantine, include_quarantined=include_quarantined)

@@ -6,13 +6,17 @@ import gc
 import http.client
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import httpx2
 import numpy as np
 import pytest
+from huggingface_hub import set_client_factory
+from huggingface_hub.utils._http import default_client_factory
 
 from olmo_dynamics.checkpoints import wire as wire_module
-from olmo_dynamics.checkpoints.direct import Connections, is_reached_directly
+from olmo_dynamics.checkpoints.direct import Connections, Waits, is_reached_directly
 from olmo_dynamics.checkpoints.hub_api import Repo
 from olmo_dynamics.checkpoints.patience import Patience, UnsteadyError
 from olmo_dynamics.checkpoints.tensors import Span
@@ -74,7 +78,7 @@ class TestReading:
     def test_leaves_no_socket_behind(self, line: Line) -> None:
         connections = Connections()
         address = line.wire._addresses[FILE]
-        with connections.get(address, {"range": "bytes=0-9"}, timeout=5.0) as answer:
+        with connections.get(address, {"range": "bytes=0-9"}, timeout=5.0, waits=Waits()) as answer:
             buffer = bytearray(10)
             assert answer.read_into(memoryview(buffer)) == 10
             assert answer.read_into(memoryview(buffer)) == 0
@@ -140,12 +144,12 @@ class TestFaults:
         line.hub.add_fault(Fault("hang_up", FILE))
         with (
             pytest.raises(UnsteadyError, match=f"^{host} gave RemoteDisconnected "),
-            connections.get(line.wire._addresses[FILE], {}, timeout=5.0),
+            connections.get(line.wire._addresses[FILE], {}, timeout=5.0, waits=Waits()),
         ):
             pass
         with (
             pytest.raises(UnsteadyError, match=r"^127.0.0.1:9 gave ConnectionRefusedError \("),
-            connections.get("http://127.0.0.1:9/x", {}, timeout=5.0),
+            connections.get("http://127.0.0.1:9/x", {}, timeout=5.0, waits=Waits()),
         ):
             pass
 
@@ -182,3 +186,40 @@ class TestProxies:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         assert is_reached_directly("https://cdn.example.org/file?x=1") == direct
+
+
+class TestAnotherWay:
+    def test_a_client_of_the_users_own_fetches_everything(self, line: Line) -> None:
+        seen: list[str] = []
+
+        def factory() -> httpx2.Client:
+            hooks = {"request": [lambda request: seen.append(request.url.netloc.decode())]}
+            return httpx2.Client(follow_redirects=True, event_hooks=hooks)
+
+        set_client_factory(factory)
+        try:
+            line.wire._addresses.clear()
+            for at in range(0, 30, 10):
+                assert line.read(at, at + 10) == DATA[at : at + 10]
+        finally:
+            set_client_factory(default_client_factory)
+        assert len(seen) == len(line.asked()) == 6  # the hub, and the storage that it names, each time
+
+    def test_a_host_that_cannot_be_reached_directly_is_left_to_the_library(self, line: Line) -> None:
+        line.wire._addresses[FILE] = "http://127.0.0.1:9/nobody"
+        for at in range(0, 30, 10):
+            assert line.read(at, at + 10) == DATA[at : at + 10]
+        assert FILE not in line.wire._addresses
+        assert {host for host, _ in line.asked()} == {"hub", "cdn"} and len(line.asked()) == 6
+
+    def test_closing_wakes_who_waits_for_a_silent_host(self, line: Line) -> None:
+        fault = line.hub.add_fault(Fault("stall", host="cdn", times=None, keep=10, seconds=30.0))
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(line.read, 0, 1000)
+            while not fault.struck:
+                time.sleep(0.01)
+            began = time.monotonic()
+            line.wire.close()
+            with pytest.raises(NetworkError):
+                reading.result()
+        assert time.monotonic() - began < 2

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +138,33 @@ def test_all_faults_at_random_and_kills_in_between(seed: int, hub: LocalHub, und
     assert kills > 0 and sum(fault.struck for fault in hub.faults) > 20
     assert_same(out, undisturbed)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.zarr"]
+
+
+@pytest.mark.parametrize(("kind", "host"), [("stall", "cdn"), ("slow", "cdn"), ("slow", "hub")])
+def test_ctrl_c_while_a_host_is_silent_ends_at_once(
+    kind: str, host: str, hub: LocalHub, undisturbed: Path, tmp_path: Path
+) -> None:
+    fault = Fault(kind, "model.safetensors", host=host, after=2, times=None, seconds=60.0, keep=1000)
+    hub.add_fault(fault)
+    command = [sys.executable, "-m", "olmo_dynamics", "collect", REPO, "--out", str(tmp_path / "s.zarr"), "-q",
+               "--revisions", "all:first4", "--batch", "2x16", "--record", ",".join(RECORD)]  # fmt: skip
+    environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "OLMO_DYNAMICS_CACHE": str(tmp_path / "cache")}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: fault.struck > 0)
+        time.sleep(2)  # by then it waits for the host, and imports nothing any more
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130 and "interrupted" in said.splitlines()[-1], said
+    assert "Traceback" not in said
+    assert time.monotonic() - began < 20  # a silent host is given up after 30 s; a machine at rest takes one second
+    hub.faults.clear()
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    assert_same(tmp_path / "s.zarr", undisturbed, NAMES[:4])
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

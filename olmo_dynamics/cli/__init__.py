@@ -48,7 +48,7 @@ def cli() -> None:
           --revisions stage1:log24 --out olmo2-1b.zarr     measure 24 of them
       olmo-dyn report olmo2-1b.zarr                        a page of linked plots
       olmo-dyn fork cache/demo/run@step377-tokens386048 \\
-          --data cache/demo/corpus/train.bin \\
+          --data cache/demo/corpus/train.npy \\
           --out forks/same --steps 40                      train on from there
     """
 

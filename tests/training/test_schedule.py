@@ -160,7 +160,7 @@ def test_options_that_contradict_themselves_are_refused(changes: dict[str, Any],
 
 def test_a_schedule_past_its_end_is_one_line(tmp_path: Path, shared: Path) -> None:
     native = shared / "data" / "native"
-    given = {"data": [native / "tokens" / "train.npy"], "batch": (1, 64)}
+    given = {"data": [native / "tokens" / "train.npy"], "batch": (1, 128)}
     first = fork(
         native / "olmo/tiny-olmo2", "step40-unsharded", out=tmp_path / "a", steps=2, schedule="cosine", lr=1e-3, **given
     )

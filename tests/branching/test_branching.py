@@ -16,7 +16,7 @@ from polars.testing import assert_frame_equal
 from safetensors.torch import load_file
 
 import olmo_dynamics as od
-from olmo_dynamics.cli.report import report
+from olmo_dynamics.cli import cli
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.experiments.demo import SMALL, pretrain
 from olmo_dynamics.progress import Silent
@@ -139,7 +139,7 @@ def test_a_forks_folder_is_a_source_like_any_other(demo: tuple[Path, Path], tmp_
     text = render_report(parent, forks=[folder, again])
     for title in ("training loss", "gradient norm", "learning rate", "the residual stream"):
         assert f">A run and its forks: {title}</h2>" in text
-    runner = CliRunner().invoke(report, [str(store.path), "--out", str(tmp_path / "r.html"), "--format", "json"])
+    runner = CliRunner().invoke(cli, ["report", str(store.path), "--out", str(tmp_path / "r.html"), "--format", "json"])
     assert json.loads(runner.stdout)["lineage"] == lineage
     assert "trained from scratch" in render_report(parent)
 

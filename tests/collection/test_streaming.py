@@ -83,6 +83,7 @@ def test_each_byte_is_asked_for_once_and_checked(hub: LocalHub, sharded_run: Pat
     sizes = sum(each.stat().st_size for each in sharded_run.rglob("*.safetensors"))
     assert len(sent) == sizes
     assert heard["shards"] == heard["shards_checked"] > 3
+    assert heard["requests"] == sum(each.range is not None and each.status < 300 for each in hub.requests)
     assert [path.name for path in tmp_path.iterdir()] == ["s.zarr"]
 
 

@@ -82,6 +82,7 @@ def test_dry_run_moves_nothing(run, tiny_run: Path, tmp_path: Path) -> None:
         and facts["bytes"] > 0
         and facts["download_seconds"] == facts["bytes"] / 1e8
     )
+    assert facts["rate_from"] == "assumed"
     assert not (tmp_path / "s.zarr").exists()
 
 
@@ -98,6 +99,7 @@ def test_dry_run_moves_nothing(run, tiny_run: Path, tmp_path: Path) -> None:
         (("collect", "{run}", "--out", "{file}"), ["{file}"]),
         (("collect", "{run}", "--out", "x.zarr", "--text", "{empty}"), ["{empty}"]),
         (("collect", "{run}", "--out", "x.zarr", "--rate", "0", "--dry-run"), ["rate"]),
+        (("collect", "{run}", "--out", "x.zarr", "--rate", "quick", "--dry-run"), ["rate", "quick", "measured"]),
         (("lab", "--out", "{file}", "--no-open"), ["{file}"]),
     ],
 )  # fmt: skip

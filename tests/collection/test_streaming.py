@@ -11,8 +11,9 @@ import torch
 
 from olmo_dynamics.checkpoints import open_source, parse_revision
 from olmo_dynamics.checkpoints.hub import HubSource
-from olmo_dynamics.collection import collect
-from olmo_dynamics.errors import CheckpointError, StoreMismatchError
+from olmo_dynamics.collection import collect, plan
+from olmo_dynamics.collection.link import SAMPLE_BYTES
+from olmo_dynamics.errors import CheckpointError, OptionError, StoreMismatchError
 from olmo_dynamics.frames import open_store
 from olmo_dynamics.names import TensorInfo
 from olmo_dynamics.progress import Silent
@@ -175,6 +176,37 @@ def test_a_store_filled_up_is_that_of_one_run(tiny_run: Path, tmp_path: Path) ->
     for group in whole.groups:
         for name, values in whole.arrays(group).items():
             assert values.tobytes() == parts.arrays(group)[name].tobytes(), f"{group}/{name}"
+
+
+def test_a_rate_is_measured_by_a_read_of_8_mib_at_most() -> None:
+    stack = LayerStack(layers=1, hidden=512, heads=4, kv_heads=2, intermediate=512, vocab=9000)
+    options = {"record": ("parameters",), "rate": "measured"}
+    with LocalHub() as hub:
+        hub.add_repo(REPO, {"step0": stack.files()})
+        source = HubSource(REPO, endpoint=hub.endpoint)
+        plan(source, record=("parameters",))
+        headers = sum(each.bytes_sent for each in hub.requests if each.host == "cdn")
+        hub.requests.clear()
+        hub.total_rate = 10e6
+        found = plan(source, **options)
+        assert sum(each.bytes_sent for each in hub.requests if each.host == "cdn") - headers == SAMPLE_BYTES
+        assert found.rate_from == "measured" and found.rate == pytest.approx(10e6, rel=0.35)
+        limited = plan(source, max_rate="4MB", **options)
+    assert limited.rate == pytest.approx(4e6, rel=0.35)
+
+
+def test_a_rate_is_stated_measured_or_assumed(tiny_run: Path) -> None:
+    options = {"revisions": "main", "record": ("parameters",)}
+    given = {None: (100e6, "assumed"), 5e6: (5e6, "stated")}
+    for rate, expected in given.items():
+        found = plan(tiny_run, rate=rate, **options)
+        assert (found.rate, found.rate_from) == expected
+    capped = plan(tiny_run, rate=5e6, max_rate="2MB", **options)
+    assert (capped.rate, capped.rate_from) == (2e6, "stated")
+    measured = plan(tiny_run, rate="measured", **options)
+    assert measured.rate > 0 and measured.rate_from == "measured"
+    with pytest.raises(OptionError, match="positive bytes per second, or 'measured'; got 'quick'"):
+        plan(tiny_run, rate="quick", **options)
 
 
 def test_a_layer_stack_that_exists_nowhere_is_read_as_transformers_reads_it(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from olmo_dynamics.checkpoints import Checkpoint
 from olmo_dynamics.checkpoints.tensors import Span
@@ -17,7 +17,7 @@ from olmo_dynamics.errors import OptionError
 DEFAULT_RATE = 100e6
 """Bytes per second assumed where nothing else is said."""
 
-MEASURED = "measured"
+MEASURED: Final = "measured"
 SAMPLE_BYTES = 8 << 20
 """What is read to measure a rate, 8 MiB at most."""
 

@@ -135,6 +135,8 @@ def _summary(outcome: Mapping[str, float]) -> str:
         f"{decimal(int(outcome['bytes']))} read ({decimal(int(outcome['planned_bytes']))} planned)",
         f"at most {decimal(int(outcome['peak_bytes']))} of memory (about {decimal(int(outcome['planned_peak_bytes']))} planned)",
     ]
+    if outcome["requests"]:
+        parts.insert(2, f"{outcome['requests']:.0f} requests ({outcome['planned_requests']:.0f} planned)")
     if "planned_compute_seconds" in outcome:
         parts.append(f"computing alone was to take at least {outcome['planned_compute_seconds']:.0f} s")
     if outcome["shards"]:

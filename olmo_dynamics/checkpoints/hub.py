@@ -179,6 +179,11 @@ class HubCheckpoint(Checkpoint):
         """Bytes received over the network so far."""
         return self._wire.bytes_moved
 
+    @property
+    def requests_made(self) -> int:
+        """Requests for parts of files sent so far, tries that failed among them."""
+        return self._wire.requests_made
+
     def close(self) -> None:
         """End the connections' threads, and forget mapped files."""
         self._wire.close()

@@ -126,6 +126,11 @@ class Checkpoint(ABC):
         """Bytes read from the source so far; a file found in the Hugging Face cache counts nothing."""
         return self._moved
 
+    @property
+    def requests_made(self) -> int:
+        """Requests for parts of files sent so far, tries that failed among them; none where nothing goes over a network."""
+        return 0
+
     @cached_property
     def stored_as(self) -> Format | None:
         """The format the weights are stored in, None for plain safetensors."""

@@ -87,6 +87,11 @@ class WebCheckpoint(Checkpoint):
         """Bytes received so far."""
         return self._directory.bytes_moved
 
+    @property
+    def requests_made(self) -> int:
+        """Requests for parts of files sent so far."""
+        return self._directory.requests_made
+
     def close(self) -> None:
         """End the connections' threads."""
         self._directory.close()

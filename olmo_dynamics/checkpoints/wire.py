@@ -69,7 +69,7 @@ class Wire:
     def __init__(
         self, repo: Repo, listing: Listing, *, patience: Patience | None = None, line: Line | None = None
     ) -> None:
-        self.bytes_moved = 0
+        self.bytes_moved = self.requests_made = 0
         self._repo, self._listing = repo, listing
         self._patience = patience or Patience()
         self._line = line or Line()
@@ -155,6 +155,7 @@ class Wire:
         headers = self._headers(request)
         headers.pop("authorization", None)  # the token is for the hub alone
         timeout = self._patience.timeout
+        self._count_request()
         with self._line.connections.get(address, headers, timeout=timeout, waits=self._waits) as answer:
             if answer.head.status_code in _EXPIRED or (answer.head.status_code < 400 and not answer.is_plain):
                 return False
@@ -170,6 +171,7 @@ class Wire:
         headers = self._headers(request)
         address = self._repo.file_address(request.file, self._listing.commit)
         timeout = self._patience.timeout
+        self._count_request()
         with steady(self._repo), get_session().stream("GET", address, headers=headers, timeout=timeout) as response:
             if response.status_code == 401 and self._headers(request) != headers:
                 raise UnsteadyError("the login was renewed meanwhile")
@@ -238,6 +240,11 @@ class Wire:
             self._count(len(chunk), stop)
             if not request.parts and response.num_bytes_downloaded < _length(response):
                 return  # leaving a body unread costs the connection, so only where much of it would follow
+
+    def _count_request(self) -> None:
+        """Tries that fail count too; the hub's redirects, which are followed, do not."""
+        with self._counting:
+            self.requests_made += 1
 
     def _count(self, count: int, stop: threading.Event) -> None:
         with self._counting:

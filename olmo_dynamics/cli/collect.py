@@ -59,11 +59,12 @@ _MEGABYTE = 1e6
 )
 @click.option("--verify", is_flag=True, help="Compare each forward pass with transformers' first; refuse what differs.")
 @click.option("--dry-run", is_flag=True, help="Say what would be read, and how long it would take; measure nothing.")
-@click.option("--rate", default=100.0, show_default=True, metavar="MB/S", help="The rate that --dry-run reckons with.")
+@click.option("--rate", metavar="MB/S|measured", help="The rate that --dry-run reckons with; 'measured' reads at most 8 MiB "
+              "to find it out. Default: 100.")  # fmt: skip
 @format_option("table", "json")
 @quiet_option
 def collect(
-    source: str, revisions: str, out: str, *, dry_run: bool, rate: float, style: str, quiet: bool, **given: Any
+    source: str, revisions: str, out: str, *, dry_run: bool, rate: str | None, style: str, quiet: bool, **given: Any
 ) -> None:
     """Measure the selected revisions of SOURCE into one Zarr store. Run again, it continues.
 
@@ -78,7 +79,7 @@ def collect(
     run = Run(source, lists=given.pop("lists"))
     options = _options(given)
     if dry_run:
-        _print_plan(run, revisions, out=out, rate=rate * _MEGABYTE, style=style, options=options)
+        _print_plan(run, revisions, out=out, rate=_rate(rate), style=style, options=options)
         return
     from olmo_dynamics.collection import choose
     from olmo_dynamics.collection import collect as collect_into
@@ -102,6 +103,16 @@ def _options(given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _rate(text: str | None) -> float | str | None:
+    """Megabytes a second as bytes; what is no number is left for the plan to judge."""
+    if text is None:
+        return None
+    try:
+        return float(text) * _MEGABYTE
+    except ValueError:
+        return text
+
+
 def _left_out(names: list[str], summary: str, style: str) -> dict[str, Any]:
     """What the summary says of revisions in quarantine; a table without any says nothing."""
     if style == "json":
@@ -113,14 +124,17 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def _print_plan(run: Any, revisions: str, *, out: str, rate: float, style: str, options: dict[str, Any]) -> None:
+def _print_plan(
+    run: Any, revisions: str, *, out: str, rate: float | str | None, style: str, options: dict[str, Any]
+) -> None:
     from olmo_dynamics.collection import plan
 
     found = plan(run, revisions=revisions, out=out, rate=rate, **options)
     if style == "json":
         facts: dict[str, Any] = {
             "source": found.source, "revisions": list(found.to_do), "done": list(found.done), "bytes": found.nbytes,
-            "requests": found.requests, "seconds": found.seconds, "rate": found.rate, "peak_bytes": found.peak_bytes,
+            "requests": found.requests, "seconds": found.seconds, "rate": found.rate,
+            "rate_from": found.rate_from, "peak_bytes": found.peak_bytes,
             "download_seconds": found.download_seconds, "statistics_seconds": found.statistics_seconds,
             "forward_seconds": found.forward_seconds, "quarantined": list(found.left_out),
         }  # fmt: skip
@@ -132,7 +146,7 @@ def _print_plan(run: Any, revisions: str, *, out: str, rate: float, style: str, 
             "bytes": f"{human_bytes(found.nbytes)} ({human_bytes(found.nbytes / max(1, len(found.to_do)))} a revision)",
             "requests": found.requests,
             "memory": f"about {human_bytes(found.peak_bytes)}",
-            "download": f"{human_seconds(found.download_seconds)} at {human_bytes(found.rate)}/s",
+            "download": f"{human_seconds(found.download_seconds)} at {human_bytes(found.rate)}/s ({found.rate_from})",
             "compute": f"{human_seconds(found.statistics_seconds)} of statistics, at least "
             f"{human_seconds(found.forward_seconds)} of forward pass",
             "time": f"{human_seconds(found.seconds)}: the larger of both, which go on side by side",

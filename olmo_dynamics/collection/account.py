@@ -12,7 +12,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from olmo_dynamics.collection.costs import Costs
+from olmo_dynamics.collection.costs import Costs, together
 from olmo_dynamics.collection.fetching import Opened
 from olmo_dynamics.collection.rates import Rates
 
@@ -21,19 +21,22 @@ _LONG = 20.0  # seconds from which it is worth looking how fast this machine com
 
 @dataclass
 class Account:
-    """Grows with each revision that was recorded; `planned` is what each was to cost."""
+    """Grows with each revision that was recorded; `planned` is what all of them were to cost."""
 
-    planned: Costs | None = None
+    planned: Costs = field(default_factory=lambda: together([]))
     revisions: int = 0
     nbytes: int = 0
+    requests: int = 0
     shards: int = 0
     shards_checked: int = 0
     _started: float = field(default_factory=time.monotonic)
 
-    def add(self, opened: Opened) -> None:
+    def add(self, opened: Opened, planned: Costs) -> None:
         """Count a revision that was measured."""
+        self.planned = together([self.planned, planned])
         self.revisions += 1
         self.nbytes += opened.checkpoint.bytes_moved
+        self.requests += opened.checkpoint.requests_made
         if opened.hashes is not None:
             self.shards_checked += len(opened.hashes.checked)
             self.shards += len(opened.hashes.checked) + len(opened.hashes.unchecked)
@@ -46,16 +49,13 @@ class Account:
     def facts(self, rates: Rates | None = None) -> dict[str, float]:
         """Everything by name; bytes, seconds and counts. With `rates`, how long computing alone was to take."""
         facts: dict[str, float] = {
-            "revisions": self.revisions, "seconds": self.seconds, "bytes": self.nbytes, "peak_bytes": peak_bytes(),
+            "revisions": self.revisions, "seconds": self.seconds, "bytes": self.nbytes, "planned_bytes": self.planned.nbytes,
+            "requests": self.requests, "planned_requests": self.planned.requests,
+            "peak_bytes": peak_bytes(), "planned_peak_bytes": self.planned.peak_bytes,
             "shards": self.shards, "shards_checked": self.shards_checked,
         }  # fmt: skip
-        if self.planned is not None:
-            facts |= {
-                "planned_bytes": self.revisions * self.planned.nbytes,
-                "planned_peak_bytes": self.planned.peak_bytes,
-            }
-        if self.planned is not None and rates is not None:
-            facts["planned_compute_seconds"] = self.revisions * rates.seconds(self.planned)
+        if rates is not None:
+            facts["planned_compute_seconds"] = rates.seconds(self.planned)
         return facts
 
     @property

@@ -142,6 +142,7 @@ class _Collection:
         self._opener, self._store, self._study, self._listener = opener, store, study, listener
         self._threads = limits.thread_count
         self._account = Account()
+        self._expects = False
 
     def measure(self, revisions: Sequence[Revision]) -> None:
         """Measure them all.
@@ -175,8 +176,8 @@ class _Collection:
 
     def _expect(self, opened: Opened, revisions: int) -> None:
         """Take the first revision that can be opened for all."""
-        if self._account.planned is None:
-            self._account.planned = costs_of(opened, self._study, self._opener.bounds, mapped=self._opener.mapped)
+        if not self._expects:
+            self._expects = True
             self._listener.expect(revisions=revisions, nbytes=revisions * opened.itinerary.nbytes)
 
     def _rates(self) -> Rates:
@@ -184,6 +185,7 @@ class _Collection:
 
     def _measure_one(self, visit: Visit, measuring: Measuring) -> None:
         opened = visit.opened
+        planned = costs_of(opened, self._study, self._opener.bounds, mapped=self._opener.mapped)
         self._verify(visit)
         records = measuring.records(visit, self._listener.advance)
         checkpoint = opened.checkpoint
@@ -194,7 +196,7 @@ class _Collection:
             weights_sha256=visit.weights_sha256.result(),
             groups=opened.groups,
         )
-        self._account.add(opened)
+        self._account.add(opened, planned)
         nonfinite = [record.at["tensor"] for record in records if _is_nonfinite(record)]
         if nonfinite:
             name = checkpoint.revision.name

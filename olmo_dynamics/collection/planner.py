@@ -14,16 +14,13 @@ from olmo_dynamics.checkpoints import Source
 from olmo_dynamics.collection.choice import choose, done_of, lacking_groups
 from olmo_dynamics.collection.costs import Costs, costs_of, together
 from olmo_dynamics.collection.itinerary import Bounds
+from olmo_dynamics.collection.link import MEASURED, Speed
 from olmo_dynamics.collection.measurement import Options, settle
 from olmo_dynamics.collection.opening import Opener
 from olmo_dynamics.collection.rates import Rates
-from olmo_dynamics.errors import OptionError
 from olmo_dynamics.frames import open_store
 from olmo_dynamics.frames.run import Run
 from olmo_dynamics.settings import wake_on_interrupt
-
-DEFAULT_RATE = 100e6
-"""Bytes per second assumed where no rate is stated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +32,7 @@ class Plan:
     done: tuple[str, ...]
     costs: Costs
     rates: Rates
-    rate: float  # bytes per second that come
+    speed: Speed
     left_out: tuple[str, ...] = ()  # selected, but in quarantine
 
     @property
@@ -58,6 +55,16 @@ class Plan:
     def peak_bytes(self) -> int:
         """About the most memory that is taken, mapped files not counted."""
         return self.costs.peak_bytes
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second that come."""
+        return self.speed.rate
+
+    @property
+    def rate_from(self) -> str:
+        """Whether the rate was `stated`, `measured`, or `assumed`."""
+        return self.speed.origin
 
     @property
     def download_seconds(self) -> float:
@@ -85,19 +92,20 @@ def plan(
     *,
     revisions: str = "all",
     out: str | Path | None = None,
-    rate: float = DEFAULT_RATE,
+    rate: float | str | None = None,
     quarantine: str | Path | None = None,
     include_quarantined: bool = False,
     **options: Unpack[Options],
 ) -> Plan:
     """What `collect` with the same arguments would cost: from one revision's headers, and a look at this machine's speed.
 
+    `rate` is in bytes per second, 100 MB/s where it is not given; "measured" reads at most 8 MiB of one tensor to find it out.
+
     Raises:
         SelectionError: the expression cannot be read, or matches nothing.
         OptionError: the rate is not positive.
     """
-    if not rate > 0:
-        raise OptionError(f"rate must be positive bytes per second; got {rate}")
+    speed = Speed.of(None if rate == MEASURED else rate)
     wake_on_interrupt()
     measurement, limits = settle(options)
     run = run if isinstance(run, Run) else Run(run)
@@ -108,14 +116,17 @@ def plan(
         study = opener.settle(mine, done=done_of(out, measurement.groups) if out else ())
         store = open_store(out) if out and Path(out).exists() else None
         lacking = lacking_groups(store, study.groups, mine)
-        ways = {groups: costs_of(opener.first(groups), study, opener.bounds, mapped=opener.mapped)
-                for groups in set(lacking.values()) if groups}  # fmt: skip
+        ways = {groups: opener.first(groups) for groups in set(lacking.values()) if groups}
+        costs = {groups: costs_of(way, study, opener.bounds, mapped=opener.mapped) for groups, way in ways.items()}
+        if rate == MEASURED and ways:
+            run.source.limit_rate(limits.bytes_per_second)
+            speed = Speed.measure(next(iter(ways.values())).checkpoint)
     return Plan(
         source=run.name,
         revisions=tuple(each.name for each in mine),
         done=tuple(name for name, groups in lacking.items() if not groups),
-        costs=together([ways[groups] for groups in lacking.values() if groups]),
+        costs=together([costs[groups] for groups in lacking.values() if groups]),
         rates=Rates.measure(study.compute_dtype, device=measurement.device, threads=limits.thread_count),
-        rate=min(rate, limits.bytes_per_second or rate),
+        speed=speed.limited(limits.bytes_per_second),
         left_out=tuple(choice.left_out),
     )

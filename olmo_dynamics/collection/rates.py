@@ -31,7 +31,7 @@ class Rates:
     surveyed: float
 
     def seconds(self, costs: Costs) -> float:
-        """How long one revision takes to compute: the statistics, and the matrix products of the forward pass."""
+        """How long what costs so much takes to compute: the statistics, and the matrix products of the forward pass."""
         return costs.surveyed_bytes / self.surveyed + costs.flops / self.flops
 
     @classmethod

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import polars as pl
 import pytest
 
 from olmo_dynamics.cli import cli, main
+from olmo_dynamics.frames import open_store
 from tests.conftest import REVISIONS
 
 
@@ -82,7 +86,38 @@ def test_dry_run_moves_nothing(run, tiny_run: Path, tmp_path: Path) -> None:
         and facts["bytes"] > 0
         and facts["download_seconds"] == facts["bytes"] / 1e8
     )
+    assert facts["rate_from"] == "assumed"
     assert not (tmp_path / "s.zarr").exists()
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("place", "problem", "code", "said"),
+    [
+        ("olmo_dynamics.store.series.compress", FULL, 2, "no room left on the disk of"),
+        ("olmo_dynamics.store.series.compress", KeyboardInterrupt(), 130, "interrupted; what was finished is kept"),
+        ("olmo_dynamics.collection.conductor.compact", KeyboardInterrupt(), 130, "interrupted; what was finished is kept"),
+    ],
+    ids=["a full disk", "Ctrl-C during it", "Ctrl-C before it"],
+)  # fmt: skip
+def test_what_stops_the_compaction_at_the_end_of_a_collection_costs_no_data(
+    place: str, problem: BaseException, code: int, said: str, run, tiny_run: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out = tmp_path / "s.zarr"
+    command = ("collect", str(tiny_run), "--out", str(out), "--record", "parameters", "-q")
+    with monkeypatch.context() as patch:
+        patch.setattr(place, Mock(side_effect=problem))
+        stopped = run(*command)
+    assert (stopped.code, stopped.out, len(stopped.err.strip().splitlines())) == (code, "", 1) and said in stopped.err
+    kept = open_store(out)
+    values = kept.table("parameters")
+    assert kept.done == set(REVISIONS) and not kept.is_compact and values.height > 0
+    assert run(*command).code == 0
+    assert open_store(out).is_compact and open_store(out).table("parameters").equals(values)
+    assert [each.name for each in tmp_path.iterdir()] == ["s.zarr"]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +133,7 @@ def test_dry_run_moves_nothing(run, tiny_run: Path, tmp_path: Path) -> None:
         (("collect", "{run}", "--out", "{file}"), ["{file}"]),
         (("collect", "{run}", "--out", "x.zarr", "--text", "{empty}"), ["{empty}"]),
         (("collect", "{run}", "--out", "x.zarr", "--rate", "0", "--dry-run"), ["rate"]),
+        (("collect", "{run}", "--out", "x.zarr", "--rate", "quick", "--dry-run"), ["rate", "quick", "measured"]),
         (("lab", "--out", "{file}", "--no-open"), ["{file}"]),
     ],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import torch
 
 from olmo_dynamics.checkpoints import open_source, parse_revision
 from olmo_dynamics.checkpoints.hub import HubSource
-from olmo_dynamics.collection import collect
-from olmo_dynamics.errors import CheckpointError, StoreMismatchError
+from olmo_dynamics.checkpoints.tensors import HEADER_GUESS
+from olmo_dynamics.collection import collect, plan
+from olmo_dynamics.collection.link import SAMPLE_BYTES
+from olmo_dynamics.errors import CheckpointError, OptionError, StoreMismatchError
 from olmo_dynamics.frames import open_store
 from olmo_dynamics.names import TensorInfo
 from olmo_dynamics.progress import Silent
@@ -83,6 +86,7 @@ def test_each_byte_is_asked_for_once_and_checked(hub: LocalHub, sharded_run: Pat
     sizes = sum(each.stat().st_size for each in sharded_run.rglob("*.safetensors"))
     assert len(sent) == sizes
     assert heard["shards"] == heard["shards_checked"] > 3
+    assert heard["requests"] == sum(each.range is not None and each.status < 300 for each in hub.requests)
     assert [path.name for path in tmp_path.iterdir()] == ["s.zarr"]
 
 
@@ -174,6 +178,74 @@ def test_a_store_filled_up_is_that_of_one_run(tiny_run: Path, tmp_path: Path) ->
     for group in whole.groups:
         for name, values in whole.arrays(group).items():
             assert values.tobytes() == parts.arrays(group)[name].tobytes(), f"{group}/{name}"
+
+
+PLANNED = {  # what is asked for, and whether it needs a tensor of a revision
+    "tensors": ({"record": ("parameters",), "tensors": ("*.q_norm.weight", "*.down_proj.weight")},
+                lambda _, info: info.role in ("q_norm", "down_proj")),
+    "until_layer": ({"record": ("activations",), "until_layer": 1},
+                    lambda _, info: info.layer in (0, 1) or info.role == "embed_tokens"),
+    "back_fill": ({"record": ("parameters", "embeddings")},
+                  lambda name, info: name == "step1" or info.role in ("embed_tokens", "lm_head")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", PLANNED)
+def test_what_is_planned_is_what_the_hub_was_asked_for(
+    what: str, hub: LocalHub, sharded_run: Path, tmp_path: Path
+) -> None:
+    options, needs = PLANNED[what]
+    out = tmp_path / "s.zarr"
+    if what == "back_fill":
+        from_hub(hub, out, revisions="step0", record=("parameters",))
+    found = plan(HubSource(REPO, endpoint=hub.endpoint), out=out, batch="4x16", **options)
+    hub.requests.clear()
+    heard = from_hub(hub, out, **options).outcome
+    needed = [
+        info for name in ("step0", "step1") for info in tensors_of(sharded_run / name).values() if needs(name, info)
+    ]
+    assert found.nbytes == heard["planned_bytes"] == sum(info.nbytes for info in needed)
+    assert found.requests == heard["planned_requests"]
+    asked = [each.range for each in hub.requests if each.host == "cdn" and each.range]
+    assert set(times_sent(hub)) == {1}
+    assert behind_fronts(asked) == behind_fronts((info.start, info.stop) for info in needed) > 0
+    assert sum(stop - start for start, stop in asked) <= heard["bytes"]
+
+
+def behind_fronts(spans: Iterable[tuple[int, int]]) -> int:
+    """Bytes behind the first read of a file, which is for its header."""
+    return sum(max(0, stop - max(start, HEADER_GUESS)) for start, stop in spans)
+
+
+def test_a_rate_is_measured_by_a_read_of_8_mib_at_most() -> None:
+    stack = LayerStack(layers=1, hidden=512, heads=4, kv_heads=2, intermediate=512, vocab=9000)
+    options = {"record": ("parameters",), "rate": "measured"}
+    with LocalHub() as hub:
+        hub.add_repo(REPO, {"step0": stack.files()})
+        source = HubSource(REPO, endpoint=hub.endpoint)
+        plan(source, record=("parameters",))
+        headers = sum(each.bytes_sent for each in hub.requests if each.host == "cdn")
+        hub.requests.clear()
+        hub.total_rate = 10e6
+        found = plan(source, **options)
+        assert sum(each.bytes_sent for each in hub.requests if each.host == "cdn") - headers == SAMPLE_BYTES
+        assert found.rate_from == "measured" and found.rate == pytest.approx(10e6, rel=0.35)
+        limited = plan(source, max_rate="4MB", **options)
+    assert limited.rate == pytest.approx(4e6, rel=0.35)
+
+
+def test_a_rate_is_stated_measured_or_assumed(tiny_run: Path) -> None:
+    options = {"revisions": "main", "record": ("parameters",)}
+    given = {None: (100e6, "assumed"), 5e6: (5e6, "stated")}
+    for rate, expected in given.items():
+        found = plan(tiny_run, rate=rate, **options)
+        assert (found.rate, found.rate_from) == expected
+    capped = plan(tiny_run, rate=5e6, max_rate="2MB", **options)
+    assert (capped.rate, capped.rate_from) == (2e6, "stated")
+    measured = plan(tiny_run, rate="measured", **options)
+    assert measured.rate > 0 and measured.rate_from == "measured"
+    with pytest.raises(OptionError, match="positive bytes per second, or 'measured'; got 'quick'"):
+        plan(tiny_run, rate="quick", **options)
 
 
 def test_a_layer_stack_that_exists_nowhere_is_read_as_transformers_reads_it(tmp_path: Path) -> None:

@@ -42,6 +42,11 @@ class WebDirectory:
         """Bytes received so far."""
         return self._wire.bytes_moved
 
+    @property
+    def requests_made(self) -> int:
+        """Requests for parts of files sent so far; those for their sizes are not counted."""
+        return self._wire.requests_made
+
     def close(self) -> None:
         """End the connections' threads."""
         self._wire.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,11 @@ from olmo_dynamics.checkpoints.hub import HubSource
 from olmo_dynamics.collection import collect, fetching
 from olmo_dynamics.collection.budget import Budget
 from olmo_dynamics.collection.itinerary import Bounds
+from olmo_dynamics.collection.measurement import settle
+from olmo_dynamics.collection.opening import Opener
 from olmo_dynamics.errors import CheckpointError, StoreMismatchError
 from olmo_dynamics.frames import open_store
+from olmo_dynamics.frames.run import Run
 from olmo_dynamics.names import TensorInfo
 from olmo_dynamics.progress import Silent
 from tests.collection import reference
@@ -153,6 +157,21 @@ def test_a_shard_that_is_not_what_was_published_is_refused(hub: LocalHub, tmp_pa
     assert len(done) == 1
     from_hub(hub, tmp_path / "s.zarr")
     assert open_store(tmp_path / "s.zarr").done == {"step0", "step1"}
+
+
+def test_closing_ends_an_opening_that_waits_for_a_silent_host(hub: LocalHub) -> None:
+    source = HubSource(REPO, endpoint=hub.endpoint)
+    measurement, limits = settle({"record": ("parameters",)})
+    opener = Opener(Run(source), measurement, Bounds.of(limits.memory_bytes))
+    first, second = source.revisions()
+    opener.settle([first])
+    fault = hub.add_fault(Fault("stall", host="cdn", seconds=20.0, keep=100, times=None))
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(opener.open, second)
+        while not fault.struck:
+            time.sleep(0.01)
+        opener.close()
+        assert opening.exception(timeout=10) is not None
 
 
 def test_until_a_layer_nothing_behind_it_moves(hub: LocalHub, sharded_run: Path, tmp_path: Path) -> None:

@@ -71,7 +71,11 @@ class Limits:
     @property
     def thread_count(self) -> int:
         """Threads that compute."""
-        return self.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if self.threads is not None:
+            return self.threads
+        if hasattr(os, "sched_getaffinity"):  # the cores that this process may use; macOS does not tell
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
 
     def of(self, items: Sequence[Item]) -> list[Item]:
         """The part of some items that is one's own: each N-th, from the K-th on."""

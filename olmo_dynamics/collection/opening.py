@@ -35,6 +35,7 @@ class Opener:
         self.groups: Mapping[str, tuple[str, ...]] = {}
         self._run, self._measurement = run, measurement
         self._first: dict[str, Checkpoint] = {}
+        self._under_way: Checkpoint | None = None
         self._study: Study | None = None
 
     @property
@@ -73,12 +74,15 @@ class Opener:
         """
         assert self._study is not None
         checkpoint = self._first.pop(revision.name, None) or self._run.open(revision)
+        self._under_way = checkpoint
         try:
             groups = self.groups.get(revision.name, self._study.groups)
             return open_checkpoint(checkpoint, self._study, groups, self.bounds)
         except BaseException:
             checkpoint.close()
             raise
+        finally:
+            self._under_way = None
 
     def first(self, groups: tuple[str, ...]) -> Opened:
         """The way through the revision that settled the study, for some groups; it stays open."""
@@ -87,8 +91,9 @@ class Opener:
         return open_checkpoint(checkpoint, self._study, groups, self.bounds)
 
     def close(self) -> None:
-        """Close the first revision, if nobody took it."""
-        for checkpoint in self._first.values():
+        """Close the first revision, if nobody took it, and the one whose headers another thread still waits for."""
+        under_way = self._under_way
+        for checkpoint in (*self._first.values(), *([under_way] if under_way else [])):
             checkpoint.close()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,15 @@ import torch
 from olmo_dynamics.checkpoints import open_source, parse_revision
 from olmo_dynamics.checkpoints.hub import HubSource
 from olmo_dynamics.checkpoints.tensors import HEADER_GUESS
-from olmo_dynamics.collection import collect, plan
+from olmo_dynamics.collection import collect, fetching, plan
+from olmo_dynamics.collection.budget import Budget
+from olmo_dynamics.collection.itinerary import Bounds
 from olmo_dynamics.collection.link import SAMPLE_BYTES
+from olmo_dynamics.collection.measurement import settle
+from olmo_dynamics.collection.opening import Opener
 from olmo_dynamics.errors import CheckpointError, OptionError, StoreMismatchError
 from olmo_dynamics.frames import open_store
+from olmo_dynamics.frames.run import Run
 from olmo_dynamics.names import TensorInfo
 from olmo_dynamics.progress import Silent
 from tests.collection import reference
@@ -107,6 +114,43 @@ def test_the_store_does_not_depend_on_the_order_of_fetching(
             )
 
 
+def test_less_memory_than_a_tensor_takes_holds_one_at_a_time(
+    hub: LocalHub, sharded_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets: list[Budget] = []
+
+    def kept(bounds: Bounds) -> Budget:
+        budgets.append(Budget(bounds))
+        return budgets[-1]
+
+    monkeypatch.setattr(fetching, "Budget", kept)
+    from_hub(hub, tmp_path / "little.zarr", max_memory=1)
+    from_hub(hub, tmp_path / "much.zarr")
+    little, much = (open_store(tmp_path / f"{name}.zarr") for name in ("little", "much"))
+    assert all(little.table(group).equals(much.table(group)) for group in much.groups)
+    largest = max(info.nbytes for info in tensors_of(sharded_run / "step0").values())
+    assert budgets[0].most == largest < budgets[1].most
+
+
+class Timed(Silent):
+    """When bytes last came into use."""
+
+    ended = 0.0
+
+    def advance(self, nbytes: int) -> None:
+        self.ended = time.monotonic()
+
+
+def test_no_more_a_second_is_received_than_may_be(hub: LocalHub, sharded_run: Path, tmp_path: Path) -> None:
+    rate = sum(each.stat().st_size for each in sharded_run.rglob("*.safetensors")) / 2.5
+    began: list[float] = []
+    hub.add_fault(Fault("hook", host="cdn", call=lambda: began.append(time.monotonic())))
+    listener = Timed()
+    from_hub(hub, tmp_path / "s.zarr", max_rate=rate, progress=listener)
+    received = sum(each.bytes_sent for each in hub.requests if each.host == "cdn")
+    assert received / (listener.ended - began[0]) == pytest.approx(rate, rel=0.2)
+
+
 def test_a_shard_that_is_not_what_was_published_is_refused(hub: LocalHub, tmp_path: Path) -> None:
     hub.add_fault(Fault("wrong_payload", "model-00002", host="cdn", after=1, times=1))
     with pytest.raises(
@@ -117,6 +161,21 @@ def test_a_shard_that_is_not_what_was_published_is_refused(hub: LocalHub, tmp_pa
     assert len(done) == 1
     from_hub(hub, tmp_path / "s.zarr")
     assert open_store(tmp_path / "s.zarr").done == {"step0", "step1"}
+
+
+def test_closing_ends_an_opening_that_waits_for_a_silent_host(hub: LocalHub) -> None:
+    source = HubSource(REPO, endpoint=hub.endpoint)
+    measurement, limits = settle({"record": ("parameters",)})
+    opener = Opener(Run(source), measurement, Bounds.of(limits.memory_bytes))
+    first, second = source.revisions()
+    opener.settle([first])
+    fault = hub.add_fault(Fault("stall", host="cdn", seconds=20.0, keep=100, times=None))
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(opener.open, second)
+        while not fault.struck:
+            time.sleep(0.01)
+        opener.close()
+        assert opening.exception(timeout=10) is not None
 
 
 def test_until_a_layer_nothing_behind_it_moves(hub: LocalHub, sharded_run: Path, tmp_path: Path) -> None:

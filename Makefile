@@ -23,13 +23,13 @@ test: check  ## every check, then every test that is not marked slow
 slow: $(VENV)/.dev  ## the tests marked slow
 	$(BIN)/python -m pytest -m slow
 
-check: $(VENV)/.dev  ## lint, format, types, rooms
+check: $(VENV)/.dev  ## lint, format, types, imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/.dev  ## rewrite in the house style
+format: $(VENV)/.dev  ## fix lint and format
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
@@ -41,7 +41,7 @@ docs: $(VENV)/.dev  ## build docs/ strictly into docs/_build
 notebooks: $(VENV)/.dev  ## execute every notebook
 	$(BIN)/python -m pytest tests/notebooks -m "slow or not slow"
 
-bench: $(VENV)/.dev  ## measure us beside our peers
+bench: $(VENV)/.dev  ## measure this package beside comparable tools
 	$(BIN)/python -m benchmarks
 
 lab: $(VENV)/.dev  ## put the notebooks in cache/lab and open JupyterLab on them

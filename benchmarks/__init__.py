@@ -1,8 +1,9 @@
-"""Side-by-side measurements: us, the peer and the machine's limit, on the same input, interleaved, in one command.
+"""Benchmarks: this package beside comparable tools and the machine's limits, on the same input, interleaved.
 
-    $ python -m benchmarks                     # P1 and P2 at 150 M parameters, minutes
-    $ python -m benchmarks --shape 1b p1       # one of them at 1B
+    $ python -m benchmarks                                  # all of them at 150 M parameters, minutes
+    $ python -m benchmarks parameters --shape 1b            # one of them at 1B
+    $ python -m benchmarks against --checkout ../before     # this checkout beside another one of this package
 
-Each method runs in a process of its own, several times, the methods taking turns; the medians and their ratios are printed
-and written as JSON to benchmarks/results/. Only ratios within one run are claims: absolute figures drift with the machine.
+Each method runs in a process of its own, several times, interleaved with the others. Medians and their ratios are printed and
+written as JSON to benchmarks/results/. Only ratios within one run are claims: absolute figures drift with the machine.
 """

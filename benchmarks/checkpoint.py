@@ -1,4 +1,4 @@
-"""A checkpoint with OLMo 2's shape and random bf16 weights, made once and kept in cache/bench."""
+"""A checkpoint with the shape of OLMo 2 and random bf16 weights, written once and kept in cache/bench."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from olmo_dynamics.model import expected_shapes, parse_config
+
+HERE = Path(__file__).parent
+CACHE = HERE.parent / "cache" / "bench"
+RESULTS = HERE / "results"
 
 
 @dataclass(frozen=True)

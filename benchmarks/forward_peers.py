@@ -1,4 +1,4 @@
-"""What a recorded forward pass is held against: transformers with hooks, and the bare matrix products, two threads each."""
+"""Comparisons for a recorded forward pass: transformers with hooks, and the bare matrix products, with two threads each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BLOCK = 512  # tokens at a time: at least as fast here as 4,096
 
 
 def token_file(folder: Path) -> Path:
-    """Token ids, the same for every method: as many sequences as the shape is measured with."""
+    """The token ids that every method reads: as many sequences as the shape declares."""
     sequences = SHAPES[folder.parent.name].sequences
     path = folder.parent.parent / f"tokens-{sequences}x{LENGTH}.npy"
     if not path.exists():
@@ -44,7 +44,7 @@ def transformers_hooks(folder: Path, tokens: Path) -> float:
 
 
 def matrix_products(folder: Path, tokens: Path) -> float:
-    """The forward pass's matrix products alone, on memory that is there, each thread with half of the tokens."""
+    """Compute the forward pass's matrix products alone, on memory already allocated, each thread with half of the tokens."""
     from olmo_dynamics.model import expected_shapes, parse_config
 
     config = parse_config(json.loads((folder / "config.json").read_text()))

@@ -14,36 +14,54 @@ if TYPE_CHECKING:
     from olmo_dynamics import interventions as interventions
     from olmo_dynamics import plots as plots
     from olmo_dynamics.auditing import audit as audit
-    from olmo_dynamics.branching import fork as fork
-    from olmo_dynamics.collection import collect as collect
-    from olmo_dynamics.collection import plan as plan
-    from olmo_dynamics.collection import record as record
+    from olmo_dynamics.collecting import collect as collect
+    from olmo_dynamics.collecting import plan as plan
+    from olmo_dynamics.collecting import record as record
     from olmo_dynamics.errors import OlmoDynamicsError as OlmoDynamicsError
+    from olmo_dynamics.forks import fork as fork
     from olmo_dynamics.frames import forest as forest
     from olmo_dynamics.frames import metrics as metrics
     from olmo_dynamics.frames import open_store as open_store
     from olmo_dynamics.frames.run import Run as Run
     from olmo_dynamics.loading import load_model as load_model
+    from olmo_dynamics.names import Site as Site
+    from olmo_dynamics.quantities.declaration import Group as Group
+    from olmo_dynamics.quantities.declaration import Quantity as Quantity
+    from olmo_dynamics.quantities.declaration import Reads as Reads
+    from olmo_dynamics.recorders import Observation as Observation
+    from olmo_dynamics.recorders import Recorder as Recorder
     from olmo_dynamics.reporting import write_report as write_report
 
 _HOMES = {
+    "Group": "olmo_dynamics.quantities.declaration",
+    "Observation": "olmo_dynamics.recorders",
+    "Quantity": "olmo_dynamics.quantities.declaration",
+    "Reads": "olmo_dynamics.quantities.declaration",
+    "Recorder": "olmo_dynamics.recorders",
+    "Site": "olmo_dynamics.names",
     "Run": "olmo_dynamics.frames.run",
     "audit": "olmo_dynamics.auditing",
-    "collect": "olmo_dynamics.collection",
+    "collect": "olmo_dynamics.collecting",
     "forest": "olmo_dynamics.frames",
-    "fork": "olmo_dynamics.branching",
+    "fork": "olmo_dynamics.forks",
     "load_model": "olmo_dynamics.loading",
     "metrics": "olmo_dynamics.frames",
     "open_store": "olmo_dynamics.frames",
-    "plan": "olmo_dynamics.collection",
-    "record": "olmo_dynamics.collection",
+    "plan": "olmo_dynamics.collecting",
+    "record": "olmo_dynamics.collecting",
     "write_report": "olmo_dynamics.reporting",
     "OlmoDynamicsError": "olmo_dynamics.errors",
 }
 
 __all__ = [
+    "Group",
+    "Observation",
     "OlmoDynamicsError",
+    "Quantity",
+    "Reads",
+    "Recorder",
     "Run",
+    "Site",
     "__version__",
     "audit",
     "collect",

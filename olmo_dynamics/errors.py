@@ -1,46 +1,49 @@
-"""The exception tree: everything a user can meet and mend.
+"""The exception tree: every error that a user can meet and fix.
 
-    OlmoDynamicsError                 exit code 2: one line saying what was wanted, what came, what to do
-    ├── OptionError                   an argument that cannot mean anything
-    ├── SourceError                   where checkpoints come from
+    OlmoDynamicsError                 exit code 2, one line: what must hold, what was given, how to fix it
+    ├── OptionError                   an invalid argument
+    ├── SourceError                   a source of checkpoints that cannot be used
     │   ├── UnknownSourceError        no such repo or folder
     │   ├── UnknownRevisionError      no such revision (near names are shown)
     │   ├── AccessError               gated or private: how to log in
-    │   ├── NetworkError              no answer, or the answer kept breaking off
-    │   └── SelectionError            an expression that cannot be read or matches nothing
+    │   ├── NetworkError              no answer, or an answer that kept breaking off
+    │   └── SelectionError            an expression that is invalid or matches nothing
     ├── CheckpointError               a checkpoint that contradicts itself
     │   ├── HeaderError               a safetensors header that is too large, truncated, overlapping or out of bounds
     │   ├── IndexFileError            an index naming a missing shard or a path outside the repo
-    │   ├── IntegrityError            a weight file whose bytes have not the hash that is published of it
+    │   ├── IntegrityError            a weight file whose bytes do not have the published hash
     │   ├── ShapeError                tensor shapes that contradict the config
     │   └── ConformanceError          a forward pass that differs from transformers'
-    ├── UnknownModelError             a model type whose forward pass we do not know
-    ├── ProbeError                    a text or token file that cannot be read to a model
+    ├── UnknownModelError             a model type whose forward pass is not implemented
+    ├── ProbeError                    a text or token file that cannot be used as model input
     ├── StoreError                    a store that is not ours, or was made with other settings
     │   ├── StoreMismatchError        another probe, dtype, run or layout version
     │   └── StoreBusyError            another process is writing it
-    ├── TrainingError                 a run that cannot start or go on
+    ├── TrainingError                 a run that cannot start or continue
     │   └── DivergedError             a loss or gradient that is not finite
-    └── DiskFullError                 no room left; what was finished stays
+    └── DiskFullError                 no space left; finished work is kept
 
-Every message names what was wanted, what came and what to do, in one line:
+Every message is one line that says what must hold, what was given and how to fix it:
 
-    >>> raise OptionError("batch must be BxT such as 8x512; got '8by512'")
+    >>> raise OptionError("--batch must be BxT such as 8x512 (got '8by512')")
     Traceback (most recent call last):
-    olmo_dynamics.errors.OptionError: batch must be BxT such as 8x512; got '8by512'
+    olmo_dynamics.errors.OptionError: --batch must be BxT such as 8x512 (got '8by512')
 """
+
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
 
 
 class OlmoDynamicsError(Exception):
-    """Anything the user can mend; the command line prints it as one line and exits with 2."""
+    """An error that the user can fix; the command line prints it as one line and exits with 2."""
 
 
 class OptionError(OlmoDynamicsError):
-    """An argument that cannot mean anything."""
+    """An invalid argument."""
 
 
 class SourceError(OlmoDynamicsError):
-    """Something about where checkpoints come from."""
+    """A source of checkpoints that cannot be used."""
 
 
 class UnknownSourceError(SourceError):
@@ -60,7 +63,7 @@ class NetworkError(SourceError):
 
 
 class SelectionError(SourceError):
-    """A selection expression that cannot be read, or that matches nothing."""
+    """A selection expression that is invalid, or that matches nothing."""
 
 
 class CheckpointError(OlmoDynamicsError):
@@ -84,19 +87,19 @@ class ShapeError(CheckpointError):
 
 
 class ConformanceError(CheckpointError):
-    """A forward pass of ours that differs from transformers' of the same weights."""
+    """A forward pass that differs from that of transformers for the same weights."""
 
 
 class UnknownModelError(OlmoDynamicsError):
-    """A model type whose forward pass is not implemented here."""
+    """A model type whose forward pass is not implemented."""
 
 
 class ProbeError(OlmoDynamicsError):
-    """A text or token file that cannot be read to a model."""
+    """A text or token file that cannot be used as model input."""
 
 
 class StoreError(OlmoDynamicsError):
-    """A store that cannot be used as asked."""
+    """A store that cannot be used as requested."""
 
 
 class StoreMismatchError(StoreError):
@@ -108,12 +111,45 @@ class StoreBusyError(StoreError):
 
 
 class DiskFullError(OlmoDynamicsError):
-    """No room left on the disk."""
+    """No space left on the disk."""
 
 
 class TrainingError(OlmoDynamicsError):
-    """A training run that cannot start, or cannot go on."""
+    """A training run that cannot start, or cannot continue."""
 
 
 class DivergedError(TrainingError):
     """A loss or gradient that is not finite."""
+
+
+def near_names(name: str, known: Iterable[str], count: int = 5, *, cutoff: float = 0.5) -> list[str]:
+    """At most `count` known names like `name`: those that begin with it first, then by similarity (0 to 1) above `cutoff`.
+
+    >>> near_names("step10", ["main", "step1-tokens1B", "step10-tokens2B"])
+    ['step10-tokens2B', 'step1-tokens1B']
+    """
+    pool = list(known)
+    continued = [other for other in pool if other.startswith(name)] if name else []
+    similar = get_close_matches(name, pool, n=count, cutoff=cutoff)
+    return list(dict.fromkeys([*continued, *similar]))[:count]
+
+
+def did_you_mean(name: str, known: Iterable[str], count: int = 3, *, cutoff: float = 0.6) -> str:
+    """The end of a message about an unknown name: the known names near it, or nothing.
+
+    >>> "unknown option shedule" + did_you_mean("shedule", ["schedule", "steps"])
+    "unknown option shedule; did you mean 'schedule'?"
+    """
+    *others, last = list(map(repr, near_names(name, known, count, cutoff=cutoff))) or [""]
+    return f"; did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if last else ""
+
+
+def reject_unknown(given: Iterable[str], known: Collection[str]) -> None:
+    """Refuse names that no option has.
+
+    Raises:
+        OptionError: a name is unknown; the message shows the nearest known names.
+    """
+    for name in given:
+        if name not in known:
+            raise OptionError(f"unknown option {name!r}{did_you_mean(name, known, cutoff=0.7)}")

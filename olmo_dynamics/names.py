@@ -1,7 +1,7 @@
-"""Words that two or more rooms share.
+"""Words that two or more packages share.
 
-A `Revision` names one checkpoint, a `TensorInfo` one tensor in it, a `Site` one place inside the model, a `Quantity` one
-thing we measure, and a `Record` one measured value. Nothing here imports more than NumPy.
+A `Revision` names one checkpoint, a `TensorInfo` one tensor in it, and a `Site` one place inside the model. Measurements are
+declared in `olmo_dynamics.quantities`.
 
     >>> from olmo_dynamics.names import TensorInfo
     >>> info = TensorInfo("model.layers.3.self_attn.q_proj.weight", "BF16", (64, 64), "model.safetensors", 0, 8192)
@@ -12,11 +12,14 @@ thing we measure, and a `Record` one measured value. Nothing here imports more t
 from __future__ import annotations
 
 import math
-import re
-from dataclasses import dataclass, field
-from enum import IntEnum, StrEnum
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
 
-import numpy as np
+from olmo_dynamics.tensor_names import expert_of, layer_of, residual_axis_of, role_of
+
+if TYPE_CHECKING:
+    pass
 
 NO_LAYER = -1
 """Layer index of what lies outside the blocks: the embedding, the final norm, the head."""
@@ -26,7 +29,7 @@ NO_EXPERT = -1
 
 ITEM_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
               "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "U32": 4, "U64": 8}  # fmt: skip
-"""Bytes an element takes, by safetensors dtype name."""
+"""Bytes per element, by safetensors dtype name."""
 
 FLOAT_DTYPES = ("F64", "F32", "BF16", "F16")
 """The dtypes whose tensors can be measured."""
@@ -53,19 +56,9 @@ class Revision:
     format: str = "safetensors"
 
 
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.(.+)$")
-_EXPERT = re.compile(r"(?:^|\.)experts\.(\d+)\.")
-
-_READS_RESIDUAL = frozenset(
-    {"embed_tokens", "lm_head", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "gate", "router"}
-)
-_WRITES_RESIDUAL = frozenset({"o_proj", "down_proj"})
-_ON_RESIDUAL = frozenset({"post_attention_layernorm", "post_feedforward_layernorm", "input_layernorm", "norm"})
-
-
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where one tensor lies: its name, dtype (safetensors spelling), shape, and byte span in a file.
+    """The place of one tensor: its name, dtype (safetensors spelling), shape, and byte span in a file.
 
     `start` and `stop` are absolute offsets in `file`; `stop - start` is the tensor's size in bytes.
     """
@@ -90,30 +83,24 @@ class TensorInfo:
     @property
     def layer(self) -> int:
         """The block the tensor belongs to, or `NO_LAYER`."""
-        found = _LAYER.search(self.name)
-        return int(found.group(1)) if found else NO_LAYER
+        layer = layer_of(self.name)
+        return NO_LAYER if layer is None else layer
 
     @property
     def expert(self) -> int:
         """The expert of its layer that the tensor belongs to, or `NO_EXPERT`."""
-        found = _EXPERT.search(self.name)
-        return int(found.group(1)) if found else NO_EXPERT
+        expert = expert_of(self.name)
+        return NO_EXPERT if expert is None else expert
 
     @property
     def role(self) -> str:
-        """What the tensor is for: `q_proj`, `embed_tokens`, `norm`, …; the last word of the name before `.weight`."""
-        words = self.name.removesuffix(".weight").split(".")
-        suffix = "_bias" if words[-1] == "bias" and len(words) > 1 else ""
-        return (words[-2] if suffix else words[-1]) + suffix
+        """The purpose of the tensor: `q_proj`, `embed_tokens`, `norm`, …; the last word of the name before `.weight`."""
+        return role_of(self.name)
 
     @property
     def residual_axis(self) -> int | None:
         """The axis that runs along the residual stream, or None where none does (q_norm, k_norm) or it is unknown."""
-        if len(self.shape) == 1:
-            return 0 if self.role in _ON_RESIDUAL else None
-        if len(self.shape) == 2 and self.role in _READS_RESIDUAL:
-            return 1
-        return 0 if len(self.shape) == 2 and self.role in _WRITES_RESIDUAL else None
+        return residual_axis_of(self.role, self.shape)
 
 
 class Site(StrEnum):
@@ -130,6 +117,7 @@ class Site(StrEnum):
     ATTENTION_INPUT = "attention_input"  # the stream after attention's input norm    [N, hidden]
     QUERY = "q"  # queries after QK-norm and clipping, before RoPE, all heads         [N, heads * head_dim]
     KEY = "k"  # keys after QK-norm and clipping, before RoPE, all KV heads           [N, kv_heads * head_dim]
+    QUERY_ROTATED = "q_rotated"  # queries after RoPE; keys and values beside         [N, heads * head_dim]
     ATTENTION_OUTPUT = "attention_output"  # after o_proj, before any output norm     [N, hidden]
     ATTENTION_OUTPUT_NORMED = "attention_output_normed"  # after the output norm      [N, hidden]
     RESIDUAL_MIDDLE = "residual_middle"  # the stream between attention and MLP       [N, hidden]
@@ -145,69 +133,27 @@ class Site(StrEnum):
 
     @property
     def in_block(self) -> bool:
-        """Whether the site exists once a block rather than once a model."""
+        """True if the site exists once per block rather than once per model."""
         return self not in (Site.EMBEDDING, Site.FINAL_NORM, Site.LOGITS)
 
     @property
     def hidden_wide(self) -> bool:
-        """Whether its last axis is the residual stream's features."""
+        """True if its last axis is the residual stream's features."""
         return self not in (
-            Site.QUERY, Site.KEY, Site.ROUTER_LOGITS, Site.CHOSEN_EXPERTS, Site.MLP_HIDDEN, Site.LOGITS
+            Site.QUERY, Site.KEY, Site.QUERY_ROTATED, Site.ROUTER_LOGITS, Site.CHOSEN_EXPERTS, Site.MLP_HIDDEN, Site.LOGITS
         )  # fmt: skip
 
     @property
-    def is_choice(self) -> bool:
-        """Whether its values are indices, of which means and magnitudes say nothing."""
-        return self is Site.CHOSEN_EXPERTS
-
-
-class Status(IntEnum):
-    """Why a number in a store is, or is not, a number."""
-
-    NOT_MEASURED = 0  # nobody asked for it, or it does not exist here
-    MEASURED = 1
-    NONFINITE = 2  # measured, and the weights or activations hold NaN or Inf: a NaN beside it is a true one
-    DEGENERATE = 3  # measured, and a ratio's denominator is zero (all elements equal, or all zero): that ratio is NaN
-
-
-class Cost(StrEnum):
-    """What measuring takes, cheapest first."""
-
-    PARAMETERS = "parameters"  # one pass over the weights
-    FORWARD = "forward"  # a forward pass over the probe
-
-
-@dataclass(frozen=True, slots=True)
-class Quantity:
-    """One thing we measure, declared once; recorder, store, frame, axis title and glossary all read this record."""
-
-    name: str
-    group: str
-    long_name: str
-    axes: tuple[str, ...]  # beside `revision`, which every quantity has
-    formula: str
-    source: str
-    unit: str = "1"
-    symbol: str = ""
-    cost: Cost = Cost.PARAMETERS
-    valid: tuple[float, float] = (-math.inf, math.inf)
-    dtype: str = "float64"
-    note: str = ""
+    def after_blocks(self) -> bool:
+        """True for the sites that a pass reaches only if it runs through every block."""
+        return self in (Site.FINAL_NORM, Site.LOGITS)
 
     @property
-    def key(self) -> str:
-        """`group/name`, unique."""
-        return f"{self.group}/{self.name}"
+    def is_choice(self) -> bool:
+        """True where values are indices, of which means and magnitudes say nothing."""
+        return self is Site.CHOSEN_EXPERTS
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Record:
-    """One measured value: of which quantity, at which labels of its axes, and the array over the axes left open.
-
-    `at` fixes some of the quantity's axes by label (`{"tensor": "model.norm.weight"}`, `{"site": "residual_out", "layer":
-    3}`); `values` spans the remaining axes, in the quantity's order. A scalar fixes them all.
-    """
-
-    quantity: Quantity
-    values: np.ndarray
-    at: dict[str, str | int | float] = field(default_factory=dict)
+    @property
+    def is_measured(self) -> bool:
+        """True if its values are vectors of which the group `activations` keeps statistics."""
+        return self not in (Site.QUERY_ROTATED, Site.CHOSEN_EXPERTS, Site.LOGITS)

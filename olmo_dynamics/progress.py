@@ -1,9 +1,9 @@
-"""How far a long job has come: revision, bytes, rate, time left, on stderr.
+"""Progress of a long job: revision, bytes, rate, time left, on stderr.
 
-A conductor calls the methods of `Progress`; who listens is the caller's choice. `Bar` draws with rich on a terminal
-and in notebooks, and prints a line a revision where stderr is a file; `Silent` says nothing.
+A job calls the methods of `Progress`; the caller chooses the listener. `ProgressBar` draws with rich on a terminal and in
+notebooks, and prints one line per revision where stderr is a file; `Progress` itself prints nothing.
 
-    >>> with Silent() as progress:
+    >>> with Progress() as progress:
     ...     progress.expect(revisions=2, nbytes=100)
 """
 
@@ -27,8 +27,8 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 
 
-class Silent:
-    """A listener that says nothing; the base of those that do. `outcome` is what it was told at the end."""
+class Progress:
+    """A listener that prints nothing; the base of those that do. `outcome` holds the totals given at the end."""
 
     outcome: Mapping[str, float] = MappingProxyType({})
 
@@ -41,26 +41,26 @@ class Silent:
         return None
 
     def expect(self, *, revisions: int, nbytes: int) -> None:
-        """Say how many revisions, and about how many bytes in all, are to come."""
+        """Expect so many revisions, and about so many bytes in all."""
 
     def begin(self, name: str) -> None:
-        """A revision (or a step of a job) called `name` begins."""
+        """Begin a revision (or a step of a job) called `name`."""
 
     def advance(self, nbytes: int) -> None:
-        """Another `nbytes` have been measured."""
+        """Count another `nbytes` as measured."""
 
     def finish(self, name: str) -> None:
-        """The revision called `name` is wholly recorded."""
+        """Count the revision called `name` as wholly recorded."""
 
     def note(self, text: str) -> None:
-        """Something the user should know, that stops nothing."""
+        """Show a line that the user should know, and that stops nothing."""
 
     def conclude(self, outcome: Mapping[str, float]) -> None:
-        """The job is done; what it took (bytes, seconds, counts), some of it beside what was planned."""
+        """End the job with its totals (bytes, seconds, counts), some of them beside the plan."""
         self.outcome = outcome
 
 
-class Bar(Silent):
+class ProgressBar(Progress):
     """A progress bar on stderr."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -123,7 +123,7 @@ class Bar(Silent):
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def conclude(self, outcome: Mapping[str, float]) -> None:
-        """Print what it took, and in brackets what was planned."""
+        """Print the totals, and the plan in brackets."""
         super().conclude(outcome)
         if outcome["revisions"]:
             self.note(_summary(outcome))
@@ -138,13 +138,13 @@ def _summary(outcome: Mapping[str, float]) -> str:
     if outcome["requests"]:
         parts.insert(2, f"{outcome['requests']:.0f} requests ({outcome['planned_requests']:.0f} planned)")
     if "planned_compute_seconds" in outcome:
-        parts.append(f"computing alone was to take at least {outcome['planned_compute_seconds']:.0f} s")
+        parts.append(f"expected at least {outcome['planned_compute_seconds']:.0f} s of compute")
     if outcome["shards"]:
         parts.append(f"{outcome['shards_checked']:.0f} of {outcome['shards']:.0f} files match their published hash")
     return "; ".join(parts)
 
 
-class Steps(Bar):
+class StepBar(ProgressBar):
     """A progress bar that counts steps instead of bytes, for training and for listing."""
 
     def __init__(self, console: Console | None = None) -> None:

@@ -4,8 +4,8 @@
     >>> cache_dir().name
     'olmo_dynamics'
 
-`OLMO_DYNAMICS_CACHE` moves the cache (catalogues of revisions, compiled kernels). Everything in it may be deleted.
-What concerns the Hugging Face hub (`HF_TOKEN`, `HF_ENDPOINT`, `HF_HOME`, proxies) is read by huggingface_hub itself.
+`OLMO_DYNAMICS_CACHE` moves the cache (lists of revisions, compiled kernels). Everything in it may be deleted.
+Variables of the Hugging Face hub (`HF_TOKEN`, `HF_ENDPOINT`, `HF_HOME`, proxies) are read by huggingface_hub itself.
 """
 
 import os
@@ -18,7 +18,7 @@ _TORCHRUN = (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))
 
 @dataclass(frozen=True)
 class Launch:
-    """Which of several processes this is, as torchrun says it."""
+    """The place of this process among those that torchrun started."""
 
     rank: int
     local_rank: int  # among those of this machine
@@ -26,13 +26,13 @@ class Launch:
 
 
 def launched() -> Launch:
-    """What torchrun says in `RANK`, `LOCAL_RANK` and `WORLD_SIZE`; one process of one without it."""
+    """Read torchrun's `RANK`, `LOCAL_RANK` and `WORLD_SIZE`; without them, one process of one."""
     rank, local_rank, processes = (int(os.environ.get(*each)) for each in _TORCHRUN)
     return Launch(rank, local_rank, processes)
 
 
 def wait_without_spinning() -> None:
-    """Let idle compute threads sleep, unless the user has said otherwise; takes effect before torch is imported.
+    """Let idle compute threads sleep, unless the user has set it otherwise; takes effect before torch is imported.
 
     OpenMP's threads spin at barriers by default, which on a machine shared with others costs several times the work.
     """
@@ -40,7 +40,7 @@ def wait_without_spinning() -> None:
 
 
 def wake_on_interrupt() -> None:
-    """Let Ctrl-C end a wait for another thread: importing polars makes the system resume such waits unseen by Python."""
+    """Let Ctrl-C end a wait for another thread: importing polars makes the system restart such waits, unseen by Python."""
     if hasattr(signal, "siginterrupt"):  # not on Windows
         signal.siginterrupt(signal.SIGINT, True)
 

@@ -19,9 +19,11 @@ SHAPED = {
     "interventions": ("edits", "effects", "tracing"),
     "model": ("blocks", "language_model", "layers", "olmo1", "olmo2", "olmo3", "olmoe", "rope", "sites", "stream",
               "weights"),
-    "recorders": ("activations", "device_survey", "embeddings", "forward", "losses", "magnitudes", "massive", "moments",
-                  "observed", "order", "outliers", "parameters", "routing", "survey"),
-    "training": ("batch", "gradients", "loss", "marks", "mixtures", "objective", "orders", "routing", "token_files", "trainer"),
+    "recorders": ("activations", "embeddings", "losses", "massive", "outliers", "parameters", "routing",
+                  "kernels.accumulators", "kernels.logit_sums", "kernels.magnitude_histogram", "kernels.moments",
+                  "kernels.order_statistics", "kernels.tensor_stats", "kernels.tensor_stats_gpu", "kernels.token_codes"),
+    "training": ("data.batch", "data.instances", "data.masks", "data.mixture", "data.sampler", "data.shuffle", "gradients",
+                 "loss", "objective", "routing", "trainer"),
 }  # fmt: skip
 install_import_hook(
     [f"olmo_dynamics.{room}.{module}" for room, modules in SHAPED.items() for module in modules], "beartype.beartype"

@@ -1,4 +1,4 @@
-"""What is wrong with a published run, found without downloading weights.
+"""Audits: faults of a published run, found without downloading weights.
 
 >>> found = audit("allenai/OLMo-2-1124-7B", lists=["manifests"])  # doctest: +SKIP
 >>> found.quarantine.revisions  # doctest: +SKIP

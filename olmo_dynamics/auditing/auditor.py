@@ -1,4 +1,4 @@
-"""An audit: gather the evidence, run every check, keep the quarantine.
+"""An audit: gather the evidence, run every check, write the quarantine.
 
 >>> found = audit("allenai/OLMo-2-1124-7B")  # doctest: +SKIP
 >>> [finding.line for finding in found.findings if finding.severity is Severity.WRONG]  # doctest: +SKIP
@@ -11,19 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from olmo_dynamics.auditing.contents import find_drift, find_duplicates, find_incomplete
+from olmo_dynamics.auditing.audit_record import quarantine_path
+from olmo_dynamics.auditing.contents import find_drift, find_duplicates, find_incomplete, find_moves
 from olmo_dynamics.auditing.evidence import Evidence, gather
 from olmo_dynamics.auditing.findings import ORDER, Finding, Severity
-from olmo_dynamics.auditing.known import find_known
-from olmo_dynamics.auditing.listed import find_list_faults
-from olmo_dynamics.auditing.naming import find_cadence_faults, find_label_faults, find_moves, find_name_faults
+from olmo_dynamics.auditing.known_faults import find_known
+from olmo_dynamics.auditing.list_faults import find_list_faults
+from olmo_dynamics.auditing.name_checks import find_cadence_faults, find_label_faults, find_name_faults
 from olmo_dynamics.auditing.quarantine import Quarantine, quarantine_of, save_quarantine
-from olmo_dynamics.auditing.record import quarantine_path
 from olmo_dynamics.auditing.settings_drift import find_config_drift, find_header_drift
 from olmo_dynamics.checkpoints import Source, known_run, open_source, select
-from olmo_dynamics.checkpoints.official_lists import find_lists
+from olmo_dynamics.checkpoints.catalog.official_lists import find_lists
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.progress import Silent
+from olmo_dynamics.progress import Progress
 
 CHECKS = (
     find_duplicates,
@@ -43,7 +43,7 @@ CHECKS = (
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What was found of a source, worst first, and the revisions to leave out. `quarantine.path` is where they were written."""
+    """Findings about a source, worst first, and the revisions to exclude, which were written to `quarantine.path`."""
 
     source: str
     revisions: int
@@ -51,7 +51,7 @@ class Audit:
     quarantine: Quarantine
 
     def count(self, severity: Severity) -> int:
-        """How many findings are that severe."""
+        """The number of findings of that severity."""
         return sum(finding.severity is severity for finding in self.findings)
 
 
@@ -62,28 +62,29 @@ def audit(
     headers: str = "",
     lists_only: bool = False,
     quarantine: str | Path | None = None,
-    progress: Silent | None = None,
+    progress: Progress | None = None,
 ) -> Audit:
-    """What is wrong with a published run, without downloading weights.
+    """Find faults of a published run, without downloading weights.
 
     Args:
         source: a hub repo id, a folder of revisions, or a `Source`.
         lists: official lists (CSV), or folders of them, to audit too.
-        headers: a selection expression of the revisions whose safetensors headers are read: two requests and 64 KiB a
-            weight file on a hub. Empty: none.
-        lists_only: ask the source nothing; only audit the lists.
+        headers: a selection expression of the revisions whose safetensors headers are read: two requests and 64 KiB
+            per weight file on a hub. Empty: none.
+        lists_only: audit only the lists, and send no request to the source.
         quarantine: a file to write the quarantine to, besides the one in the cache that `collect` finds by itself.
-        progress: who is told how far it is; nobody unless given.
+        progress: a listener that shows the progress; none unless given.
 
     Raises:
-        SourceError: the source does not answer, or a list is none.
-        SelectionError: `headers` cannot be read, or matches nothing.
+        OptionError: the source is one checkpoint on a web server, or `lists_only` has no lists.
+        SourceError: the source does not answer, or a file of `lists` is not a list.
+        SelectionError: `headers` is invalid, or matches nothing.
     """
     opened = source if isinstance(source, Source) else open_source(source)
     if opened.kind == "web" and not lists_only:
         raise OptionError(f"{opened.name} is one checkpoint on a web server; audit a hub repo or a folder of revisions")
     if lists_only and not lists:
-        raise OptionError("to audit lists only, name them: --lists FILE.csv or a folder of lists")
+        raise OptionError("--lists-only needs lists: give --lists FILE.csv, or a folder of lists")
     run = known_run(opened.name)
     read = tuple(find_lists(lists, opened.name, run))
     if lists_only:
@@ -96,18 +97,18 @@ def audit(
 
 
 def inspect(evidence: Evidence) -> tuple[Finding, ...]:
-    """What every check finds, worst first."""
+    """The findings of every check, worst first."""
     found = [finding for check in CHECKS for finding in check(evidence)]
     return tuple(sorted(found, key=lambda finding: ORDER.index(finding.severity)))
 
 
 def _keep(source: Source, evidence: Evidence, findings: Sequence[Finding], path: str | Path | None) -> Quarantine:
-    """The quarantine, written for `collect` to find, and where the user wants it; an audit of lists alone leaves none."""
+    """Write the quarantine for `collect` to find, and to the user's file; an audit of lists alone writes none to the cache."""
     commits = {name: listing.revision.commit for name, listing in evidence.listings.items()}
     found = quarantine_of(source, findings, commits)
     written = None
     if evidence.listings:
-        with contextlib.suppress(OptionError):  # a cache that cannot be written takes nothing from the audit
+        with contextlib.suppress(OptionError):  # a cache that cannot be written does not spoil the audit
             written = save_quarantine(found, quarantine_path(source))
     if path is not None:
         written = save_quarantine(found, path)

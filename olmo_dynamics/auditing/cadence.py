@@ -1,8 +1,8 @@
-"""Which steps a run should have saved, and which it saved besides: the cadence, found from the steps alone.
+"""The cadence of saved steps, found from the steps alone: regular, missing and extra steps.
 
 Runs change their cadence half way (500 steps, later 1000), restart at odd steps, and end off it, so no single spacing is
-right. A *stretch* is at least five saved steps in a row, evenly spaced at multiples of that spacing; the finest spacing takes
-its stretches first. Between two stretches, the multiples of the coarser of their spacings that are not there are missing.
+right. A *stretch* is at least five saved steps in a row, evenly spaced at multiples of that spacing; stretches of the finest
+spacing are found first. Between two stretches, the absent multiples of the coarser of their spacings are missing.
 
     >>> find_cadence([0, 1000, 2000, 3000, 4000, 4100, 5000, 7000, 8000, 9000, 10000, 11000]).missing
     (6000,)
@@ -19,7 +19,7 @@ LINKS = 4
 """Equal gaps in a row that make a stretch."""
 
 MOST_MISSING = 10_000
-"""Steps missing between two stretches above which they are two series of steps, and no gap."""
+"""Most missing steps of a gap; with more between them, two stretches are separate series of steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Cadence:
-    """The stretches of a run in order, the steps missing between them, and the steps saved besides."""
+    """The stretches of a run in order, the steps missing between them, and the extra steps."""
 
     stretches: tuple[Stretch, ...]
     missing: tuple[int, ...]
@@ -71,7 +71,7 @@ def find_cadence(steps: Sequence[int]) -> Cadence:
 
 
 def _stretches(ordered: Sequence[int]) -> list[Stretch]:
-    """Stretches in order, none reaching into another; finer spacings first."""
+    """Stretches in order, without overlaps; finer spacings are found first."""
     gaps = Counter(right - left for left, right in pairwise(ordered))
     found: list[Stretch] = []
     for spacing in sorted(gap for gap, count in gaps.items() if count > 1):
@@ -81,7 +81,7 @@ def _stretches(ordered: Sequence[int]) -> list[Stretch]:
 
 
 def _chains(steps: Sequence[int], spacing: int) -> list[tuple[int, int]]:
-    """The ends of every maximal row of steps that lie exactly `spacing` apart."""
+    """The ends of every maximal row of steps that are exactly `spacing` apart."""
     found: list[tuple[int, int]] = []
     for step in steps:
         if found and step - found[-1][1] == spacing:
@@ -92,7 +92,7 @@ def _chains(steps: Sequence[int], spacing: int) -> list[tuple[int, int]]:
 
 
 def _outside(stretch: Stretch, taken: Sequence[Stretch]) -> list[Stretch]:
-    """The parts of a stretch that lie outside those already found, where they are still long enough."""
+    """The parts of a stretch outside those already found, if they are still long enough."""
     parts = [stretch]
     for other in taken:
         parts = [piece for part in parts for piece in _cut(part, other)]
@@ -109,14 +109,14 @@ def _cut(part: Stretch, other: Stretch) -> list[Stretch]:
 
 
 def _between(left: Stretch, right: Stretch) -> range:
-    """The multiples of the coarser spacing between two stretches; none where there would be too many."""
+    """The multiples of the coarser spacing between two stretches; empty if there are too many."""
     spacing = max(left.spacing, right.spacing)
     found = range((left.last // spacing + 1) * spacing, right.first, spacing)
     return found if len(found) <= MOST_MISSING else range(0)
 
 
 def _on_cadence(step: int, stretches: Sequence[Stretch]) -> bool:
-    """Whether a step fits the stretch it lies in, or one of the two that it lies between."""
+    """True if a step fits the stretch that contains it, or one of the two around it."""
     before = [each for each in stretches if each.first <= step]
     after = [each for each in stretches if each.last >= step]
     inside = [each for each in before if each.last >= step]

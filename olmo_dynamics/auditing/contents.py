@@ -1,7 +1,11 @@
-"""What lies in the revisions: the same bytes under several names, parts that are missing, sizes and files unlike the others.
+"""Checks of the contents of revisions: repeated bytes, missing parts, unusual sizes and files, moved branches.
 
->>> [finding.revisions for finding in find_duplicates(evidence)]  # doctest: +SKIP
-[('stage1-step101000-tokens424B', 'stage1-step175000-tokens735B', 'stage1-step300000-tokens1259B')]
+>>> from olmo_dynamics.auditing.evidence import FileFacts
+>>> from olmo_dynamics.checkpoints import parse_revision
+>>> revisions, files = [*map(parse_revision, ("step1", "step2"))], {"model.safetensors": FileFacts(8, "a1b2c3")}
+>>> listings = {revision.name: RevisionFiles(revision, files) for revision in revisions}
+>>> [finding.line for finding in find_duplicates(Evidence("run", tuple(revisions), listings=listings))]
+['duplicate: 2 names, the same bytes (sha256 a1b2c3) (expected different weights at different steps)']
 """
 
 from __future__ import annotations
@@ -11,13 +15,13 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
-from olmo_dynamics.auditing.evidence import Evidence, Listing
+from olmo_dynamics.auditing.evidence import Evidence, RevisionFiles
 from olmo_dynamics.auditing.findings import Finding, Severity, some
 from olmo_dynamics.checkpoints.source import CONFIG_FILE
 from olmo_dynamics.names import Revision
 
 SAME_SIZE = 0.001
-"""Sizes that differ by less than this share are equal: headers and archives vary a little, tensors do not."""
+"""Sizes that differ by less than this share count as equal: headers and archives vary a little, tensors do not."""
 
 Value = TypeVar("Value", bound=Hashable)
 
@@ -36,14 +40,14 @@ def find_duplicates(evidence: Evidence) -> list[Finding]:
             shard[file, digest].append(name)
     alike = [names for names in whole.values() if len(names) > 1]
     found = [_same_bytes(names, evidence) for names in alike]
-    told = {frozenset(names) for names in alike}
-    return found + _shared_files(shard, told, evidence)
+    reported = {frozenset(names) for names in alike}
+    return found + _shared_files(shard, reported, evidence)
 
 
 def places(names: Sequence[str], evidence: Evidence) -> list[Revision]:
-    """Those of the revisions whose names claim different places in training.
+    """The revisions among `names` that claim different places in training.
 
-    `main` and other names without a step claim none; nor does the step 0 of a later stage, which is the end of the one before.
+    `main` and other names without a step claim none; nor does step 0 of a later stage, which is the end of the one before.
     """
     by_name = {revision.name: revision for revision in evidence.revisions}
     found: dict[Hashable, Revision] = {}
@@ -68,12 +72,12 @@ def _same_bytes(names: list[str], evidence: Evidence) -> Finding:
 
 
 def _shared_files(
-    shard: Mapping[tuple[str, str], list[str]], told: set[frozenset[str]], evidence: Evidence
+    shard: Mapping[tuple[str, str], list[str]], reported: set[frozenset[str]], evidence: Evidence
 ) -> list[Finding]:
     """Files that revisions share although the rest of their weights differ."""
     sharing: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for (file, _), names in shard.items():
-        if len(places(names, evidence)) > 1 and not any(set(names) <= group for group in told):
+        if len(places(names, evidence)) > 1 and not any(set(names) <= group for group in reported):
             sharing[tuple(names)].append(file)
     return [
         Finding("duplicate", Severity.DOUBTFUL, names, "different weights at different steps",
@@ -86,36 +90,37 @@ def find_incomplete(evidence: Evidence) -> list[Finding]:
     """Revisions without weights or config, with a shard missing, or with files that cannot be read."""
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, listing in evidence.listings.items():
-        for wanted, came in _gaps(listing):
-            found[wanted, came].append(name)
+        for expected, actual in _gaps(listing):
+            found[expected, actual].append(name)
     for name, problem in evidence.broken.items():
         found["files that can be read", problem].append(name)
     return [
-        Finding("incomplete", Severity.WRONG, tuple(names), wanted, came, quarantine=tuple(names))
-        for (wanted, came), names in found.items()
+        Finding("incomplete", Severity.WRONG, tuple(names), expected, actual, quarantine=tuple(names))
+        for (expected, actual), names in found.items()
     ]
 
 
-def _gaps(listing: Listing) -> list[tuple[str, str]]:
-    """What a listing should hold and does not: pairs of what was wanted and what came."""
+def _gaps(listing: RevisionFiles) -> list[tuple[str, str]]:
+    """Missing parts of a revision's files, as pairs of the expected and the actual state."""
     if listing.problem:
         return [("a list of files", listing.problem)]
-    found = [] if CONFIG_FILE in listing.files or "config.yaml" in listing.files else [("config.json", "there is none")]
+    found = [] if CONFIG_FILE in listing.files or "config.yaml" in listing.files else [("config.json", "no config")]
     if not listing.weights:
-        return [*found, ("weights", "there are none")]
+        return [*found, ("weights", "no weights")]
     shards = [part for name in listing.weights if (part := _SHARD.fullmatch(name))]
     for stem, total, ending in sorted({(part[1], part[3], part[4]) for part in shards}):
-        wanted = [f"{stem}-{number:05d}-of-{total}{ending}" for number in range(1, int(total) + 1)]
-        if missing := [name for name in wanted if name not in listing.files]:
+        names = [f"{stem}-{number:05d}-of-{total}{ending}" for number in range(1, int(total) + 1)]
+        if missing := [name for name in names if name not in listing.files]:
             found.append((f"{int(total)} shards", f"{some(missing)} is missing" if len(missing) == 1 else
                           f"{some(missing)} are missing"))  # fmt: skip
     return found
 
 
 def find_drift(evidence: Evidence) -> list[Finding]:
-    """Revisions whose weights have another size, or are cut into other files, than most."""
+    """Revisions whose weights have another size, or are split into other files, than most."""
     held = {name: listing.weights for name, listing in evidence.listings.items() if listing.weights}
-    weights = {name: files for name, files in held.items() if not _cut_short(list(files))}  # that is said elsewhere
+    # revisions with missing shards are reported as incomplete
+    weights = {name: files for name, files in held.items() if not _cut_short(list(files))}
     sizes = {name: sum(facts.size for facts in files.values()) for name, files in weights.items()}
     files = {name: tuple(sorted(names)) for name, names in weights.items()}
     common = _most_common_size(list(sizes.values()))
@@ -130,7 +135,7 @@ def majority(values: Mapping[str, Value]) -> Value | None:
 
 
 def _most_common_size(sizes: list[int]) -> int | None:
-    """The size that more than half are near to."""
+    """The size that is near to more than half of the sizes."""
     for size in sorted(set(sizes)):
         if 2 * sum(_near(size, other) for other in sizes) > len(sizes):
             return size
@@ -169,6 +174,22 @@ def _file_drift(files: Mapping[str, tuple[str, ...]]) -> list[Finding]:
 
 
 def _cut_short(names: Sequence[str]) -> bool:
-    """Whether shards are missing."""
+    """True if shards are missing."""
     parts = [part for name in names if (part := _SHARD.fullmatch(name))]
     return any(len(parts) < int(part[3]) for part in parts)
+
+
+def find_moves(evidence: Evidence) -> list[Finding]:
+    """Branches that changed or were deleted since the last audit."""
+    now = {name: listing.state for name, listing in evidence.listings.items()}
+    moved = [name for name, state in now.items() if evidence.before.get(name, state) != state]
+    gone = tuple(name for name in evidence.before if name not in now)
+    found = [
+        Finding(
+            "moved", Severity.DOUBTFUL, (name,), f"{evidence.before[name][:12]}, as at the last audit", now[name][:12]
+        )
+        for name in moved
+    ]
+    return found + (
+        [Finding("moved", Severity.NOTE, gone, "the branches of the last audit", "no longer there")] if gone else []
+    )

@@ -1,7 +1,7 @@
-"""What an audit looks at: the files, hashes, configs and (where asked) tensor headers of every revision. No weights.
+"""Evidence of an audit: files, hashes, configs and (on request) tensor headers of every revision, but no weights.
 
 On a hub, a revision costs one request for the list of its files, once: lists belong to commits, which never change, so they are
-kept in the audit's record. A config is read once however many revisions share it.
+kept in the audit's record. A config is read once, however many revisions share it.
 
     >>> evidence = gather(open_source("allenai/OLMo-2-0425-1B"))  # doctest: +SKIP
     >>> evidence.listings["main"].files["model.safetensors"].size  # doctest: +SKIP
@@ -15,14 +15,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from olmo_dynamics.auditing.record import Record, load_record, save_record
+from olmo_dynamics.auditing.audit_record import AuditRecord, load_record, save_record
 from olmo_dynamics.checkpoints import Checkpoint, KnownRun, Source, known_run
-from olmo_dynamics.checkpoints.official_lists import OfficialList
+from olmo_dynamics.checkpoints.catalog.official_lists import OfficialList
 from olmo_dynamics.checkpoints.source import CONFIG_FILE, MAX_CONFIG_BYTES
 from olmo_dynamics.checkpoints.tensors import parse_object
 from olmo_dynamics.errors import CheckpointError, UnknownRevisionError
 from olmo_dynamics.names import Revision
-from olmo_dynamics.progress import Silent
+from olmo_dynamics.progress import Progress
 
 _WEIGHTS = re.compile(
     r"[^/]*\.safetensors|pytorch_model[^/]*\.bin|model\.pt|(?:model_and_optim/|model/)?__[0-9]+_[0-9]+\.distcp"
@@ -41,8 +41,8 @@ class FileFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
-    """The files of one revision; of weights and configs with their hashes. `problem` says why there are none."""
+class RevisionFiles:
+    """The files of one revision, with hashes of weights and configs. `problem` tells why the files could not be listed."""
 
     revision: Revision
     files: Mapping[str, FileFacts]
@@ -55,7 +55,7 @@ class Listing:
 
     @property
     def state(self) -> str:
-        """What changes when the revision does: its commit, or where there are none a hash over its files' hashes."""
+        """A text that changes when the revision does: its commit, or else a hash over its files' hashes."""
         if self.revision.commit:
             return self.revision.commit
         lines = "\n".join(f"{facts.id} {facts.size} {name}" for name, facts in sorted(self.files.items()))
@@ -64,12 +64,12 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that the checks read. `configs` maps a file's hash to what it says; `before` is what was there at the last audit."""
+    """Everything that the checks read. `configs` is by the file's hash; `before` maps revisions to states of the last audit."""
 
     source: str
     revisions: tuple[Revision, ...]
     run: KnownRun | None = None
-    listings: Mapping[str, Listing] = field(default_factory=dict)
+    listings: Mapping[str, RevisionFiles] = field(default_factory=dict)
     configs: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     headers: Mapping[str, Tensors] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Evidence:
     lists: tuple[OfficialList, ...] = ()
 
     def config_of(self, name: str) -> dict[str, Any] | None:
-        """The config of a revision, None where it has none that can be read."""
+        """The config of a revision, None if there is no readable one."""
         facts = self.listings[name].files.get(CONFIG_FILE) if name in self.listings else None
         return self.configs.get(facts.id) if facts else None
 
@@ -87,14 +87,14 @@ def gather(
     *,
     headers: Collection[str] = (),
     lists: tuple[OfficialList, ...] = (),
-    listener: Silent | None = None,
+    listener: Progress | None = None,
 ) -> Evidence:
-    """List every revision's files, and read the headers of those named in `headers`; keep what was listed.
+    """List every revision's files, and read the headers of those named in `headers`; the lists are kept in the record.
 
     Raises:
-        SourceError: the source does not answer; what was listed until then is kept.
+        SourceError: the source does not answer; the lists up to then are kept.
     """
-    listener = listener or Silent()
+    listener = listener or Progress()
     revisions = tuple(source.revisions(refresh=True))
     kept = load_record(source)
     listener.expect(revisions=len(revisions), nbytes=len(revisions))
@@ -110,7 +110,7 @@ def gather(
         save_record(source, replace(kept, listings=listed, configs=gathering.configs))
         raise
     states = {name: listing.state for name, listing in gathering.listings.items()}
-    save_record(source, Record(states, gathering.by_commit(), gathering.configs))
+    save_record(source, AuditRecord(states, gathering.by_commit(), gathering.configs))
     return Evidence(
         source.name, revisions, known_run(source.name), gathering.listings, gathering.configs, gathering.headers,
         gathering.broken, kept.states, lists,
@@ -118,30 +118,32 @@ def gather(
 
 
 class _Gathering:
-    """Listings, configs and headers as they come in."""
+    """Listings, configs and headers read so far."""
 
-    def __init__(self, source: Source, kept: Record, headers: Collection[str]) -> None:
-        self.listings: dict[str, Listing] = {}
+    def __init__(self, source: Source, kept: AuditRecord, headers: Collection[str]) -> None:
+        self.listings: dict[str, RevisionFiles] = {}
         self.configs: dict[str, dict[str, Any]] = dict(kept.configs)
         self.headers: dict[str, Tensors] = {}
         self.broken: dict[str, str] = {}
-        self._source, self._kept, self._wanted = source, kept, frozenset(headers)
+        self._source, self._kept, self._headers_of = source, kept, frozenset(headers)
 
     def add(self, revision: Revision) -> None:
-        """List one revision, from the record where its commit was listed before."""
+        """List one revision, from the record if its commit was listed before."""
         files = self._kept.listings.get(revision.commit) if revision.commit else None
         config_known = files is not None and (CONFIG_FILE not in files or files[CONFIG_FILE][1] in self.configs)
-        if files is not None and config_known and revision.name not in self._wanted:
-            self.listings[revision.name] = Listing(revision, {name: FileFacts(*facts) for name, facts in files.items()})
+        if files is not None and config_known and revision.name not in self._headers_of:
+            self.listings[revision.name] = RevisionFiles(
+                revision, {name: FileFacts(*facts) for name, facts in files.items()}
+            )
             return
         try:
             with self._source.open(revision) as checkpoint:
                 self._read(checkpoint)
         except (CheckpointError, UnknownRevisionError) as problem:
-            self.listings[revision.name] = Listing(revision, {}, str(problem))
+            self.listings[revision.name] = RevisionFiles(revision, {}, str(problem))
 
     def by_commit(self) -> dict[str, dict[str, tuple[int, str]]]:
-        """What was listed, in the record's form."""
+        """The files listed so far, in the record's form."""
         return {
             listing.revision.commit: {name: (facts.size, facts.id) for name, facts in listing.files.items()}
             for listing in self.listings.values()
@@ -150,25 +152,27 @@ class _Gathering:
 
     def _read(self, checkpoint: Checkpoint) -> None:
         name = checkpoint.revision.name
-        looked = {file for file in checkpoint.files if file == CONFIG_FILE or _WEIGHTS.fullmatch(file)}
+        hashed = {file for file in checkpoint.files if file == CONFIG_FILE or _WEIGHTS.fullmatch(file)}
         files = {
-            file: FileFacts(size, checkpoint.file_id(file) if file in looked else "")
+            file: FileFacts(size, checkpoint.file_id(file) if file in hashed else "")
             for file, size in checkpoint.files.items()
         }
-        self.listings[name] = Listing(checkpoint.revision, files)
+        self.listings[name] = RevisionFiles(checkpoint.revision, files)
         config = files.get(CONFIG_FILE)
         try:
             if config and config.id not in self.configs:
                 self.configs[config.id] = _read_config(checkpoint)
-            if name in self._wanted:
+            if name in self._headers_of:
                 self.headers[name] = {each.name: (each.dtype, each.shape) for each in checkpoint.tensors.values()}
         except CheckpointError as problem:
             self.broken[name] = str(problem)
 
 
 def _read_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The file as it was published, whatever the format; `Checkpoint.config` puts it in Hugging Face's words."""
+    """The file as it was published, whatever the format; `Checkpoint.config` translates it to Hugging Face's names."""
     size = checkpoint.files[CONFIG_FILE]
     if size > MAX_CONFIG_BYTES:
-        raise CheckpointError(f"{checkpoint.label}: {CONFIG_FILE} may take {MAX_CONFIG_BYTES} bytes, it has {size}")
+        raise CheckpointError(
+            f"{checkpoint.label}: {CONFIG_FILE} must have at most {MAX_CONFIG_BYTES} bytes (got {size})"
+        )
     return parse_object(checkpoint.read_file(CONFIG_FILE), f"{checkpoint.label}: {CONFIG_FILE}", CheckpointError)

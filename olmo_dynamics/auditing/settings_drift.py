@@ -1,7 +1,7 @@
-"""Configs and tensor headers that differ between revisions: which fields, which tensors.
+"""Checks of configs and tensor headers: the fields and tensors that differ between revisions.
 
-Stages of one run may rightly differ (a longer context, YaRN), so revisions are compared with those of their own stage; what
-differs between stages is one note. Fields that change nothing in the computation are notes too.
+Stages of one run may rightly differ (a longer context, YaRN), so revisions are compared with those of their own stage;
+differences between stages are one note. Fields that do not change the computation are notes too.
 
     >>> sorted(flat({"rope": {"theta": 1e4}, "vocab_size": 64}))
     ['rope.theta', 'vocab_size']
@@ -27,7 +27,7 @@ WITHOUT_EFFECT = (
     "architectures",
     "auto_map",
 )
-"""Fields of a config that leave the model as it is; the dtype is read from the weights."""
+"""Fields of a config that do not change the model; the dtype is read from the weights."""
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
 
@@ -106,11 +106,11 @@ def _between(stages: Mapping[str, Mapping[str, Mapping[str, str]]]) -> list[Find
 
 
 def find_header_drift(evidence: Evidence) -> list[Finding]:
-    """Tensors whose dtype or shape is not that of most revisions, and dtypes that the config denies."""
+    """Tensors whose dtype or shape is not that of most revisions, and dtypes that contradict the config."""
     headers = evidence.headers
     common = majority({name: _frozen(tensors) for name, tensors in headers.items()})
     if common is None:
-        return _denied_dtypes(evidence)
+        return _contradicted_dtypes(evidence)
     usual: Tensors = {name: (dtype, shape) for name, dtype, shape in common}
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, tensors in headers.items():
@@ -120,7 +120,7 @@ def find_header_drift(evidence: Evidence) -> list[Finding]:
         Finding(kind, Severity.DOUBTFUL, tuple(names), "the tensors that most revisions have", found)
         for (kind, found), names in groups.items()
     ]
-    return drift + _denied_dtypes(evidence)
+    return drift + _contradicted_dtypes(evidence)
 
 
 def _frozen(tensors: Tensors) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
@@ -128,7 +128,7 @@ def _frozen(tensors: Tensors) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
 
 
 def _differences(usual: Tensors, tensors: Tensors) -> list[tuple[str, str]]:
-    """Kind and description of what differs: tensors that came or went, shapes, dtypes."""
+    """Kind and description of each difference: missing or new tensors, shapes, dtypes."""
     both = sorted(set(usual) & set(tensors))
     shapes = [f"{name} {list(tensors[name][1])} not {list(usual[name][1])}" for name in both
               if tensors[name][1] != usual[name][1]]  # fmt: skip
@@ -140,16 +140,16 @@ def _differences(usual: Tensors, tensors: Tensors) -> list[tuple[str, str]]:
     return found + ([("dtype", some(dtypes))] if dtypes else [])
 
 
-def _denied_dtypes(evidence: Evidence) -> list[Finding]:
-    """Revisions whose config says another dtype than every tensor's header: a note, as the header is what counts."""
+def _contradicted_dtypes(evidence: Evidence) -> list[Finding]:
+    """Revisions whose config names a dtype that no tensor's header has: a note, since the header decides."""
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, tensors in evidence.headers.items():
         config = evidence.config_of(name) or {}
-        said = DTYPES.get(str(config.get("dtype", config.get("torch_dtype", ""))))
+        declared = DTYPES.get(str(config.get("dtype", config.get("torch_dtype", ""))))
         stored = {dtype for dtype, _ in tensors.values()}
-        if said and stored and said not in stored:
-            groups[said, "+".join(sorted(stored))].append(name)
+        if declared and stored and declared not in stored:
+            groups[declared, "+".join(sorted(stored))].append(name)
     return [
-        Finding("dtype", Severity.NOTE, tuple(names), f"{said}, as the config says", f"{stored} in the headers")
-        for (said, stored), names in groups.items()
+        Finding("dtype", Severity.NOTE, tuple(names), f"{declared}, as in the config", f"{stored} in the headers")
+        for (declared, stored), names in groups.items()
     ]

@@ -1,7 +1,7 @@
-"""Where weights come from: hubs, folders, memory.
+"""Sources of weights: hubs, folders, memory.
 
-A `Source` lists a run's revisions, a `Checkpoint` hands out one revision's tensors as bytes. This room knows nothing of
-what the weights mean; it imports no torch, and huggingface_hub only when a hub is asked.
+A `Source` lists a run's revisions, a `Checkpoint` gives one revision's tensors as bytes. This package does not interpret
+the weights; it imports no torch, and huggingface_hub only when a hub is used.
 
     >>> open_source("allenai/OLMo-2-0425-1B").kind
     'hub'
@@ -9,13 +9,15 @@ what the weights mean; it imports no torch, and huggingface_hub only when a hub 
 
 from typing import TYPE_CHECKING, Any
 
+from olmo_dynamics.checkpoints.catalog.known_runs import KnownRun, find_run, known_run, known_runs
+from olmo_dynamics.checkpoints.catalog.revision_names import parse_revision
+from olmo_dynamics.checkpoints.catalog.selection import select
 from olmo_dynamics.checkpoints.folder import FolderSource
+from olmo_dynamics.checkpoints.http.ranges import REQUEST_BYTES
 from olmo_dynamics.checkpoints.integrity import ShardHashes
 from olmo_dynamics.checkpoints.memory import MemorySource
-from olmo_dynamics.checkpoints.revision_names import parse_revision
-from olmo_dynamics.checkpoints.runs import KnownRun, find_run, known_run, known_runs
-from olmo_dynamics.checkpoints.selection import select
-from olmo_dynamics.checkpoints.source import REQUEST_BYTES, Checkpoint, Source, open_source
+from olmo_dynamics.checkpoints.open_source import open_source
+from olmo_dynamics.checkpoints.source import Checkpoint, Source
 
 if TYPE_CHECKING:
     from olmo_dynamics.checkpoints.hub import HubSource

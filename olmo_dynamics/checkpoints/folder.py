@@ -1,7 +1,7 @@
-"""Checkpoints in a folder: one sub-folder a revision, or the folder itself one checkpoint.
+"""Checkpoints in a folder: one sub-folder per revision, or the folder itself as one checkpoint.
 
-Files are memory-mapped, so a tensor's bytes are a view of the page cache: nothing is copied, and nothing is read before
-somebody looks at it. This is also how the folders that we write ourselves (`step{N}-tokens{T}/`) are read back.
+Files are memory-mapped, so a tensor's bytes are a view of the page cache: nothing is copied, and nothing is read before it
+is used. The folders that a fork writes (`step{N}-tokens{T}/`) are read back the same way.
 
     >>> source = FolderSource("cache/forks/a")                                                  # doctest: +SKIP
     >>> [revision.step for revision in source.revisions()]                                      # doctest: +SKIP
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from olmo_dynamics.checkpoints.catalog.revision_names import named_revision, sort_key
 from olmo_dynamics.checkpoints.mapped import MappedFile
-from olmo_dynamics.checkpoints.revision_names import named_revision, sort_key
 from olmo_dynamics.checkpoints.source import CONFIG_FILE, Checkpoint, Source
 from olmo_dynamics.checkpoints.tensors import Span
 from olmo_dynamics.errors import CheckpointError, UnknownSourceError
@@ -32,7 +32,7 @@ OTHER_FORMATS = {
     "pytorch_model.bin": "pytorch",
     "pytorch_model.bin.index.json": "pytorch",
 }
-"""The format a checkpoint is stored in, by a file that only it has; the first found decides."""
+"""The format of a checkpoint, by a file that only this format has; the first file found decides."""
 
 
 class FolderSource(Source):
@@ -45,10 +45,10 @@ class FolderSource(Source):
         self._folder = Path(folder).expanduser()
 
     def revisions(self, *, refresh: bool = False) -> list[Revision]:
-        """What lies there now, in training order; other sub-folders are passed over.
+        """The revisions now in the folder, in training order; other sub-folders are skipped.
 
         Raises:
-            UnknownSourceError: the folder is gone, or holds no checkpoint.
+            UnknownSourceError: the folder does not exist, or holds no checkpoint.
         """
         found = (replace(named_revision(name), format=_format(home)) for name, home in self._homes().items())
         return sorted(found, key=sort_key)
@@ -61,20 +61,20 @@ class FolderSource(Source):
     def _homes(self) -> dict[str, Path]:
         folder = self._folder
         if not folder.is_dir():
-            raise UnknownSourceError(f"wanted a folder of checkpoints, {self.name} is none; check the path")
+            raise UnknownSourceError(f"{self.name} is not a folder; check the path")
         if _is_whole(folder):
             return {folder.resolve().name: folder}
         homes = {child.name: child for child in folder.iterdir() if child.is_dir() and _is_checkpoint(child)}
         if not homes:
             raise UnknownSourceError(
-                f"{self.name} holds no checkpoint: wanted {CONFIG_FILE} and weights in it, or in sub-folders such as "
+                f"{self.name} holds no checkpoint: {CONFIG_FILE} and weights must be in it, or in sub-folders such as "
                 "step1000-tokens2097152"
             )
         return homes
 
 
 class FolderCheckpoint(Checkpoint):
-    """Files in one folder; arrays handed out are views of mapped files."""
+    """Files in one folder; its arrays are views of mapped files."""
 
     def __init__(self, source: str, revision: Revision, folder: Path) -> None:
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -83,7 +83,7 @@ class FolderCheckpoint(Checkpoint):
         self._maps: dict[str, MappedFile] = {}
 
     def close(self) -> None:
-        """Forget the mapped files; each is unmapped when the last array that views it goes."""
+        """Drop the mapped files; each is unmapped when the last array that views it is freed."""
         self._maps.clear()
 
     def file_sha256(self, name: str) -> str:
@@ -105,7 +105,7 @@ class FolderCheckpoint(Checkpoint):
             mapped = MappedFile(self._folder / name)
             if len(mapped.bytes) != self.files[name]:
                 raise CheckpointError(
-                    f"{self.label}: {name} had {self.files[name]} bytes when it was opened, it has {len(mapped.bytes)} now; "
+                    f"{self.label}: {name} had {self.files[name]} bytes when it was opened, and now has {len(mapped.bytes)}; "
                     "wait until it is written, and open it again"
                 )
             self._maps[name] = mapped
@@ -113,7 +113,7 @@ class FolderCheckpoint(Checkpoint):
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether the folder is itself one checkpoint: a config beside weights."""
+    """True if the folder is itself one checkpoint: a config beside weights."""
     return any((folder / name).is_file() for name in (CONFIG_FILE, "config.yaml")) and _has_weights(folder)
 
 

@@ -1,6 +1,6 @@
 """Checkpoints on the Hugging Face hub: every branch and tag of a repo is a revision, streamed span by span.
 
-Branches move, so a revision is pinned to a commit before a byte of it is read, and everything is asked by that commit. One
+Branches move, so a revision is pinned to a commit before a byte of it is read, and every request names that commit. One
 listing gives names, sizes and hashes of all its files. Files that the Hugging Face cache already has are mapped from there.
 
     >>> source = HubSource("allenai/OLMo-2-0425-1B")                                            # doctest: +SKIP
@@ -20,29 +20,29 @@ from typing import Any, NamedTuple
 import numpy as np
 from huggingface_hub import constants, try_to_load_from_cache
 
-from olmo_dynamics.checkpoints.catalogue import Catalogue, load_catalogue, save_catalogue
-from olmo_dynamics.checkpoints.hub_api import Repo, ask, ask_pages
+from olmo_dynamics.checkpoints.catalog.known_runs import known_run
+from olmo_dynamics.checkpoints.catalog.refs_cache import CachedRefs, load_refs, save_refs
+from olmo_dynamics.checkpoints.catalog.revision_names import named_revision, sort_key
+from olmo_dynamics.checkpoints.http.hub_api import Repo, ask, ask_pages
+from olmo_dynamics.checkpoints.http.range_reader import CommitFiles, RangeReader, Shared
+from olmo_dynamics.checkpoints.http.retry import RetryPolicy
 from olmo_dynamics.checkpoints.mapped import MappedFile
-from olmo_dynamics.checkpoints.patience import Patience
-from olmo_dynamics.checkpoints.revision_names import named_revision, sort_key
-from olmo_dynamics.checkpoints.runs import known_run
 from olmo_dynamics.checkpoints.source import Checkpoint, Source
 from olmo_dynamics.checkpoints.tensors import Span, weight_files
-from olmo_dynamics.checkpoints.wire import Line, Listing, Wire
 from olmo_dynamics.errors import NetworkError, UnknownRevisionError
 from olmo_dynamics.names import Revision
 
-CATALOGUE_SECONDS = 3600.0
-"""How long a list of revisions is believed before it is fetched anew."""
+REFS_SECONDS = 3600.0
+"""Seconds for which a cached list of revisions is used before it is fetched again."""
 
 LISTING_TRIES = 3
-"""Tries for the list of revisions: who has no network should hear of it within seconds."""
+"""Tries for the list of revisions: a user without a network should learn of it within seconds."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class RemoteFile(NamedTuple):
-    """A file as the hub lists it; `sha256` is known of large files only, `oid` is git's hash."""
+    """A file as the hub lists it; `sha256` is known for large files only, `oid` is git's hash."""
 
     name: str
     size: int
@@ -51,9 +51,9 @@ class RemoteFile(NamedTuple):
 
 
 class HubSource(Source):
-    """A model repo's branches and tags; listing them costs one request an hour, opening one costs at most two.
+    """A model repo's branches and tags; listing them costs one request per hour, opening one at most two.
 
-    `cache` is the folder for lists of revisions. `endpoint` and `token` are as huggingface_hub finds them unless given.
+    `cache` is the folder for lists of revisions. `endpoint` and `token` are those that huggingface_hub finds unless given.
     """
 
     kind = "hub"
@@ -65,28 +65,28 @@ class HubSource(Source):
         endpoint: str | None = None,
         cache: Path | None = None,
         token: str | bool | None = None,
-        patience: Patience | None = None,
+        retry: RetryPolicy | None = None,
     ) -> None:
         self.name = repo_id
         self._repo = Repo(repo_id, (endpoint or constants.ENDPOINT).rstrip("/"), token)
         self._cache = cache
-        self._patience = patience or Patience()
-        self._line = Line()
-        self._catalogue: Catalogue | None = None
-        self._live = False  # whether the catalogue was fetched by us, rather than found on disk
+        self._retry = retry or RetryPolicy()
+        self._shared = Shared()
+        self._refs: CachedRefs | None = None
+        self._is_fresh = False  # True if the refs were fetched by this object, not found on disk
 
     def revisions(self, *, refresh: bool = False) -> list[Revision]:
         """All branches and tags, in training order, at the commits they had when last listed.
 
-        Without a network an old list is better than none: `catalogue_age` says how old it is.
+        Without a network an old list is better than none: `catalogue_age` tells its age.
 
         Raises:
-            UnknownSourceError: no such repo, or a private one.
-            NetworkError: no answer, and no list was kept.
+            UnknownSourceError: the repo does not exist, or is private.
+            NetworkError: the hub does not answer, and no list is cached.
         """
         run = known_run(self.name)
         found = []
-        for name, commit in self._listed(refresh).commits.items():
+        for name, commit in self._list_refs(refresh).commits.items():
             revision = replace(named_revision(name), commit=commit)
             found.append(replace(revision, tokens=run.tokens_at(revision)) if run else revision)
         return sorted(found, key=sort_key)
@@ -95,103 +95,103 @@ class HubSource(Source):
         """The revision of that exact name, or of that commit hash (all 40 digits).
 
         Raises:
-            UnknownRevisionError: there is none; names near it are shown.
+            UnknownRevisionError: there is no such revision; the message shows near names.
         """
         if _COMMIT.fullmatch(name):
             return Revision(name, commit=name)
         try:
             return super().find(name)
         except UnknownRevisionError:
-            if self._live:
+            if self._is_fresh:
                 raise
         self.revisions(refresh=True)  # the branch may be younger than the list
         return super().find(name)
 
     def limit_rate(self, bytes_per_second: float | None) -> None:
-        """Receive at most that much over the connections of all its checkpoints together."""
-        self._line.throttle.limit(bytes_per_second)
+        """Limit the bytes received per second over the connections of all its checkpoints together."""
+        self._shared.rate_limit.set(bytes_per_second)
 
     def catalogue_age(self) -> float | None:
-        """Seconds since the list of revisions was fetched; None before there is one."""
-        kept = self._catalogue or load_catalogue(self.name, self._repo.endpoint, self._cache)
-        return kept.age() if kept else None
+        """Seconds since the list of revisions was fetched, None before there is one."""
+        refs = self._refs or load_refs(self.name, self._repo.endpoint, self._cache)
+        return refs.age() if refs else None
 
     def open(self, revision: Revision) -> Checkpoint:
         """Pin the revision to its commit, and list its files.
 
         Raises:
-            UnknownRevisionError: no such branch, tag or commit.
-            NetworkError: no answer.
+            UnknownRevisionError: there is no such branch, tag or commit.
+            NetworkError: the hub does not answer.
         """
         try:
             pinned = self._pin(revision)
             address = self._repo.api_address("tree", pinned.commit) + "?recursive=true&expand=false"
-            listed = ask_pages(self._repo, address, _parse_file, self._patience)
+            listed = ask_pages(self._repo, address, _parse_file, self._retry)
         except UnknownRevisionError:
             self.revisions(refresh=True)
             raise self.unknown_revision(revision.name) from None
         files = {file.name: file for file in listed if file}
         sizes = {name: file.size for name, file in files.items()}
         hashes = {name: file.sha256 or file.oid for name, file in files.items()}
-        listing = Listing(pinned.commit, sizes, hashes)
-        wire = Wire(self._repo, listing, patience=self._patience, line=self._line)
-        return HubCheckpoint(self.name, pinned, files, wire)
+        commit_files = CommitFiles(pinned.commit, sizes, hashes)
+        reader = RangeReader(self._repo, commit_files, retry=self._retry, shared=self._shared)
+        return HubCheckpoint(self.name, pinned, files, reader)
 
-    def _listed(self, refresh: bool) -> Catalogue:
-        kept = self._catalogue or load_catalogue(self.name, self._repo.endpoint, self._cache)
-        self._catalogue = kept
-        if kept and not refresh and kept.age() < CATALOGUE_SECONDS:
-            return kept
+    def _list_refs(self, refresh: bool) -> CachedRefs:
+        cached = self._refs or load_refs(self.name, self._repo.endpoint, self._cache)
+        self._refs = cached
+        if cached and not refresh and cached.age() < REFS_SECONDS:
+            return cached
         try:
-            commits = ask(self._repo, self._repo.api_address("refs"), _parse_refs, self._listing_patience)
+            commits = ask(self._repo, self._repo.api_address("refs"), _parse_refs, self._listing_retry)
         except NetworkError:
-            if kept is None:
+            if cached is None:
                 raise
-            return kept
-        self._catalogue = Catalogue(self.name, self._repo.endpoint, time.time(), commits)
-        self._live = True
-        save_catalogue(self._catalogue, self._cache)
-        return self._catalogue
+            return cached
+        self._refs = CachedRefs(self.name, self._repo.endpoint, time.time(), commits)
+        self._is_fresh = True
+        save_refs(self._refs, self._cache)
+        return self._refs
 
     @property
-    def _listing_patience(self) -> Patience:
-        return replace(self._patience, tries=min(LISTING_TRIES, self._patience.tries))
+    def _listing_retry(self) -> RetryPolicy:
+        return replace(self._retry, tries=min(LISTING_TRIES, self._retry.tries))
 
     def _pin(self, revision: Revision) -> Revision:
-        listed = self._catalogue.commits.get(revision.name) if self._catalogue and not self._live else None
+        listed = self._refs.commits.get(revision.name) if self._refs and not self._is_fresh else None
         if revision.commit and revision.commit != listed:
             return revision  # chosen by the caller, or listed just now
         address = self._repo.api_address("revision", revision.name)
-        return replace(revision, commit=ask(self._repo, address, lambda answer: str(answer["sha"]), self._patience))
+        return replace(revision, commit=ask(self._repo, address, lambda answer: str(answer["sha"]), self._retry))
 
 
 class HubCheckpoint(Checkpoint):
-    """Files of one commit; weights come over the wire, or from the Hugging Face cache where they are there."""
+    """Files of one commit; weights are read over HTTP, or from the Hugging Face cache if it has them."""
 
-    def __init__(self, source: str, revision: Revision, files: Mapping[str, RemoteFile], wire: Wire) -> None:
+    def __init__(self, source: str, revision: Revision, files: Mapping[str, RemoteFile], reader: RangeReader) -> None:
         super().__init__(source, revision, {name: file.size for name, file in files.items()})
         self._listed = files
-        self._wire = wire
+        self._reader = reader
         self._maps: dict[str, MappedFile | None] = {}
 
     @property
     def bytes_moved(self) -> int:
         """Bytes received over the network so far."""
-        return self._wire.bytes_moved
+        return self._reader.bytes_moved
 
     @property
     def requests_made(self) -> int:
-        """Requests for parts of files sent so far, tries that failed among them."""
-        return self._wire.requests_made
+        """Requests for parts of files sent so far, including failed tries."""
+        return self._reader.requests_made
 
     def close(self) -> None:
-        """End the connections' threads, and forget mapped files."""
-        self._wire.close()
+        """End the connections' threads, and drop the mapped files."""
+        self._reader.close()
         self._maps.clear()
 
     @property
     def expected_sha256(self) -> Mapping[str, str]:
-        """The hub's own hashes of the safetensors weights; their index is read, nothing else."""
+        """The hub's own hashes of the safetensors weights; only their index is read."""
         if self.stored_as:
             return {}
         with self._naming_revision():
@@ -199,13 +199,13 @@ class HubCheckpoint(Checkpoint):
         return {name: self._listed[name].sha256 for name in names if self._listed[name].sha256}
 
     def known_sha256(self) -> str:
-        """`weights_sha256`, where the hub lists the hash of every weight file."""
+        """`weights_sha256` if the hub lists the hash of every weight file, else empty."""
         with self._naming_revision():
             names = self.stored_as.weight_files if self.stored_as else weight_files(self.read_spans, self.files)
         return self.weights_sha256() if all(self._listed[name].sha256 for name in names) else ""
 
     def file_sha256(self, name: str) -> str:
-        """The hub's own hash of a large file, which moves no bytes; a file of which it lists none is read."""
+        """The hub's own hash of a large file, which moves no bytes; a file without a listed hash is read."""
         return self._listed[name].sha256 or super().file_sha256(name)
 
     def file_id(self, name: str) -> str:
@@ -213,8 +213,8 @@ class HubCheckpoint(Checkpoint):
         return self._listed[name].sha256 or self._listed[name].oid
 
     def _fetch(self, spans: Sequence[Span]) -> list[np.ndarray]:
-        away = iter(self._wire.read([span for span in spans if self._cached(span.file) is None]))
-        homes = [(span, self._cached(span.file)) for span in spans]
+        away = iter(self._reader.read([span for span in spans if self._find_cached(span.file) is None]))
+        homes = [(span, self._find_cached(span.file)) for span in spans]
         return [next(away) if home is None else home.bytes[span.start : span.stop] for span, home in homes]
 
     def _release(self, spans: Sequence[Span]) -> None:
@@ -222,7 +222,7 @@ class HubCheckpoint(Checkpoint):
             if mapped := self._maps.get(span.file):
                 mapped.release(span.start, span.stop)
 
-    def _cached(self, name: str) -> MappedFile | None:
+    def _find_cached(self, name: str) -> MappedFile | None:
         if name not in self._maps:
             path = try_to_load_from_cache(self.source, name, revision=self.revision.commit)
             mapped = MappedFile(path) if isinstance(path, str) else None

@@ -1,7 +1,7 @@
-"""Hashes of weight files, computed from tensors as they pass, and compared with those the hub lists.
+"""Hashes of weight files, computed from tensors as they are read, and compared with those the hub lists.
 
-A shard is its header followed by its tensors, without holes; so whoever sees every tensor's bytes has seen the file. Nothing
-is read for it but the header, which is already there.
+A shard is its header followed by its tensors, without gaps; so the bytes of all its tensors are the file. Nothing more is
+read for the hash than the header, which is already in memory.
 
     >>> hashes = ShardHashes(checkpoint)                                                        # doctest: +SKIP
     >>> for info in hashes.order("model-00001-of-00006.safetensors"):                           # doctest: +SKIP
@@ -22,7 +22,7 @@ from olmo_dynamics.names import TensorInfo
 
 
 class ShardHashes:
-    """Checks the files of `checkpoint.expected_sha256`; threads may feed it at once, and hash without the GIL."""
+    """Check the files of `checkpoint.expected_sha256`; threads may feed it at once, and hash without the GIL."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -33,7 +33,7 @@ class ShardHashes:
 
     @property
     def unchecked(self) -> set[str]:
-        """Files whose hash is known, and that have not passed whole so far."""
+        """Files whose hash is known, and that have not been read whole so far."""
         return set(self._expected) - self.checked
 
     def order(self, file: str) -> list[TensorInfo]:
@@ -41,10 +41,10 @@ class ShardHashes:
         return [info for info in self._checkpoint.tensors.values() if info.file == file]
 
     def feed(self, info: TensorInfo, raw: np.ndarray) -> None:
-        """Hash a tensor, or a part of one that begins at `info.start`; what comes too early is kept until its turn.
+        """Hash a tensor, or a part of one that begins at `info.start`; bytes fed too early are kept until their turn.
 
         Raises:
-            IntegrityError: with this, the file is complete, and is not what the hub lists.
+            IntegrityError: the file is now complete, and does not have the hash that the hub lists.
         """
         if info.file not in self._expected:
             return
@@ -61,18 +61,18 @@ class ShardHashes:
                 self._shards[file] = _Shard(self._checkpoint.files[file], header)
             return self._shards[file]
 
-    def _compare(self, file: str, came: str) -> None:
-        wanted = self._expected[file]
-        if came != wanted:
+    def _compare(self, file: str, found: str) -> None:
+        expected = self._expected[file]
+        if found != expected:
             raise IntegrityError(
-                f"{self._checkpoint.label}: {file} should have sha256 {wanted}, what came has {came}; nothing measured of this "
-                "revision can be trusted: collect it again, and if it fails again, report it to the repo's owner"
+                f"{self._checkpoint.label}: {file} should have sha256 {expected}, the bytes received have {found}; nothing "
+                "measured of this revision can be trusted: collect it again, and if it fails again, report it to the repo's owner"
             )
         self.checked.add(file)
 
 
 class _Shard:
-    """A file of `size` bytes, hashed from its front on."""
+    """A file of `size` bytes, hashed from its first byte on."""
 
     def __init__(self, size: int, header: np.ndarray) -> None:
         self.digest = hashlib.sha256(header.data)
@@ -82,12 +82,12 @@ class _Shard:
         self._lock = threading.Lock()
 
     def is_complete(self) -> bool:
-        """Whether every byte has been hashed."""
+        """True if every byte has been hashed."""
         with self._lock:
             return self._at == self._size and not self._hashing
 
     def feed(self, start: int, raw: np.ndarray) -> None:
-        """Take a piece, and hash as far as there is no gap, unless another thread is about it."""
+        """Add a piece, and hash up to the first gap, unless another thread is doing so."""
         with self._lock:
             if len(raw) and start >= self._at:
                 self._waiting[start] = raw

@@ -1,4 +1,4 @@
-"""A file as an array that views the page cache: nothing is copied, and nothing is read before somebody looks at it.
+"""A file as an array that views the page cache: nothing is copied, and nothing is read before it is used.
 
 >>> file = MappedFile("model.safetensors")                                                      # doctest: +SKIP
 >>> header = file.bytes[8:1000]                                                                 # doctest: +SKIP
@@ -14,7 +14,7 @@ import numpy as np
 
 
 class MappedFile:
-    """The `bytes` of a file (uint8, one axis, read-only); it is unmapped when the last array that views it goes."""
+    """The `bytes` of a file (uint8, one axis, read-only); it is unmapped when the last array that views it is freed."""
 
     def __init__(self, path: str | Path) -> None:
         self._map: mmap.mmap | None = None
@@ -25,7 +25,7 @@ class MappedFile:
                 self.bytes = np.frombuffer(self._map, np.uint8)
 
     def release(self, start: int, stop: int) -> None:
-        """Give back the pages that hold these bytes; whoever looks at them again gets them from the file again."""
+        """Return the pages that hold these bytes; using them again reads the file again."""
         first = start - start % mmap.PAGESIZE
         if self._map is not None and stop > first:
             self._map.madvise(mmap.MADV_DONTNEED, first, stop - first)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from olmo_dynamics.checkpoints.revision_names import named_revision, sort_key
+from olmo_dynamics.checkpoints.catalog.revision_names import named_revision, sort_key
 from olmo_dynamics.checkpoints.source import Checkpoint, Source
 from olmo_dynamics.checkpoints.tensors import Span
 from olmo_dynamics.names import Revision
@@ -27,7 +27,7 @@ class MemorySource(Source):
         self._contents = contents
 
     def revisions(self, *, refresh: bool = False) -> list[Revision]:
-        """What was given, in training order."""
+        """The given revisions, in training order."""
         return sorted(map(named_revision, self._contents), key=sort_key)
 
     def open(self, revision: Revision) -> Checkpoint:
@@ -37,7 +37,7 @@ class MemorySource(Source):
 
 
 class MemoryCheckpoint(Checkpoint):
-    """Files as bytes; arrays handed out are views of them."""
+    """Files as bytes; its arrays are views of them."""
 
     def __init__(self, source: str, revision: Revision, contents: Mapping[str, bytes]) -> None:
         super().__init__(source, revision, {name: len(content) for name, content in contents.items()})

@@ -1,7 +1,7 @@
-"""Where checkpoints come from: a `Source` lists revisions and opens one as a `Checkpoint`, which hands out tensors' bytes.
+"""Sources and checkpoints: a `Source` lists revisions and opens one as a `Checkpoint`, which gives its tensors' bytes.
 
-Folders, hubs and memory differ in three small things only (which files there are, how spans of them are read, where a
-hash comes from); all meaning is given here, once, so every source refuses the same broken checkpoint with the same words.
+Folders, hubs and memory differ in three points only (which files there are, how spans of them are read, where a hash is
+found). Everything else is defined here, once, so every source refuses the same broken checkpoint with the same message.
 
     >>> source = open_source("allenai/OLMo-2-0425-1B")                                          # doctest: +SKIP
     >>> with source.open(source.find("stage1-step10000-tokens21B")) as checkpoint:              # doctest: +SKIP
@@ -11,21 +11,19 @@ hash comes from); all meaning is given here, once, so every source refuses the s
 from __future__ import annotations
 
 import hashlib
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from olmo_dynamics.checkpoints.revision_names import near_names
+from olmo_dynamics.checkpoints.http.ranges import REQUEST_BYTES
+from olmo_dynamics.checkpoints.http.rate_limit import check_rate
 from olmo_dynamics.checkpoints.tensors import Span, parse_object, read_tensors, weight_files
-from olmo_dynamics.checkpoints.throttle import check_rate
-from olmo_dynamics.errors import CheckpointError, UnknownRevisionError, UnknownSourceError
+from olmo_dynamics.errors import CheckpointError, UnknownRevisionError, did_you_mean
 from olmo_dynamics.names import Revision, TensorInfo
 
 if TYPE_CHECKING:
@@ -33,11 +31,6 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 16 << 20  # 16 MiB; real ones take a few hundred bytes
-
-REQUEST_BYTES = 32 << 20
-"""What one request over a network asks for at most, 32 MiB: it fills a connection, and four share a large tensor."""
-
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 class Source(ABC):
@@ -48,7 +41,7 @@ class Source(ABC):
 
     @abstractmethod
     def revisions(self, *, refresh: bool = False) -> list[Revision]:
-        """What exists, in training order; `refresh` asks anew where a listing was cached."""
+        """All revisions, in training order; `refresh` fetches a cached list again."""
 
     @abstractmethod
     def open(self, revision: Revision) -> Checkpoint:
@@ -62,7 +55,7 @@ class Source(ABC):
         """The revision of that exact name.
 
         Raises:
-            UnknownRevisionError: there is none; names near it are shown.
+            UnknownRevisionError: there is no such revision; the message shows near names.
         """
         for revision in self.revisions():
             if revision.name == name:
@@ -70,7 +63,7 @@ class Source(ABC):
         raise self.unknown_revision(name)
 
     def limit_rate(self, bytes_per_second: float | None) -> None:
-        """Receive at most that much over all connections together, or by None as much as comes; folders have no limit.
+        """Limit the bytes received per second over all connections together, None for no limit; folders have no limit.
 
         Raises:
             OptionError: the rate is not a positive number.
@@ -79,23 +72,22 @@ class Source(ABC):
             check_rate(bytes_per_second)
 
     def catalogue_age(self) -> float | None:
-        """Seconds since the list of revisions was fetched, or None where nothing is cached."""
+        """Seconds since the list of revisions was fetched, None where nothing is cached."""
         return None
 
     def unknown_revision(self, name: str) -> UnknownRevisionError:
-        """The error that says `name` does not exist and what names lie near it."""
+        """The error about a name that does not exist, with the names near it."""
         names = [revision.name for revision in self.revisions()]
-        near = ", ".join(near_names(name, names)) or "none"
         return UnknownRevisionError(
-            f"{self.name} has no revision {name!r}; near names: {near}; "
-            f"`olmo-dyn revisions {self.name}` lists all {len(names)}"
+            f"{self.name} has no revision {name!r}; `olmo-dyn revisions {self.name}` lists all {len(names)}"
+            f"{did_you_mean(name, names, 5, cutoff=0.5)}"
         )
 
 
 class Checkpoint(ABC):
     """One pinned revision: its config, its tensors, and their bytes.
 
-    `files` maps each file's name to its size in bytes. Arrays handed out are uint8, one axis, read-only.
+    `files` maps each file's name to its size in bytes. The arrays that it gives are uint8, one axis, read-only.
     """
 
     def __init__(self, source: str, revision: Revision, files: Mapping[str, int]) -> None:
@@ -110,11 +102,11 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def _release(self, spans: Sequence[Span]) -> None:
-        """Give back the memory that spans take while they are mapped."""
+        """Return the memory that mapped spans take."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of connections and mapped files; nothing can be read after, but arrays handed out stay valid."""
+        """Close connections and mapped files; nothing can be read afterwards, but arrays already given stay valid."""
 
     @property
     def label(self) -> str:
@@ -123,18 +115,18 @@ class Checkpoint(ABC):
 
     @property
     def bytes_moved(self) -> int:
-        """Bytes read from the source so far; a file found in the Hugging Face cache counts nothing."""
+        """Bytes read from the source so far; files found in the Hugging Face cache do not count."""
         return self._moved
 
     @property
     def requests_made(self) -> int:
-        """Requests for parts of files sent so far, tries that failed among them; none where nothing goes over a network."""
+        """Requests for parts of files sent so far, including failed tries; 0 where no network is used."""
         return 0
 
     @cached_property
     def stored_as(self) -> Format | None:
         """The format the weights are stored in, None for plain safetensors."""
-        from olmo_dynamics.checkpoints.formats import find_format  # only few checkpoints need them
+        from olmo_dynamics.checkpoints.formats import find_format  # few checkpoints need them
 
         return find_format(self.read_spans, self.files)
 
@@ -145,29 +137,31 @@ class Checkpoint(ABC):
 
     @property
     def optimizer(self) -> OptimizerState | None:
-        """The optimiser's state under canonical names, None where none is published."""
+        """The optimiser's state under canonical names, None if it is not published."""
         with self._naming_revision():
             return self.stored_as.optimizer if self.stored_as else None
 
     @property
     def trainer(self) -> dict[str, Any]:
-        """The trainer's counters and position in the data, as plain values; empty where none are published."""
+        """The trainer's counters and data position, as plain values; empty if they are not published."""
         with self._naming_revision():
             return self.stored_as.trainer if self.stored_as else {}
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The revision's own config in Hugging Face's words; branches of one repo differ in it.
+        """The revision's own config under Hugging Face's names; branches of one repo differ in it.
 
         Raises:
-            CheckpointError: it is missing, too large, or no JSON object.
+            CheckpointError: it is missing, too large, or not a JSON object.
         """
         if self.stored_as:
             with self._naming_revision():
                 return self.stored_as.config
         size = self.files.get(CONFIG_FILE, 0)
         if size > MAX_CONFIG_BYTES:
-            raise CheckpointError(f"{self.label}: {CONFIG_FILE} may take {MAX_CONFIG_BYTES} bytes, it has {size}")
+            raise CheckpointError(
+                f"{self.label}: {CONFIG_FILE} must have at most {MAX_CONFIG_BYTES} bytes (got {size})"
+            )
         with self._naming_revision():
             return parse_object(self.read_file(CONFIG_FILE), CONFIG_FILE, CheckpointError)
 
@@ -176,7 +170,7 @@ class Checkpoint(ABC):
         """Every weight tensor by its Hugging Face name, in file order; reads headers only.
 
         Raises:
-            CheckpointError: no weights, a broken header (HeaderError), or a wrong index (IndexFileError).
+            CheckpointError: there are no weights, a header is broken (HeaderError), or the index is wrong (IndexFileError).
         """
         with self._naming_revision():
             if self.stored_as:
@@ -185,20 +179,20 @@ class Checkpoint(ABC):
 
     @cached_property
     def nbytes(self) -> int:
-        """Bytes of all weights, headers not counted."""
+        """Bytes of all weights, without headers."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     @cached_property
     def dtype(self) -> str:
-        """The weights' dtype as the headers say, such as `BF16`, or `BF16+F32` where mixed; configs may lie about it."""
+        """The weights' dtype by their headers, such as `BF16`, or `BF16+F32` if mixed; configs may be wrong about it."""
         return "+".join(sorted({tensor.dtype for tensor in self.tensors.values()}))
 
     def read(self, tensor: TensorInfo) -> np.ndarray:
-        """One tensor's bytes."""
+        """Read one tensor's bytes."""
         return self.read_many([tensor])[tensor.name]
 
     def read_many(self, tensors: Sequence[TensorInfo]) -> dict[str, np.ndarray]:
-        """Several tensors' bytes by name; over HTTP in parallel, neighbours in one request."""
+        """Read several tensors' bytes, by name; over HTTP in parallel, neighbours in one request."""
         if self.stored_as:
             with self._naming_revision():
                 return self.stored_as.weights.read_many([tensor.name for tensor in tensors])
@@ -206,9 +200,9 @@ class Checkpoint(ABC):
         return {tensor.name: raw for tensor, raw in zip(tensors, raws, strict=True)}
 
     def release(self, tensors: Sequence[TensorInfo]) -> None:
-        """Say that these tensors will not be looked at again: mapped pages are given back, and elsewhere nothing happens.
+        """Release the memory of tensors that will not be used again: mapped pages are returned, and elsewhere nothing happens.
 
-        Arrays handed out stay valid; looking at them again reads the file again.
+        Arrays already given stay valid; using them again reads the file again.
         """
         if self.stored_as:
             self._release(self.stored_as.weights.spans([tensor.name for tensor in tensors]))
@@ -216,7 +210,7 @@ class Checkpoint(ABC):
             self._release([Span(tensor.file, tensor.start, tensor.stop) for tensor in tensors])
 
     def read_file(self, name: str) -> bytes:
-        """A whole small file, such as `tokenizer.json`.
+        """Read a whole small file, such as `tokenizer.json`.
 
         Raises:
             CheckpointError: the checkpoint has no such file.
@@ -228,7 +222,7 @@ class Checkpoint(ABC):
         return raw.tobytes()
 
     def read_spans(self, spans: Sequence[Span]) -> list[np.ndarray]:
-        """The bytes of spans of files, in the order asked.
+        """Read spans of files, in the order given.
 
         Raises:
             CheckpointError: a span lies outside its file, as when a tensor belongs to another checkpoint.
@@ -236,10 +230,10 @@ class Checkpoint(ABC):
         for span in spans:
             size = self.files.get(span.file, -1)
             if not 0 <= span.start <= span.stop <= size:
-                came = f"the file has {size} bytes" if size >= 0 else "there is no such file"
+                found = f"the file has {size} bytes" if size >= 0 else "there is no such file"
                 raise CheckpointError(
-                    f"{self.label}: wanted bytes {span.start} to {span.stop} of {span.file}, but {came}; "
-                    "take tensors from this checkpoint"
+                    f"{self.label}: cannot read bytes {span.start} to {span.stop} of {span.file}: {found}; "
+                    "use tensors of this checkpoint"
                 )
         return self._fetch(spans)
 
@@ -253,12 +247,12 @@ class Checkpoint(ABC):
         return hashlib.sha256(lines.encode()).hexdigest()
 
     def known_sha256(self) -> str:
-        """`weights_sha256`, or nothing where all bytes would have to move once more to tell."""
+        """`weights_sha256`, or empty if all bytes would have to be read once more for it."""
         return self.weights_sha256()
 
     @property
     def expected_sha256(self) -> Mapping[str, str]:
-        """The hash that the publisher lists of each safetensors weight file, by name; empty where none is published."""
+        """The published hash of each safetensors weight file, by name; empty if none is published."""
         return {}
 
     def file_sha256(self, name: str) -> str:
@@ -270,7 +264,7 @@ class Checkpoint(ABC):
         return digest.hexdigest()
 
     def file_id(self, name: str) -> str:
-        """A hash that files of the same bytes share; unlike `file_sha256`, a hub gives it for every file without reading."""
+        """A hash that files of the same bytes share; unlike `file_sha256`, a hub lists it for every file."""
         return self.file_sha256(name)
 
     @contextmanager
@@ -289,27 +283,3 @@ class Checkpoint(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def open_source(name: str | Path) -> Source:
-    """The source of that name: the address of a checkpoint, a folder that exists, or a hub repo.
-
-    Raises:
-        UnknownSourceError: it is none of them.
-    """
-    if str(name).startswith(("https://", "http://")):
-        from olmo_dynamics.checkpoints.web import WebSource
-
-        return WebSource(str(name))
-    if name and Path(name).expanduser().is_dir():
-        from olmo_dynamics.checkpoints.folder import FolderSource
-
-        return FolderSource(name)
-    if isinstance(name, str) and _HUB_NAME.fullmatch(name) and not any(word in name for word in ("--", "..")):
-        from olmo_dynamics.checkpoints.hub import HubSource
-
-        return HubSource(name)
-    raise UnknownSourceError(
-        f"wanted a folder of checkpoints or a hub repo such as allenai/OLMo-2-0425-1B, got {str(name)!r}; "
-        "check the spelling and the working directory"
-    )

@@ -4,7 +4,7 @@
 >>> source.revisions()[0].step  # doctest: +SKIP
 1000
 
-Such servers cannot be listed: files are asked for by name, and the address must be that of one checkpoint.
+Such servers cannot be listed: files are requested by name, and the address must be that of one checkpoint.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from olmo_dynamics.checkpoints.formats.web import WebDirectory
-from olmo_dynamics.checkpoints.patience import Patience
-from olmo_dynamics.checkpoints.revision_names import named_revision
+from olmo_dynamics.checkpoints.catalog.revision_names import named_revision
+from olmo_dynamics.checkpoints.http.range_reader import Shared
+from olmo_dynamics.checkpoints.http.retry import RetryPolicy
+from olmo_dynamics.checkpoints.http.web_directory import WebDirectory
 from olmo_dynamics.checkpoints.source import Checkpoint, Source
 from olmo_dynamics.checkpoints.tensors import Span
-from olmo_dynamics.checkpoints.wire import Line
 from olmo_dynamics.errors import UnknownRevisionError, UnknownSourceError
 from olmo_dynamics.names import Revision
 
@@ -27,48 +27,48 @@ _MARKS = ("config.yaml", "config.json")
 
 
 class WebSource(Source):
-    """The one checkpoint at an address, named after the address's last part unless `revision` says what it is."""
+    """The one checkpoint at an address, named after the address's last part unless `revision` is given."""
 
     kind = "web"
 
-    def __init__(self, address: str, *, revision: Revision | None = None, patience: Patience | None = None) -> None:
+    def __init__(self, address: str, *, revision: Revision | None = None, retry: RetryPolicy | None = None) -> None:
         self.name = address.rstrip("/")
-        self._patience = patience
-        self._line = Line()
+        self._retry = retry
+        self._shared = Shared()
         self._revision = revision or named_revision(self.name.rpartition("/")[2])
 
     def revisions(self, *, refresh: bool = False) -> list[Revision]:
         """The one revision.
 
         Raises:
-            UnknownSourceError: no checkpoint answers at the address.
+            UnknownSourceError: there is no checkpoint at the address.
         """
         with self._directory() as found:
             return [replace(self._revision, format=found.format)]
 
     def open(self, revision: Revision) -> Checkpoint:
-        """The checkpoint; its files' sizes are found out as they are asked for.
+        """The checkpoint; its files' sizes are found out when they are first needed.
 
         Raises:
-            UnknownRevisionError: another revision was asked for.
-            UnknownSourceError: no checkpoint answers at the address.
+            UnknownRevisionError: it is another revision.
+            UnknownSourceError: there is no checkpoint at the address.
         """
         if revision.name != self._revision.name:
             raise UnknownRevisionError(
-                f"{self.name} is the checkpoint {self._revision.name} alone; got {revision.name!r}"
+                f"{self.name} holds only the checkpoint {self._revision.name} (got {revision.name!r})"
             )
         return self._directory()
 
     def limit_rate(self, bytes_per_second: float | None) -> None:
-        """Receive at most that much over all connections together."""
-        self._line.throttle.limit(bytes_per_second)
+        """Limit the bytes received per second over all connections together."""
+        self._shared.rate_limit.set(bytes_per_second)
 
     def _directory(self) -> WebCheckpoint:
-        directory = WebDirectory(self.name, patience=self._patience, line=self._line)
+        directory = WebDirectory(self.name, retry=self._retry, shared=self._shared)
         if not any(mark in directory.files for mark in _MARKS):
             directory.close()
             raise UnknownSourceError(
-                f"no checkpoint answers at {self.name}: neither {' nor '.join(_MARKS)} is there; give the address of one "
+                f"no checkpoint at {self.name}: neither {' nor '.join(_MARKS)} is there; give the address of one "
                 "checkpoint, such as https://…/step1000-unsharded"
             )
         return WebCheckpoint(self.name, self._revision, directory)
@@ -79,7 +79,7 @@ class WebCheckpoint(Checkpoint):
 
     def __init__(self, source: str, revision: Revision, directory: WebDirectory) -> None:
         super().__init__(source, revision, {})
-        self.files: Mapping[str, int] = directory.files  # sizes are asked for one by one
+        self.files: Mapping[str, int] = directory.files  # sizes are requested one by one
         self._directory = directory
 
     @property
@@ -97,7 +97,7 @@ class WebCheckpoint(Checkpoint):
         self._directory.close()
 
     def known_sha256(self) -> str:
-        """Nothing: a web server publishes no hashes."""
+        """Always empty: a web server publishes no hashes."""
         return ""
 
     def _fetch(self, spans: Sequence[Span]) -> list[np.ndarray]:

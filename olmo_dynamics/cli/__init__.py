@@ -1,11 +1,11 @@
-"""The command line, `olmo-dyn`: one file a noun, each command one library call.
+"""The command line, `olmo-dyn`: one file per noun, each command one library call.
 
     $ olmo-dyn revisions allenai/OLMo-2-0425-1B --select stage1:log24
     $ olmo-dyn collect allenai/OLMo-2-0425-1B --revisions stage1:log24 --out olmo2-1b.zarr
     $ olmo-dyn report olmo2-1b.zarr
 
-Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 2 the user can fix it (one line), 1 our bug (a
-traceback), 130 interrupted with everything finished kept.
+Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 2 the user can fix it (one line), 1 a bug (a
+traceback), 130 interrupted with all finished work kept.
 """
 
 import os
@@ -63,21 +63,21 @@ def main() -> None:
     try:
         cli.main(prog_name="olmo-dyn", standalone_mode=False)
     except OlmoDynamicsError as error:
-        _stop(str(error), 2)
+        _stop("; ".join([str(error), *getattr(error, "__notes__", ())]), 2)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
     except click.ClickException as error:
         _stop(error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        _stop("interrupted; what was finished is kept, the same command continues", INTERRUPTED)
+        _stop("interrupted; finished work is kept; run the same command again to continue", INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
 
 
 def start() -> None:
-    """`main`, in a process that ends when it does: threads that still wait for a silent host are not waited for."""
+    """Run `main` and end the process with it, without waiting for threads that still wait for an unresponsive host."""
     code: str | int | None = 0
     try:
         main()
@@ -85,13 +85,13 @@ def start() -> None:
         code = stop.code
     if code == 0 or not isinstance(code, int):
         sys.exit(code)
-    with suppress(OSError, ValueError):  # what reads them may be gone
+    with suppress(OSError, ValueError):  # their reader may be gone
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
 
 
 def _stop(message: str, code: int) -> None:
-    if not launched().rank:  # what another of several processes has to say alone it has said
+    if not launched().rank:  # of several processes, only the first prints
         click.echo(f"olmo-dyn: {message}", err=True)
     sys.exit(code)

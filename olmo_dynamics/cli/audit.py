@@ -1,4 +1,4 @@
-"""`olmo-dyn audit`: what is wrong with a published run."""
+"""`olmo-dyn audit`: faults of a published run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("source")
-@click.option("--lists", multiple=True, type=click.Path(), metavar="FILE|DIR", help="Audit official lists of native "
-              "checkpoints too: a CSV file, or a folder in which SOURCE's are found. May be repeated.")  # fmt: skip
-@click.option("--lists-only", is_flag=True, help="Ask the hub nothing: audit the lists alone.")
-@click.option("--headers", default="", metavar="EXPR", help="Read the safetensors headers of these revisions too, for the "
-              "dtype and shape of every tensor. On a hub that costs about two requests and 64 KiB a weight file.")  # fmt: skip
-@click.option("--quarantine", type=click.Path(), metavar="FILE.json", help="Write the revisions to leave out here too.")
+@click.option("--lists", multiple=True, type=click.Path(), metavar="FILE|DIR", help="Also audit official lists of "
+              "native checkpoints: a CSV file, or a folder, of which SOURCE's lists are used. May be repeated.")  # fmt: skip
+@click.option("--lists-only", is_flag=True, help="Audit only the lists, and send no request to the hub.")
+@click.option("--headers", default="", metavar="EXPR", help="Also read the safetensors headers of these revisions, for the "
+              "dtype and shape of every tensor. On a hub this costs about two requests and 64 KiB per weight file.")  # fmt: skip
+@click.option(
+    "--quarantine", type=click.Path(), metavar="FILE.json", help="Also write the revisions to exclude to this file."
+)
 @format_option("table", "json")
 @quiet_option
 def audit(
@@ -33,14 +35,14 @@ def audit(
     style: str,
     quiet: bool,
 ) -> None:
-    """Say what is wrong with the revisions of SOURCE, without downloading weights.
+    """Find faults in the revisions of SOURCE, without downloading weights.
 
     Looks for the same bytes under several names; missing shards, configs and steps; configs, dtypes and shapes that differ
     between branches; labels and names that contradict the step; branches that moved since the last audit; mistakes in
-    official lists; and what is known already. The first audit of a hub repo costs a request a revision, a later one only
-    those that changed.
+    official lists; and known faults. The first audit of a hub repo costs one request per revision, a later one only one
+    per changed revision.
 
-    Revisions whose weights cannot be what their names say go into a quarantine, which 'collect' leaves out.
+    Revisions whose weights cannot be those that their names say are listed in a quarantine, and 'collect' excludes them.
 
     \b
     Examples:
@@ -49,9 +51,9 @@ def audit(
       olmo-dyn audit cache/demo/run --headers all --quarantine leave-out.json --format json
     """
     from olmo_dynamics.auditing import audit as audit_source
-    from olmo_dynamics.progress import Silent, Steps
+    from olmo_dynamics.progress import Progress, StepBar
 
-    with Silent() if quiet or lists_only else Steps() as listener:
+    with Progress() if quiet or lists_only else StepBar() as listener:
         found = audit_source(source, lists=lists, headers=headers, lists_only=lists_only,
                              quarantine=quarantine, progress=listener)  # fmt: skip
     if style == "json":
@@ -60,8 +62,8 @@ def audit(
     else:
         _print(found)
     if found.quarantine.path:
-        held = len(found.quarantine.revisions)
-        remark(f"{held} of {found.revisions} revisions in quarantine: {found.quarantine.path}", quiet)
+        excluded = len(found.quarantine.revisions)
+        remark(f"{excluded} of {found.revisions} revisions in quarantine: {found.quarantine.path}", quiet)
 
 
 def _fields(finding: Finding) -> dict[str, Any]:
@@ -78,7 +80,7 @@ def _fields(finding: Finding) -> dict[str, Any]:
 
 
 def _print(found: Audit) -> None:
-    """A line a finding, and under it the revisions it is about."""
+    """Print one line per finding, and under it its revisions."""
     from olmo_dynamics.auditing import Severity, some
 
     for finding in found.findings:
@@ -86,5 +88,5 @@ def _print(found: Audit) -> None:
         if finding.revisions:
             click.echo(f"{'':<8}    {some(finding.revisions, 4)}")
     counts = ", ".join(f"{found.count(severity)} {severity}" for severity in Severity)
-    looked = f"{found.revisions} revisions" if found.revisions else "lists only"
-    click.echo(f"{found.source}: {counts} ({looked})")
+    scope = f"{found.revisions} revisions" if found.revisions else "lists only"
+    click.echo(f"{found.source}: {counts} ({scope})")

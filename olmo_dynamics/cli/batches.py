@@ -1,11 +1,12 @@
-"""`olmo-dyn batches`: what a step sees, as text."""
+"""`olmo-dyn batches`: the batch of a step, as text."""
 
 from typing import Any
 
 import click
 
-from olmo_dynamics.cli.data import data_changes, data_options, split_revision
+from olmo_dynamics.cli.fork_options import data_options, given_options, split_revision
 from olmo_dynamics.cli.printing import format_option, print_rows, quiet_option, remark
+from olmo_dynamics.training.fork.options import FORK_OPTIONS
 
 
 @click.command()
@@ -13,13 +14,13 @@ from olmo_dynamics.cli.printing import format_option, print_rows, quiet_option, 
 @data_options
 @click.option("--step", type=click.IntRange(1), metavar="N", help="The first step to show, which may be past. Default: the "
               "next one.")  # fmt: skip
-@click.option("--count", default=1, show_default=True, type=click.IntRange(1), help="Steps to show.")
-@click.option("--width", default=200, show_default=True, type=click.IntRange(1), help="Characters shown of a sequence; "
-              "json has them all.")  # fmt: skip
+@click.option("--count", default=1, show_default=True, type=click.IntRange(1), help="Number of steps to show.")
+@click.option("--width", default=200, show_default=True, type=click.IntRange(1), help="Characters shown per sequence; "
+              "json has all of them.")  # fmt: skip
 @format_option("table", "json")
 @quiet_option
 def batches(source: str, *, data: tuple[str, ...], style: str, quiet: bool, width: int, **given: Any) -> None:
-    """Print what the step after a revision sees, or step N saw: a line a sequence, decoded with its tokenizer; else ids.
+    """Print the batch of the step after a revision, or of step N: one line per sequence, decoded with its tokenizer, or ids.
 
     \b
     Examples:
@@ -27,22 +28,22 @@ def batches(source: str, *, data: tuple[str, ...], style: str, quiet: bool, widt
       olmo-dyn batches native/tiny-olmo2@step40-unsharded --data train.npy --step 12 --format json
     """
     from olmo_dynamics.probes.tokenizer import ProbeTokenizer
-    from olmo_dynamics.training.forking import next_batches, open_checkpoint, read_tokenizer
+    from olmo_dynamics.training.fork.run import next_batches, open_checkpoint, read_tokenizer
 
     name, revision = split_revision(source)
     found_step, found = next_batches(
-        name, revision, data=data, step=given["step"], count=given["count"], **data_changes(given)
+        name, revision, data=data, step=given["step"], count=given["count"], **given_options(given, FORK_OPTIONS)
     )
     with open_checkpoint(name, revision) as checkpoint:
-        words = read_tokenizer(checkpoint, given["tokenizer"])
-    tokenizer = ProbeTokenizer(words) if words else None
+        tokenizer_json = read_tokenizer(checkpoint, given["tokenizer"])
+    tokenizer = ProbeTokenizer(tokenizer_json) if tokenizer_json else None
     if tokenizer is None:
-        remark("the revision has no tokenizer.json: ids are shown; give --tokenizer FILE for text", quiet)
+        remark("the revision has no tokenizer.json: showing ids; give --tokenizer FILE for text", quiet)
     rows: list[dict[str, Any]] = [
         {
             "step": found_step + number,
             "sequence": index,
-            "counts": batch.counted is None or bool(batch.counted[index].any()),
+            "counts": batch.loss_mask is None or bool(batch.loss_mask[index].any()),
             "text": tokenizer.decode(ids) if tokenizer else " ".join(map(str, ids)),
         }
         for number, batch in enumerate(found)

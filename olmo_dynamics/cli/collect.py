@@ -12,6 +12,7 @@ from olmo_dynamics.cli.printing import (
     progress_listener,
     quiet_option,
 )
+from olmo_dynamics.quantities import GROUPS
 
 _MEGABYTE = 1e6
 
@@ -24,10 +25,13 @@ _MEGABYTE = 1e6
 @click.option(
     "--out", required=True, type=click.Path(), metavar="STORE", help="The Zarr store; continued if it exists."
 )
-@click.option("--record", default="", metavar="NAMES", help="Groups, comma-separated: parameters, embeddings, activations, "
-              "outliers, logits, loss, tokens, routing (experts). All that the model has unless given.")  # fmt: skip
+@click.option("--record", default="", metavar="NAMES", help=f"Groups, comma-separated: {', '.join(GROUPS)}; or all; or your "
+              "own recorders as package.module:Class. Default: all that the model has.")  # fmt: skip
 @click.option(
-    "--tensors", default="", metavar="GLOBS", help="Tensors for the parameter groups: comma-separated globs or roles."
+    "--back-fill", is_flag=True, help="Measure quantities that groups of the store lack, of finished revisions too."
+)
+@click.option(
+    "--tensors", default="", metavar="GLOBS", help="Tensors for recorders of weights: comma-separated globs or roles."
 )
 @click.option("--text", multiple=True, type=click.Path(), metavar="FILE", help="Probe text, one domain a file (.txt, .jsonl, "
               ".jsonl.gz); may be repeated.")  # fmt: skip
@@ -36,20 +40,18 @@ _MEGABYTE = 1e6
     "--batch", metavar="BxT", help="At most B windows of T tokens. Default: all of the probe, windows of 512."
 )
 @click.option("--device", default="cpu", show_default=True, help="Where the forward pass runs.")
-@click.option(
-    "--dtype", default="auto", show_default=True, help="What it is computed in: auto, float32, bfloat16, float64."
-)
+@click.option("--dtype", default="auto", show_default=True, help="Compute dtype: auto, float32, bfloat16, float64.")
 @click.option("--lists", multiple=True, type=click.Path(), metavar="FILE|DIR", help="Fetch steps that SOURCE lacks from the "
               "native directories in these official lists (CSV); may be repeated.")  # fmt: skip
-@click.option("--quarantine", type=click.Path(), metavar="FILE.json", help="Leave out the revisions that this file names. "
+@click.option("--quarantine", type=click.Path(), metavar="FILE.json", help="Exclude the revisions that this file names. "
               "Default: the file that the last audit of SOURCE left, if there was one.")  # fmt: skip
-@click.option("--include-quarantined", is_flag=True, help="Measure revisions that are in quarantine all the same.")
+@click.option("--include-quarantined", is_flag=True, help="Measure revisions in quarantine too.")
 @click.option("--until-layer", type=click.IntRange(min=0), metavar="K", help="End the forward pass after layer K; nothing "
               "behind it is read for it.")  # fmt: skip
 @click.option(
-    "--max-memory", default="1GiB", show_default=True, metavar="BYTES", help="How much may be fetched ahead of its use."
+    "--max-memory", default="1GiB", show_default=True, metavar="BYTES", help="Bytes that may be fetched ahead of use."
 )
-@click.option("--max-rate", metavar="BYTES", help="Receive at most this a second, such as 50MB.")
+@click.option("--max-rate", metavar="BYTES", help="Bytes received per second at most, such as 50MB.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads that compute. Default: one a core.")
 @click.option(
     "--shard",
@@ -58,8 +60,8 @@ _MEGABYTE = 1e6
     help="Take the K-th of N parts of the revisions, for N processes on one store.",
 )
 @click.option("--verify", is_flag=True, help="Compare each forward pass with transformers' first; refuse what differs.")
-@click.option("--dry-run", is_flag=True, help="Say what would be read, and how long it would take; measure nothing.")
-@click.option("--rate", metavar="MB/S|measured", help="The rate that --dry-run reckons with; 'measured' reads at most 8 MiB "
+@click.option("--dry-run", is_flag=True, help="Print what would be read and how long it would take; measure nothing.")
+@click.option("--rate", metavar="MB/S|measured", help="Rate that --dry-run assumes; 'measured' reads at most 8 MiB "
               "to find it out. Default: 100.")  # fmt: skip
 @format_option("table", "json")
 @quiet_option
@@ -72,6 +74,7 @@ def collect(
     Examples:
       olmo-dyn collect allenai/OLMo-2-0425-1B --revisions stage1:log24 --out olmo2-1b.zarr
       olmo-dyn collect cache/demo/run --out demo.zarr --record parameters --tensors 'q_norm,k_norm'
+      olmo-dyn collect cache/demo/run --out demo.zarr --record loss,my_recorders:SilentFeatures
       olmo-dyn collect allenai/OLMo-2-1124-7B --revisions stage1:log8 --out 7b.zarr --dry-run --rate 50
     """
     from olmo_dynamics.frames.run import Run
@@ -81,18 +84,18 @@ def collect(
     if dry_run:
         _print_plan(run, revisions, out=out, rate=_rate(rate), style=style, options=options)
         return
-    from olmo_dynamics.collection import choose
-    from olmo_dynamics.collection import collect as collect_into
+    from olmo_dynamics.collecting import collect as collect_into
+    from olmo_dynamics.collection import select_revisions
 
     listener = progress_listener(quiet)
     store = collect_into(run, revisions=revisions, out=out, progress=listener, **options)
     facts: dict[str, Any] = {"store": str(store.path), "revisions": len(store.done), "missing": len(store.missing)}
     if style == "json":
         facts["outcome"] = dict(listener.outcome)
-    choice = choose(
-        run, revisions, quarantine=options["quarantine"], include_quarantined=options["include_quarantined"]
+    selected = select_revisions(
+        run.source, revisions, quarantine=options["quarantine"], include_quarantined=options["include_quarantined"]
     )
-    print_facts(facts | _left_out(list(choice.left_out), choice.summary, style), style)
+    print_facts(facts | _left_out(list(selected.left_out), selected.summary, style), style)
 
 
 def _options(given: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +107,7 @@ def _options(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rate(text: str | None) -> float | str | None:
-    """Megabytes a second as bytes; what is no number is left for the plan to judge."""
+    """Megabytes per second as bytes; text that is not a number is left for the plan to judge."""
     if text is None:
         return None
     try:
@@ -114,7 +117,7 @@ def _rate(text: str | None) -> float | str | None:
 
 
 def _left_out(names: list[str], summary: str, style: str) -> dict[str, Any]:
-    """What the summary says of revisions in quarantine; a table without any says nothing."""
+    """The revisions in quarantine; a table has no line for none."""
     if style == "json":
         return {"quarantined": names}
     return {"quarantined": summary} if names else {}
@@ -127,7 +130,7 @@ def _words(text: str) -> tuple[str, ...]:
 def _print_plan(
     run: Any, revisions: str, *, out: str, rate: float | str | None, style: str, options: dict[str, Any]
 ) -> None:
-    from olmo_dynamics.collection import plan
+    from olmo_dynamics.collecting import plan
 
     found = plan(run, revisions=revisions, out=out, rate=rate, **options)
     if style == "json":
@@ -137,18 +140,23 @@ def _print_plan(
             "rate_from": found.rate_from, "peak_bytes": found.peak_bytes,
             "download_seconds": found.download_seconds, "statistics_seconds": found.statistics_seconds,
             "forward_seconds": found.forward_seconds, "quarantined": list(found.left_out),
+            "notes": list(found.notes),
         }  # fmt: skip
     else:
         left_out = f"{', '.join(found.left_out)}; --include-quarantined measures them too"
-        facts = {
-            "source": found.source,
-            "revisions": f"{len(found.to_do)} to measure, {len(found.done)} already in the store",
-            "bytes": f"{human_bytes(found.nbytes)} ({human_bytes(found.nbytes / max(1, len(found.to_do)))} a revision)",
-            "requests": found.requests,
-            "memory": f"about {human_bytes(found.peak_bytes)}",
-            "download": f"{human_seconds(found.download_seconds)} at {human_bytes(found.rate)}/s ({found.rate_from})",
-            "compute": f"{human_seconds(found.statistics_seconds)} of statistics, at least "
-            f"{human_seconds(found.forward_seconds)} of forward pass",
-            "time": f"{human_seconds(found.seconds)}: the larger of both, which go on side by side",
-        } | _left_out(list(found.left_out), left_out, style)
+        facts = (
+            {
+                "source": found.source,
+                "revisions": f"{len(found.to_do)} to measure, {len(found.done)} already in the store",
+                "bytes": f"{human_bytes(found.nbytes)} ({human_bytes(found.nbytes / max(1, len(found.to_do)))} per revision)",
+                "requests": found.requests,
+                "memory": f"about {human_bytes(found.peak_bytes)}",
+                "download": f"{human_seconds(found.download_seconds)} at {human_bytes(found.rate)}/s ({found.rate_from})",
+                "compute": f"{human_seconds(found.statistics_seconds)} of statistics, at least "
+                f"{human_seconds(found.forward_seconds)} of forward pass",
+                "time": f"{human_seconds(found.seconds)}: the larger of both, which run side by side",
+            }
+            | _left_out(list(found.left_out), left_out, style)
+            | ({"note": "; ".join(found.notes)} if found.notes else {})
+        )
     print_facts(facts, style)

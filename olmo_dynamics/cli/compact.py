@@ -1,4 +1,4 @@
-"""`olmo-dyn compact`: turn a store's log into series, for which one number over all revisions is one small read."""
+"""`olmo-dyn compact`: write a store's log as series, from which one number over all revisions is one small read."""
 
 import click
 
@@ -10,9 +10,9 @@ from olmo_dynamics.cli.printing import format_option, human_bytes, print_facts, 
 @format_option("table", "json")
 @quiet_option
 def compact(store: str, style: str, quiet: bool) -> None:
-    """Turn the append log of STORE into series, so that one number over all revisions is one small read.
+    """Write the append log of STORE as series, so that one number over all revisions is one small read.
 
-    A finished collection does this by itself. The log stays, since the next append goes on from it.
+    A finished collection does this by itself. The log stays, since the next append continues it.
 
     \b
     Examples:

@@ -6,13 +6,15 @@ from olmo_dynamics.cli.printing import format_option, print_facts, quiet_option
 
 
 @click.command()
-@click.option("--out", default="olmo-demo", show_default=True, type=click.Path(), metavar="DIR", help="Where it goes.")
+@click.option(
+    "--out", default="olmo-demo", show_default=True, type=click.Path(), metavar="DIR", help="The folder of the results."
+)
 @format_option("table", "json")
 @quiet_option
 def demo(out: str, style: str, quiet: bool) -> None:
     """Pretrain a tiny OLMo 2 on this machine's own Python sources, collect its revisions, fork it, write the report.
 
-    Offline, minutes on two cores. What is finished is reused: run again, it continues.
+    Offline, minutes on two cores. Finished parts are reused: run the command again to continue.
 
     \b
     Examples:

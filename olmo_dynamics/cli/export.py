@@ -12,7 +12,7 @@ from olmo_dynamics.cli.printing import format_option, print_facts, quiet_option
 @format_option("table", "json")
 @quiet_option
 def export(store: str, table: str, out: str, style: str, quiet: bool) -> None:
-    """Write one TABLE of STORE (parameters, activations, loss, …) to a Parquet or CSV file.
+    """Write one TABLE of STORE (parameters, activations, loss, …, or a group of your own) to a Parquet or CSV file.
 
     \b
     Examples:

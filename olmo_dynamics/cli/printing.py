@@ -1,4 +1,4 @@
-"""How results reach stdout: a table to read, CSV or JSON lines for a program.
+"""Printing of results on stdout: a table for readers, CSV or JSON lines for programs.
 
 >>> print_rows(({"step": 1}, {"step": 2}), "json")
 {"step": 1}
@@ -19,22 +19,22 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def format_option(*formats: str) -> Callable[[_Command], _Command]:
-    """`--format` with the given choices, the first being the default."""
+    """The option `--format` with the given choices; the first is the default."""
     return click.option(
         "--format",
         "style",
         type=click.Choice(formats),
         default=formats[0],
         show_default=True,
-        help="How results are printed.",
+        help="The format of the results.",
     )
 
 
-quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress and no remarks on stderr.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print no progress and no remarks on stderr.")
 
 
 def print_rows(rows: Iterable[Mapping[str, Any]], style: str) -> None:
-    """Rows with the same keys, as `table`, `csv` or `json` (one object a line)."""
+    """Print rows with the same keys as `table`, `csv` or `json` (one object per line)."""
     rows = list(rows)
     if style == "json":
         for row in rows:
@@ -48,7 +48,7 @@ def print_rows(rows: Iterable[Mapping[str, Any]], style: str) -> None:
 
 
 def print_facts(facts: Mapping[str, Any], style: str) -> None:
-    """One thing's facts, a line each, or one JSON object."""
+    """Print facts, one per line or as one JSON object."""
     if style == "json":
         click.echo(json.dumps(facts, ensure_ascii=False))
         return
@@ -68,33 +68,33 @@ def _print_table(rows: list[Mapping[str, Any]]) -> None:
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     console = Console(highlight=False, markup=False)
-    if not console.is_terminal:  # a pipe has no width: lines are as long as they need to be
+    if not console.is_terminal:  # a pipe has no width, so lines are not wrapped
         console = Console(highlight=False, markup=False, width=10_000)
     console.print(table)
 
 
 def progress_listener(quiet: bool) -> Any:
-    """A bar on stderr, or silence."""
-    from olmo_dynamics.progress import Bar, Silent
+    """A progress bar on stderr, or no progress if quiet."""
+    from olmo_dynamics.progress import Progress, ProgressBar
 
-    return Silent() if quiet else Bar()
+    return Progress() if quiet else ProgressBar()
 
 
 def remark(text: str, quiet: bool) -> None:
-    """A message on stderr, unless quiet."""
+    """Print a message on stderr, unless quiet."""
     if not quiet:
         click.echo(text, err=True)
 
 
 def human_bytes(nbytes: float) -> str:
-    """`5.9 GB`, decimal units."""
+    """A size in decimal units, such as `5.9 GB`."""
     from rich.filesize import decimal
 
     return decimal(int(nbytes))
 
 
 def human_seconds(seconds: float) -> str:
-    """`3 h 20 min`, `4 min 10 s`, `12 s`."""
+    """A duration such as `3 h 20 min`, `4 min 10 s` or `12 s`."""
     whole = round(seconds)
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60} min"

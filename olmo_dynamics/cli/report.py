@@ -16,8 +16,8 @@ from olmo_dynamics.cli.printing import format_option, print_facts, quiet_option
 def report(store: str, out: str, forks: tuple[str, ...], style: str, quiet: bool) -> None:
     """Write one self-contained HTML page of linked plots of STORE; it opens with no network.
 
-    A store of a run that training here wrote says where the run came from; with --fork, a run and its forks are drawn from
-    the step where they part.
+    Groups of your own recorders are drawn from what the store declares of them. For a run made by olmo-dyn fork, the page
+    names its parent; with --fork, a run and its forks are drawn from the step where they part.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`olmo-dyn revisions`: what a run has published."""
+"""`olmo-dyn revisions`: the published revisions of a run."""
 
 import click
 
@@ -9,10 +9,10 @@ _SHORT_COMMIT = 10  # as many digits as a table has room for; csv and json give 
 
 @click.command()
 @click.argument("source")
-@click.option("--select", "expression", default="all", show_default=True, metavar="EXPR", help="Which revisions.")
+@click.option("--select", "expression", default="all", show_default=True, metavar="EXPR", help="The revisions to list.")
 @click.option("--lists", multiple=True, type=click.Path(), metavar="FILE|DIR", help="Join with official lists of native "
-              "checkpoints: a CSV file, or a folder in which SOURCE's are found. May be repeated.")  # fmt: skip
-@click.option("--refresh", is_flag=True, help="Ask the hub again instead of using the cached list.")
+              "checkpoints: a CSV file, or a folder, of which SOURCE's lists are used. May be repeated.")  # fmt: skip
+@click.option("--refresh", is_flag=True, help="Fetch the list from the hub again instead of using the cached one.")
 @format_option("table", "csv", "json")
 @quiet_option
 def revisions(source: str, expression: str, *, lists: tuple[str, ...], refresh: bool, style: str, quiet: bool) -> None:
@@ -22,8 +22,8 @@ def revisions(source: str, expression: str, *, lists: tuple[str, ...], refresh: 
     exact name, a glob, stage1, ingredient2, step1000..90000, tokens10B..1T, main, all. Thinning: log24 (evenly spaced in
     log step, ends kept), every10, first5, last5.
 
-    With --lists, listed steps that SOURCE lacks are shown too, and the columns hub, native and native_url say where each can
-    be fetched from.
+    With --lists, listed steps that SOURCE lacks are shown too, and the columns hub, native and native_url show the places of
+    each.
 
     \b
     Examples:
@@ -44,7 +44,7 @@ def revisions(source: str, expression: str, *, lists: tuple[str, ...], refresh: 
         chosen = revisions_frame(found.select(expression))
     age = found.source.catalogue_age()
     if age is not None and age > 1:
-        remark(f"the list of revisions is {age / 60:.0f} min old; --refresh asks again", quiet)
+        remark(f"the list of revisions is {age / 60:.0f} min old; --refresh fetches it again", quiet)
     rows = chosen.drop("token_label")
     if style == "table":
         rows = rows.with_columns(rows["commit"].str.head(_SHORT_COMMIT))

@@ -1,4 +1,4 @@
-"""`olmo-dyn runs`: the public runs we know of."""
+"""`olmo-dyn runs`: the known public runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @quiet_option
 def runs(name: str | None, style: str, quiet: bool) -> None:
     """List the known public runs: repos, stages, tokens per step, native list, faults. With NAME (a repo, a title, or a
-    part of either that only one run has), all that is known of one.
+    part of either that only one run has), show all facts of one run.
 
     \b
     Examples:
@@ -40,7 +40,7 @@ def runs(name: str | None, style: str, quiet: bool) -> None:
 
 
 def _row(run: KnownRun, style: str) -> dict[str, Any]:
-    """One run as a row: in full for a program, short enough for a terminal."""
+    """One run as a row: in full for a program, shortened for a terminal."""
     tokens = {stage.number: stage.tokens_per_step for stage in run.stages}
     if style != "table":
         full = {"repos": list(run.repos), "model_type": run.model_type, "tokens_per_step": tokens, "lists": list(run.lists),
@@ -68,7 +68,7 @@ def _cell(value: Any) -> Any:
 
 
 def _facts(run: KnownRun) -> dict[str, Any]:
-    """One run in full, a line a fact; several facts of one kind are numbered."""
+    """One run in full, one line per fact; several facts of one kind are numbered."""
     facts: dict[str, Any] = {
         "title": run.title,
         "repos": ", ".join(run.repos),
@@ -82,7 +82,7 @@ def _facts(run: KnownRun) -> dict[str, Any]:
         seed = f", data seed {stage.seed}" if stage.seed is not None else ""
         title = f"stage {stage.number}" if stage.number else "training"
         facts[title] = (
-            f"{stage.tokens_per_step} tokens a step ({stage.sequences} x {stage.positions}){begun}{ended}{seed}"
+            f"{stage.tokens_per_step} tokens per step ({stage.sequences} x {stage.positions}){begun}{ended}{seed}"
         )
     for each in run.ingredients:
         known = [f"seed {each.seed}" if each.seed is not None else "", f"to step {each.steps}" if each.steps else ""]

@@ -1,18 +1,19 @@
-"""`olmo-dyn show`: what a store holds."""
+"""`olmo-dyn show`: the contents of a store."""
 
 from typing import Any
 
 import click
 
 from olmo_dynamics.cli.printing import format_option, human_bytes, print_facts
+from olmo_dynamics.quantities.declaration import Group
 
 
 @click.command()
 @click.argument("store", type=click.Path())
 @format_option("table", "json")
-@click.option("--quiet", "-q", is_flag=True, help="Accepted everywhere; there is nothing to silence here.")
+@click.option("--quiet", "-q", is_flag=True, help="Accepted by every command; this one prints no progress.")
 def show(store: str, style: str, quiet: bool) -> None:
-    """Say what STORE holds: revisions done and missing, groups, sizes, probe, versions.
+    """Print the contents of STORE: revisions done and missing, groups, quantities, sizes, probe, versions.
 
     \b
     Examples:
@@ -33,6 +34,8 @@ def show(store: str, style: str, quiet: bool) -> None:
         "done": sorted(found.done),
         "missing": sorted(found.missing),
         "groups": sizes,
+        "quantities": {group: [each.name for each in found.quantities(group)] for group in found.groups},
+        "introductions": {group: found.group(group).introduction for group in found.groups},
         "lacking": lacking,
         "compact": found.is_compact,
         "probe": probe,
@@ -40,6 +43,7 @@ def show(store: str, style: str, quiet: bool) -> None:
         "olmo_dynamics_version": found.attributes["olmo_dynamics_version"],
     }
     if style == "table":
+        del facts["quantities"], facts["introductions"]
         facts |= {
             "done": f"{len(found.done)} revisions",
             "missing": _some(sorted(found.missing)),
@@ -47,8 +51,14 @@ def show(store: str, style: str, quiet: bool) -> None:
             "lacking": "; ".join(f"{group}: {_some(names)}" for group, names in lacking.items()) or "none",
             "compact": "yes" if found.is_compact else f"no; olmo-dyn compact {found.path} makes series fast to read",
             "probe": _probe(probe),
-        }
+        } | {f"group {name}": _group(found.group(name)) for name in found.groups}
     print_facts(facts, style)
+
+
+def _group(group: Group) -> str:
+    """Count, base axes and introduction of a group."""
+    along = ", ".join(("revision", *group.axes))
+    return f"{len(group.quantities)} quantities by {along}. {group.introduction}".rstrip()
 
 
 def _some(names: list[str]) -> str:

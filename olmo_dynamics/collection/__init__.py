@@ -1,13 +1,24 @@
-"""The conductor: for each revision stream, record, write.
+"""Collections: for each revision stream its weights, record, and write one row of a store.
 
->>> from olmo_dynamics.collection import collect
->>> store = collect("cache/demo/run", out="cache/demo/store.zarr")  # doctest: +SKIP
+>>> from olmo_dynamics.checkpoints import open_source
+>>> store = append_revisions(open_source("cache/demo/run"), out="cache/demo/store.zarr")  # doctest: +SKIP
 """
 
-from olmo_dynamics.collection.choice import Choice, choose
-from olmo_dynamics.collection.conductor import collect
-from olmo_dynamics.collection.measurement import Measurement, Options
+from olmo_dynamics.collection.collector import append_revisions, compact
+from olmo_dynamics.collection.live import LiveOptions, record
+from olmo_dynamics.collection.options import CollectKeywords, CollectOptions
 from olmo_dynamics.collection.planner import Plan, plan
-from olmo_dynamics.collection.recording import record
+from olmo_dynamics.collection.selection import Selection, select_revisions
 
-__all__ = ["Choice", "Measurement", "Options", "Plan", "choose", "collect", "plan", "record"]
+__all__ = [
+    "CollectKeywords",
+    "CollectOptions",
+    "LiveOptions",
+    "Plan",
+    "Selection",
+    "append_revisions",
+    "compact",
+    "plan",
+    "record",
+    "select_revisions",
+]

@@ -1,46 +1,77 @@
-"""The axes of a store, from a first checkpoint and the probe.
+"""The axes of a store, from a first checkpoint, the probe, and the recorders.
 
->>> axes = axes_of(checkpoint, chosen, config=config, probe=probe, until=None)  # doctest: +SKIP
+>>> axes = axes_of(checkpoint, chosen, recorders, context)  # doctest: +SKIP
 >>> axes["layer"].labels  # doctest: +SKIP
 array([-1,  0,  1])
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from olmo_dynamics import quantities
 from olmo_dynamics.checkpoints import Checkpoint
-from olmo_dynamics.model import ModelConfig, model_sites
-from olmo_dynamics.names import NO_LAYER, Site, TensorInfo
-from olmo_dynamics.probes import Probe
+from olmo_dynamics.errors import OptionError
+from olmo_dynamics.names import NO_LAYER, TensorInfo
+from olmo_dynamics.recorders import Context, Recorder
 from olmo_dynamics.store import Axis
+
+_LABELS = (str, (int, float, np.integer, np.floating))
 
 
 def axes_of(
-    checkpoint: Checkpoint,
-    chosen: Sequence[TensorInfo],
-    *,
-    config: ModelConfig | None,
-    probe: Probe | None,
-    until: int | None,
+    checkpoint: Checkpoint, chosen: Sequence[TensorInfo], recorders: Iterable[Recorder], context: Context
 ) -> dict[str, Axis]:
-    """The axes on which measurements of some tensors, and of a forward pass through `until` blocks, can lie."""
-    axes = [
+    """The axes on which measurements of some tensors, and of a forward pass, can lie: shared ones, and recorders' own.
+
+    Raises:
+        OptionError: two recorders label one axis differently, or a recorder does not label an axis of its own.
+    """
+    shared = [
         *_tensor_axes(chosen),
         Axis("feature", np.arange(_hidden_size(checkpoint, chosen))),
         *_embedding_axes(chosen),
+        *_model_axes(context),
+        *_probe_axes(context),
     ]
-    if config is not None and probe is not None:
-        axes += [*_activation_axes(config, probe, until=until), *_expert_axes(config)]
-    return {axis.name: axis for axis in axes}
+    axes = {axis.name: axis for axis in shared}
+    for recorder in recorders:
+        for axis in _own_axes(recorder.start(context)):
+            difference = axes[axis.name].difference(axis) if axis.name in axes else ""
+            if difference:
+                raise OptionError(f"{type(recorder).__name__} labels an axis of its own: {difference}; rename the axis")
+            axes[axis.name] = axis
+        _check_labelled(recorder, axes)
+    return axes
 
 
 def embedding_names(tensors: Sequence[TensorInfo]) -> list[str]:
     """The tensors with a row for each token id."""
     return [info.name for info in tensors if info.role in ("embed_tokens", "lm_head") and len(info.shape) == 2]
+
+
+def _own_axes(recorder: Recorder) -> Iterator[Axis]:
+    labels = recorder.labels()
+    must = f"labels of {type(recorder).__name__} must give, by axis, labels that are all text or all numbers"
+    if not isinstance(labels, Mapping):
+        raise OptionError(f"{must} (got {labels!r})")
+    for name, given in labels.items():
+        row = None if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+        if row is None or not any(all(isinstance(each, kind) for each in row) for kind in _LABELS):
+            raise OptionError(f"{must} (got {given!r} for {name})")
+        yield Axis(name, np.array(row))
+
+
+def _check_labelled(recorder: Recorder, axes: Mapping[str, Axis]) -> None:
+    for group in recorder.groups:
+        for name in group.axis_names:
+            if name not in axes:
+                raise OptionError(
+                    f"{type(recorder).__name__} must label the axis {name} of its group {group.name}: give labels by "
+                    f"labels(self), or use one of {', '.join(axes)}"
+                )
 
 
 def _tensor_axes(chosen: Sequence[TensorInfo]) -> list[Axis]:
@@ -64,35 +95,22 @@ def _embedding_axes(chosen: Sequence[TensorInfo]) -> list[Axis]:
     if not names:
         return []
     rows = max(info.shape[0] for info in chosen if info.name in names)
-    return [Axis("embedding", np.array(names)), Axis("token", np.arange(rows)), Axis("decile", np.arange(1, 11))]
+    return [Axis("embedding", np.array(names)), Axis("token", np.arange(rows))]
 
 
-def _expert_axes(config: ModelConfig) -> list[Axis]:
-    if config.experts is None:
+def _model_axes(context: Context) -> list[Axis]:
+    if context.config is None:
         return []
-    experts = np.arange(config.experts.count)
-    return [
-        Axis("expert", experts),
-        Axis("partner", experts),
-        Axis("choice", np.arange(1, config.experts.per_token + 1)),
-    ]
+    return [Axis("layer", np.arange(NO_LAYER, context.layers)), Axis("head", np.arange(context.config.heads))]
 
 
-def _activation_axes(config: ModelConfig, probe: Probe, *, until: int | None) -> list[Axis]:
-    sequences, positions = probe.shape
+def _probe_axes(context: Context) -> list[Axis]:
+    probe = context.probe
+    if probe is None:
+        return []
+    sequences, positions = probe.token_ids.shape
     domain_of_sequence = np.array([probe.domains[index] for index in probe.domain])
     return [
-        Axis(
-            "site",
-            np.array([site.value for site in model_sites(config) if site is not Site.LOGITS and not site.is_choice]),
-        ),
-        Axis("layer", np.arange(NO_LAYER, config.layers if until is None else until)),
-        Axis("token_quantile", np.array(quantities.TOKEN_QUANTILES)),
-        Axis("input", np.array(["attention_input", "mlp_input"])),
-        Axis("threshold", np.array(quantities.THRESHOLDS)),
-        Axis("rms_threshold", np.array(quantities.RMS_THRESHOLDS)),
-        Axis("rank", np.arange(1, quantities.MASSIVE_RANKS + 1)),
-        Axis("top", np.arange(1, 4)),
         Axis("domain", np.array(probe.domains)),
         Axis("sequence", np.arange(sequences), {"domain_of_sequence": domain_of_sequence}),
         Axis("position", np.arange(positions)),

@@ -1,4 +1,4 @@
-"""What a collection may take of a machine and its link, and which part of the work is its own.
+"""Limits of a collection: memory, rate, threads, and its part of the revisions.
 
 >>> parse_bytes("512MB"), parse_bytes("2GiB"), Limits(shard="2/8").of(["a", "b", "c"])
 (512000000, 2147483648, ['b'])
@@ -35,12 +35,12 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much of everything.
+    """Limits of memory, rate and threads, and the part of the revisions to measure.
 
     Attributes:
         max_memory: bytes fetched and not yet used, as a number or such as `512MB`, `2GiB`.
         max_rate: bytes per second over the network, as a number or such as `50MB`; None for no limit.
-        threads: for statistics and the forward pass; None for one a core. Results do not depend on it.
+        threads: for statistics and the forward pass; None for one per core. Results do not depend on it.
         shard: `K/N`, the K-th of N parts of the revisions, for N processes; empty for all of them.
     """
 
@@ -65,7 +65,7 @@ class Limits:
 
     @property
     def bytes_per_second(self) -> float | None:
-        """The most that is received, None for no limit."""
+        """The most bytes received per second, None for no limit."""
         return None if self.max_rate is None else parse_bytes(self.max_rate)
 
     @property
@@ -73,12 +73,12 @@ class Limits:
         """Threads that compute."""
         if self.threads is not None:
             return self.threads
-        if hasattr(os, "sched_getaffinity"):  # the cores that this process may use; macOS does not tell
+        if hasattr(os, "sched_getaffinity"):  # the cores that this process may use; macOS has no such call
             return len(os.sched_getaffinity(0))
         return os.cpu_count() or 1
 
     def of(self, items: Sequence[Item]) -> list[Item]:
-        """The part of some items that is one's own: each N-th, from the K-th on."""
+        """The items of this part: each N-th, from the K-th on."""
         part, parts = self._parts()
         return list(items[part - 1 :: parts])
 
@@ -96,11 +96,11 @@ def parse_bytes(given: float | str) -> int:
     """`512MB` as 512 000 000, `2GiB` as 2 147 483 648; a number is bytes.
 
     Raises:
-        OptionError: it is no amount of bytes.
+        OptionError: the text is not an amount of bytes.
     """
     if not isinstance(given, str):
         return int(given)
     found = _AMOUNT.fullmatch(given.strip())
     if not found:
-        raise OptionError(f"an amount of bytes is such as 512MB or 2GiB; got {given!r}")
+        raise OptionError(f"an amount of bytes must look like 512MB or 2GiB (got {given!r})")
     return int(float(found[1]) * _UNITS[(found[2] or "").lower()])

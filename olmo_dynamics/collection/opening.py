@@ -1,7 +1,7 @@
-"""A revision opened for a study: found comparable with the others, its way through planned.
+"""Revisions opened for a collection: each found comparable with the others, its fetch plan made.
 
->>> with closing(Opener(run, Measurement(), Bounds.of(1 << 30))) as opener:  # doctest: +SKIP
-...     study = opener.settle(revisions)
+>>> with closing(Opener(source, CollectOptions(), Bounds.of(1 << 30))) as opener:  # doctest: +SKIP
+...     setup = opener.set_up(revisions)
 ...     opened = opener.open(revisions[0])
 """
 
@@ -10,50 +10,49 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 
-from olmo_dynamics.checkpoints import Checkpoint, ShardHashes
-from olmo_dynamics.collection.fetching import Opened
-from olmo_dynamics.collection.itinerary import Bounds, Itinerary, plan_stops, plan_way
-from olmo_dynamics.collection.measurement import Measurement
-from olmo_dynamics.collection.study import Study, choose_tensors, describe_probe, prepare, read_probe
+from olmo_dynamics.checkpoints import Checkpoint, ShardHashes, Source
+from olmo_dynamics.collection.fetch_plan import Bounds, FetchPlan, plan_fetch, plan_steps
+from olmo_dynamics.collection.options import CollectOptions
+from olmo_dynamics.collection.prefetch import OpenRevision
+from olmo_dynamics.collection.setup import CollectionSetup, choose_tensors, describe_probe, make_setup, read_probe
 from olmo_dynamics.errors import CheckpointError, StoreMismatchError
-from olmo_dynamics.frames.run import Run
 from olmo_dynamics.model import Stage, check_shapes, parse_config, stages
 from olmo_dynamics.names import Revision, TensorInfo
-from olmo_dynamics.quantities import PARAMETER_GROUPS
+from olmo_dynamics.quantities.declaration import Reads
 
 
 class Opener:
-    """Opens a run's revisions, the first of them to settle what holds for all; none is opened twice.
+    """Opens a run's revisions, the first of them to decide what holds for all; none is opened twice.
 
     Attributes:
         bounds: how much may be fetched ahead.
-        groups: what is measured of a revision, by name, where that is not all that the study records.
+        groups: the groups to measure of a revision, by its name, where they are not all that the setup records.
     """
 
-    def __init__(self, run: Run, measurement: Measurement, bounds: Bounds) -> None:
+    def __init__(self, source: Source, options: CollectOptions, bounds: Bounds) -> None:
         self.bounds = bounds
         self.groups: Mapping[str, tuple[str, ...]] = {}
-        self._run, self._measurement = run, measurement
+        self._source, self._options = source, options
         self._first: dict[str, Checkpoint] = {}
         self._under_way: Checkpoint | None = None
-        self._study: Study | None = None
+        self._setup: CollectionSetup | None = None
 
     @property
     def mapped(self) -> bool:
-        """Whether weights are looked at where they lie, on this machine, and not copied."""
-        return self._run.source.kind in ("folder", "memory")
+        """True if weights are read in place, on this machine, and not copied."""
+        return self._source.kind in ("folder", "memory")
 
-    def settle(self, revisions: Sequence[Revision], *, done: Collection[str] = ()) -> Study:
-        """The study of the first revision that does not contradict itself, rather of one that is still to do.
+    def set_up(self, revisions: Sequence[Revision], *, done: Collection[str] = ()) -> CollectionSetup:
+        """Make the setup from the first revision that does not contradict itself; one that is still to do is preferred.
 
         Raises:
             CheckpointError: all of them do; the first one's error.
         """
         refused: CheckpointError | None = None
         for revision in sorted(revisions, key=lambda each: each.name in done):
-            checkpoint = self._run.open(revision)
+            checkpoint = self._source.open(revision)
             try:
-                self._study = prepare(checkpoint, self._measurement, source=self._run.name)
+                self._setup = make_setup(checkpoint, self._options, source=self._source.name)
             except CheckpointError as error:
                 checkpoint.close()
                 refused = refused or error
@@ -62,33 +61,33 @@ class Opener:
                 raise
             else:
                 self._first[revision.name] = checkpoint
-                return self._study
-        raise refused or CheckpointError(f"{self._run.name}: no revision was chosen; select at least one")
+                return self._setup
+        raise refused or CheckpointError(f"{self._source.name}: no revision was chosen; select at least one")
 
-    def open(self, revision: Revision) -> Opened:
-        """Read a revision's headers and plan its way; no weights are read.
+    def open(self, revision: Revision) -> OpenRevision:
+        """Read a revision's headers and make its fetch plan; no weights are read.
 
         Raises:
             CheckpointError: it contradicts itself, or has other tensors than the store's first revision.
             StoreMismatchError: its tokenizer reads the probe otherwise.
         """
-        assert self._study is not None
-        checkpoint = self._first.pop(revision.name, None) or self._run.open(revision)
+        assert self._setup is not None
+        checkpoint = self._first.pop(revision.name, None) or self._source.open(revision)
         self._under_way = checkpoint
         try:
-            groups = self.groups.get(revision.name, self._study.groups)
-            return open_checkpoint(checkpoint, self._study, groups, self.bounds)
+            groups = self.groups.get(revision.name, self._setup.groups)
+            return open_checkpoint(checkpoint, self._setup, groups, self.bounds)
         except BaseException:
             checkpoint.close()
             raise
         finally:
             self._under_way = None
 
-    def first(self, groups: tuple[str, ...]) -> Opened:
-        """The way through the revision that settled the study, for some groups; it stays open."""
-        assert self._study is not None
+    def first(self, groups: tuple[str, ...]) -> OpenRevision:
+        """The fetch plan of the revision that the setup was made from, for some groups; it stays open."""
+        assert self._setup is not None
         [checkpoint] = self._first.values()
-        return open_checkpoint(checkpoint, self._study, groups, self.bounds)
+        return open_checkpoint(checkpoint, self._setup, groups, self.bounds)
 
     def close(self) -> None:
         """Close the first revision, if nobody took it, and the one whose headers another thread still waits for."""
@@ -97,40 +96,42 @@ class Opener:
             checkpoint.close()
 
 
-def open_checkpoint(checkpoint: Checkpoint, study: Study, groups: tuple[str, ...], bounds: Bounds) -> Opened:
-    """Find a checkpoint comparable, and its way."""
-    _check_same_tensors(checkpoint, study)
-    _check_same_probe(checkpoint, study)
-    return Opened(checkpoint, find_way(checkpoint, study, groups, bounds), groups, ShardHashes(checkpoint))
+def open_checkpoint(
+    checkpoint: Checkpoint, setup: CollectionSetup, groups: tuple[str, ...], bounds: Bounds
+) -> OpenRevision:
+    """Check that a checkpoint is comparable with the others, and make its fetch plan."""
+    _check_same_tensors(checkpoint, setup)
+    _check_same_probe(checkpoint, setup)
+    return OpenRevision(checkpoint, fetch_plan_of(checkpoint, setup, groups, bounds), groups, ShardHashes(checkpoint))
 
 
-def find_way(checkpoint: Checkpoint, study: Study, groups: Collection[str], bounds: Bounds) -> Itinerary:
-    """The way through a checkpoint that reads what some groups need, and nothing else.
+def fetch_plan_of(checkpoint: Checkpoint, setup: CollectionSetup, groups: Collection[str], bounds: Bounds) -> FetchPlan:
+    """The fetch plan that reads the tensors that some groups need, and nothing else.
 
     Raises:
         ShapeError: its tensors contradict its config.
     """
-    stops = plan_stops(
-        checkpoint.tensors, _stages(checkpoint, study, groups), study.measured(groups), limit=bounds.load
+    steps = plan_steps(
+        checkpoint.tensors, _stages(checkpoint, setup, groups), setup.measured(groups), limit=bounds.load
     )
     shards: dict[str, list[TensorInfo]] = {file: [] for file in checkpoint.expected_sha256}
     for info in checkpoint.tensors.values():
         if info.file in shards:
             shards[info.file].append(info)
-    return plan_way(stops, shards, bounds)
+    return plan_fetch(steps, shards, bounds)
 
 
-def _stages(checkpoint: Checkpoint, study: Study, groups: Collection[str]) -> Sequence[Stage]:
-    if all(name in PARAMETER_GROUPS for name in groups):
+def _stages(checkpoint: Checkpoint, setup: CollectionSetup, groups: Collection[str]) -> Sequence[Stage]:
+    if not setup.recorders_of(groups, Reads.ACTIVATIONS):
         return ()
     config = parse_config(checkpoint.config)
     check_shapes(config, checkpoint.tensors)
-    return stages(config, until=study.measurement.until)
+    return stages(config, until=setup.options.until)
 
 
-def _check_same_tensors(checkpoint: Checkpoint, study: Study) -> None:
-    found = {info.name for info in choose_tensors(checkpoint.tensors, study.measurement.tensors)}
-    different = sorted(found.symmetric_difference(study.tensor_names))
+def _check_same_tensors(checkpoint: Checkpoint, setup: CollectionSetup) -> None:
+    found = {info.name for info in choose_tensors(checkpoint.tensors, setup.options.tensors)}
+    different = sorted(found.symmetric_difference(setup.tensor_names))
     if different:
         where = "has" if different[0] in found else "lacks"
         raise CheckpointError(
@@ -139,16 +140,16 @@ def _check_same_tensors(checkpoint: Checkpoint, study: Study) -> None:
         )
 
 
-def _check_same_probe(checkpoint: Checkpoint, study: Study) -> None:
+def _check_same_probe(checkpoint: Checkpoint, setup: CollectionSetup) -> None:
     """A revision whose tokenizer reads the probe text otherwise is not comparable with the others."""
-    if study.probe is None or study.measurement.tokens is not None:
+    if setup.probe is None or setup.options.tokens is not None:
         return
-    if study.tokenizer_id == checkpoint.file_id("tokenizer.json"):
+    if setup.tokenizer_id == checkpoint.file_id("tokenizer.json"):
         return
-    expected = study.attributes["probe"]
+    expected = setup.attributes["probe"]
     if hashlib.sha256(checkpoint.read_file("tokenizer.json")).hexdigest() == expected["tokenizer_sha256"]:
         return
-    probe = describe_probe(read_probe(checkpoint, study.measurement, study.config))
+    probe = describe_probe(read_probe(checkpoint, setup.options, setup.config))
     if probe["sha256"] != expected["sha256"]:
         raise StoreMismatchError(
             f"{checkpoint.revision.name}'s tokenizer turns the probe text into other tokens (sha256 {probe['sha256'][:12]}) "

@@ -1,38 +1,42 @@
-"""What a collection will cost, before a weight moves: bytes, requests, memory, seconds and what they are spent on.
+"""Plan a collection before a weight moves: bytes, requests, memory, and seconds of each kind of work.
 
->>> plan("allenai/OLMo-2-0425-1B", revisions="stage1:log24", rate=100e6)  # doctest: +SKIP
+>>> plan(open_source("allenai/OLMo-2-0425-1B"), revisions="stage1:log24", rate=100e6)  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
 from olmo_dynamics.checkpoints import Source
-from olmo_dynamics.collection.choice import choose, done_of, lacking_groups
-from olmo_dynamics.collection.costs import Costs, costs_of, together
-from olmo_dynamics.collection.itinerary import Bounds
-from olmo_dynamics.collection.link import MEASURED, Speed
-from olmo_dynamics.collection.measurement import Options, settle
+from olmo_dynamics.collection.back_fill import back_fill, check_names, not_continued
+from olmo_dynamics.collection.bandwidth import MEASURED, Bandwidth
+from olmo_dynamics.collection.cost_estimate import CostEstimate, estimate, together
+from olmo_dynamics.collection.fetch_plan import Bounds
 from olmo_dynamics.collection.opening import Opener
-from olmo_dynamics.collection.rates import Rates
-from olmo_dynamics.frames import open_store
-from olmo_dynamics.frames.run import Run
+from olmo_dynamics.collection.options import CollectKeywords, split_options
+from olmo_dynamics.collection.selection import completed, missing_groups, select_revisions
+from olmo_dynamics.collection.setup import CollectionSetup
+from olmo_dynamics.collection.throughput import Throughput
+from olmo_dynamics.names import Revision
 from olmo_dynamics.settings import wake_on_interrupt
+from olmo_dynamics.store import Store
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The cost of a collection, of what is still to do; each revision is taken to be as large as the first of them."""
+    """The cost of what is still to do of a collection; each revision is assumed to be as large as the first of them."""
 
     source: str
     revisions: tuple[str, ...]
     done: tuple[str, ...]
-    costs: Costs
-    rates: Rates
-    speed: Speed
+    costs: CostEstimate
+    throughput: Throughput
+    bandwidth: Bandwidth
+    notes: tuple[str, ...] = ()  # as the collection would print them
     left_out: tuple[str, ...] = ()  # selected, but in quarantine
 
     @property
@@ -59,12 +63,12 @@ class Plan:
     @property
     def rate(self) -> float:
         """Bytes per second that come."""
-        return self.speed.rate
+        return self.bandwidth.rate
 
     @property
     def rate_from(self) -> str:
-        """Whether the rate was `stated`, `measured`, or `assumed`."""
-        return self.speed.origin
+        """The origin of the rate: `stated`, `measured`, or `assumed`."""
+        return self.bandwidth.origin
 
     @property
     def download_seconds(self) -> float:
@@ -74,59 +78,78 @@ class Plan:
     @property
     def statistics_seconds(self) -> float:
         """Time for the parameter statistics."""
-        return self.costs.surveyed_bytes / self.rates.surveyed
+        return self.costs.surveyed_bytes / self.throughput.surveyed
 
     @property
     def forward_seconds(self) -> float:
         """Time for the matrix products of the forward pass; the rest of it takes about half as much again."""
-        return self.costs.flops / self.rates.flops
+        return self.costs.flops / self.throughput.flops
 
     @property
     def seconds(self) -> float:
-        """The larger of moving and computing, which go on side by side."""
+        """The larger of moving and computing, which run side by side."""
         return max(self.download_seconds, self.statistics_seconds + self.forward_seconds)
 
 
 def plan(
-    run: Run | Source | str | Path,
+    source: Source,
     *,
     revisions: str = "all",
     out: str | Path | None = None,
     rate: float | str | None = None,
     quarantine: str | Path | None = None,
     include_quarantined: bool = False,
-    **options: Unpack[Options],
+    **options: Unpack[CollectKeywords],
 ) -> Plan:
-    """What `collect` with the same arguments would cost: from one revision's headers, and a look at this machine's speed.
-
-    `rate` is in bytes per second, 100 MB/s where it is not given; "measured" reads at most 8 MiB of one tensor to find it out.
+    """Estimate the cost of `append_revisions` with the same arguments; `olmo_dynamics.plan` tells the options.
 
     Raises:
-        SelectionError: the expression cannot be read, or matches nothing.
-        OptionError: the rate is not positive.
+        OlmoDynamicsError: those of `olmo_dynamics.plan`.
     """
-    speed = Speed.of(None if rate == MEASURED else rate)
+    bandwidth = Bandwidth.of(None if rate == MEASURED else rate)
     wake_on_interrupt()
-    measurement, limits = settle(options)
-    run = run if isinstance(run, Run) else Run(run)
-    choice = choose(run, revisions, quarantine=quarantine, include_quarantined=include_quarantined)
-    mine = limits.of(choice.revisions)
-    opener = Opener(run, measurement, Bounds.of(limits.memory_bytes))
+    check_names(out, options)
+    chosen, limits = split_options(options)
+    selected = select_revisions(source, revisions, quarantine=quarantine, include_quarantined=include_quarantined)
+    mine = limits.of(selected.revisions)
+    opener = Opener(source, chosen, Bounds.of(limits.memory_bytes))
     with closing(opener):
-        study = opener.settle(mine, done=done_of(out, measurement.groups) if out else ())
-        store = open_store(out) if out and Path(out).exists() else None
-        lacking = lacking_groups(store, study.groups, mine)
-        ways = {groups: opener.first(groups) for groups in set(lacking.values()) if groups}
-        costs = {groups: costs_of(way, study, opener.bounds, mapped=opener.mapped) for groups, way in ways.items()}
-        if rate == MEASURED and ways:
-            run.source.limit_rate(limits.bytes_per_second)
-            speed = Speed.measure(next(iter(ways.values())).checkpoint)
+        setup = opener.set_up(mine, done=completed(out, chosen.groups) if out else ())
+        store = Store.open(out) if out and Path(out).exists() else None
+        missing = _missing(store, setup, mine)
+        notes = _notes(store, setup, opener)
+        opened = {groups: opener.first(groups) for groups in set(missing.values()) if groups}
+        costs = {groups: estimate(each, setup, opener.bounds, mapped=opener.mapped) for groups, each in opened.items()}
+        if rate == MEASURED and opened:
+            source.limit_rate(limits.bytes_per_second)
+            bandwidth = Bandwidth.measure(next(iter(opened.values())).checkpoint)
     return Plan(
-        source=run.name,
+        source=source.name,
         revisions=tuple(each.name for each in mine),
-        done=tuple(name for name, groups in lacking.items() if not groups),
-        costs=together([costs[groups] for groups in lacking.values() if groups]),
-        rates=Rates.measure(study.compute_dtype, device=measurement.device, threads=limits.thread_count),
-        speed=speed.limited(limits.bytes_per_second),
-        left_out=tuple(choice.left_out),
+        done=tuple(name for name, groups in missing.items() if not groups),
+        costs=together([costs[groups] for groups in missing.values() if groups]),
+        throughput=Throughput.measure(setup.compute_dtype, device=chosen.device, threads=limits.thread_count),
+        bandwidth=bandwidth.limited(limits.bytes_per_second),
+        notes=notes,
+        left_out=tuple(selected.left_out),
     )
+
+
+def _notes(store: Store | None, setup: CollectionSetup, opener: Opener) -> tuple[str, ...]:
+    """The setup's notes, and what the store lacks unless it is to be back-filled."""
+    if store is None:
+        return setup.notes
+    lacking = () if setup.options.back_fill else back_fill(store, setup, opener)
+    return (*setup.notes, *lacking, *not_continued(store, setup))
+
+
+def _missing(store: Store | None, setup: CollectionSetup, revisions: Sequence[Revision]) -> dict[str, tuple[str, ...]]:
+    """The groups to measure of each revision; those with a quantity that is to be back-filled as well."""
+    missing = missing_groups(store, setup.layout, revisions)
+    if store is None or not setup.options.back_fill:
+        return missing
+    again = store.lacking_quantities(setup.layout)
+    return {
+        name: tuple(group for group in setup.groups if group in groups or group in again)
+        for name, groups in missing.items()
+    }

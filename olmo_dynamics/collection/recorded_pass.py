@@ -1,25 +1,32 @@
 """A forward pass that is recorded: one stage's weights in, the records of that stage out.
 
->>> forward = RecordedPass(config, probe, groups=("activations", "loss"), compute=Compute(threads=2))  # doctest: +SKIP
->>> for stage in forward.stages:                                                                       # doctest: +SKIP
+>>> forward = RecordedPass(config, probe, recorders, compute=Compute(threads=2))  # doctest: +SKIP
+>>> for stage in forward.stages:                                                  # doctest: +SKIP
 ...     records += forward.run(stage, {name: weights[name] for name in stage.tensors})
 
 Each part of the probe's sequences is recorded by recorders of its own, in the thread that runs it, and merged when the
-stage is done, in the order of the parts: the records do not depend on the number of threads.
+stage is done, in the order of the parts: the records do not depend on the number of threads. Recorders that bring a probe of
+their own get a pass of their own, stage by stage beside the main one, so that no weight is read twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from functools import partial
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from olmo_dynamics.model import Compute, ModelConfig, Prepared, Stage, StreamedPass, model_sites, stages
-from olmo_dynamics.names import Record
-from olmo_dynamics.probes import Probe
-from olmo_dynamics.recorders import ForwardRecorders
+from olmo_dynamics.model import Compute, ModelConfig, Prepared, SiteValues, Stage, StreamedPass, model_sites, stages
+from olmo_dynamics.quantities.declaration import Reads, Record
+from olmo_dynamics.recorders import Context, Observation, ProbeTokens, Recorder, RecorderSet
+from olmo_dynamics.recorders.facts import own_probe
+
+
+def pass_context(config: ModelConfig, probe: ProbeTokens | None, until: int | None) -> Context:
+    """The facts that recorders are told of a pass through all blocks, or `until` of them."""
+    whole = until is None
+    layers = config.layers if until is None else min(until, config.layers)
+    return Context(config, probe, model_sites(config), layers, whole)
 
 
 class RecordedPass:
@@ -31,24 +38,24 @@ class RecordedPass:
     def __init__(
         self,
         config: ModelConfig,
-        probe: Probe,
+        probe: ProbeTokens,
+        recorders: Sequence[Recorder],
         *,
-        groups: Collection[str],
+        groups: Collection[str] | None = None,
         compute: Compute | None = None,
         until: int | None = None,
     ) -> None:
         self.stages = stages(config, until=until)
-        self._new_recorders = partial(
-            ForwardRecorders, probe, config.layers, groups,
-            available=model_sites(config), vocab_size=config.vocab_size,
-        )  # fmt: skip
-        self._recorders = self._new_recorders()
-        token_ids = torch.tensor(probe.token_ids)
-        self._pass = StreamedPass(config, token_ids, sites=self._recorders.sites, compute=compute)
+        context = pass_context(config, probe, until)
+        of_forward = [each for each in recorders if each.reads is Reads.ACTIVATIONS]
+        self._passes = [
+            _ProbePass(RecorderSet(some, pass_context(config, tokens, until), groups), compute)
+            for tokens, some in _by_probe(of_forward, probe, context)
+        ]
 
     def prepare(self, stage: Stage, weights: Mapping[str, Tensor]) -> Prepared:
         """Weights, as they were stored, made ready for `run_prepared`; may be called ahead, from another thread."""
-        return self._pass.prepare(stage, weights)
+        return self._passes[0].streamed.prepare(stage, weights)
 
     def run(self, stage: Stage, weights: Mapping[str, Tensor]) -> list[Record]:
         """Carry the probe through one stage and give what was recorded there; weights as they were stored."""
@@ -56,8 +63,56 @@ class RecordedPass:
 
     def run_prepared(self, prepared: Prepared) -> list[Record]:
         """The same for weights that were made ready."""
-        of_parts = [self._new_recorders() for _ in self._pass.parts]
-        self._pass.run(prepared, lambda seen: of_parts[seen.part].observe(seen))
-        for recorders in of_parts:
-            self._recorders.merge(recorders)
-        return self._recorders.harvest()
+        records = [record for each in self._passes for record in each.run(prepared)]
+        if prepared.stage == self.stages[-1]:
+            records += [record for each in self._passes for record in each.recorders.finish()]
+        return records
+
+
+class _ProbePass:
+    """One probe's way through the model, and the recorders that watch it."""
+
+    def __init__(self, recorders: RecorderSet, compute: Compute | None) -> None:
+        self.recorders = recorders
+        config, probe = recorders.context.config, recorders.context.probe
+        assert config is not None
+        assert probe is not None
+        self._mask = probe.mask.copy()  # torch warns of arrays that cannot be written
+        token_ids = torch.tensor(probe.token_ids)
+        self.streamed = StreamedPass(config, token_ids, sites=recorders.sites, compute=compute)
+
+    def run(self, prepared: Prepared) -> list[Record]:
+        of_parts = [self.recorders.fresh() for _ in self.streamed.parts]
+        self.streamed.run(prepared, lambda seen: of_parts[seen.part].observe(self._observation(seen)))
+        for part in of_parts:
+            self.recorders.merge(part)
+        return self.recorders.finish_layer(prepared.stage.layer)
+
+    def _observation(self, seen: SiteValues) -> Observation:
+        beside = dict(seen.beside)
+        return Observation(
+            values=seen.values,
+            site=seen.site,
+            layer=seen.layer,
+            rows=seen.rows,
+            positions=seen.positions,
+            columns=seen.columns,
+            mask=self._mask[seen.rows, seen.positions],
+            window=beside.pop("window", None),
+            beside=beside,
+        )
+
+
+def _by_probe(
+    recorders: Iterable[Recorder], main: ProbeTokens, context: Context
+) -> list[tuple[ProbeTokens, list[Recorder]]]:
+    """The main probe with the recorders that read it, then each recorder with a probe of its own."""
+    of_main: list[Recorder] = []
+    others: list[tuple[ProbeTokens, list[Recorder]]] = []
+    for recorder in recorders:
+        own = own_probe(recorder.start(context))
+        if own is None:
+            of_main.append(recorder)
+        else:
+            others.append((own, [recorder]))
+    return [(main, of_main), *others] if of_main or not others else others

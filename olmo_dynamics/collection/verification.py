@@ -27,7 +27,7 @@ TOLERANCE = 1e-4
 """Largest relative difference, in L2 norm over all tokens and features, that float32 rounding may explain."""
 
 TOKENS = 32
-"""How many probe tokens are compared."""
+"""Probe tokens that are compared."""
 
 _COPIES = 2.5  # ours, theirs, and room for the pass
 
@@ -41,10 +41,10 @@ def verify(checkpoint: Checkpoint, token_ids: Int[Tensor, "batch positions"]) ->
     """
     if importlib.util.find_spec("transformers") is None:
         raise OptionError("--verify needs transformers; pip install 'olmo-dynamics[notebooks]'")
-    wanted = int(sum(info.size for info in checkpoint.tensors.values()) * 4 * _COPIES)
+    needed = int(sum(info.size for info in checkpoint.tensors.values()) * 4 * _COPIES)
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if wanted > available:
-        return f"{checkpoint.revision.name} is not verified: that takes {wanted / 1e9:.0f} GB, {available / 1e9:.0f} are free"
+    if needed > available:
+        return f"{checkpoint.revision.name} is not verified: that takes {needed / 1e9:.0f} GB, {available / 1e9:.0f} are free"
     raw = checkpoint.read_many(list(checkpoint.tensors.values()))
     weights = {name: to_tensor(raw[name], info).float() for name, info in checkpoint.tensors.items()}
     ours = _our_states(checkpoint.config, weights, token_ids)
@@ -109,7 +109,7 @@ def _after(layer: int) -> str:
 
 @contextmanager
 def _reading(modules: Mapping[str, nn.Module]) -> Iterator[States]:
-    """What the modules give while the context lasts, by place, in order."""
+    """The outputs of the modules while the context lasts, by place, in order."""
     states: States = {}
 
     def keep(place: str, output: Tensor | tuple[Tensor, ...]) -> None:

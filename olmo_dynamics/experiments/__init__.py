@@ -1,1 +1,1 @@
-"""Whole studies made of the rooms below: each is a function that goes from nothing to a folder of results."""
+"""Whole studies: each is a function that goes from nothing to a folder of results."""

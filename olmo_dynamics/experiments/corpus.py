@@ -1,8 +1,8 @@
-"""Real text that is on every machine: the standard library's sources and the language reference's prose, as tokens.
+"""Real text available on every machine, as tokens: the standard library's sources and the language reference's prose.
 
 Nothing is downloaded. For one interpreter the text, the tokenizer and the token arrays are always the same.
 
-    >>> corpus = build_corpus(max_bytes=4_000_000, entries=4096)
+    >>> corpus = build_corpus(max_bytes=100_000, entries=300)
     >>> corpus.train.dtype, corpus.held_out.size < corpus.train.size
     (dtype('uint16'), True)
 """
@@ -32,7 +32,7 @@ PADDING = "<|pad|>"
 END_OF_TEXT_ID, PADDING_ID = 0, 1
 HELD_OUT_FRACTION = 0.05
 
-# Third-party packages, tests, other languages' data, tables of code points, and what is generated on the machine.
+# Third-party packages, tests, other languages' data, tables of code points, and files generated on the machine.
 SKIPPED_FOLDERS = frozenset(
     {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo"}
     | {"lib-dynload", "encodings", "ensurepip", "pydoc_data", "msilib"}
@@ -42,7 +42,7 @@ SKIPPED_PREFIXES = ("_sysconfigdata", "_sysconfig_vars", "config-")
 
 @dataclass(frozen=True)
 class Corpus:
-    """Token arrays to train on and to hold out, and the tokenizer that made them; documents end in `<|endoftext|>`."""
+    """Token arrays for training and for evaluation, and their tokenizer; documents end in `<|endoftext|>`."""
 
     tokenizer_json: bytes
     train: UInt16[np.ndarray, " tokens"]
@@ -69,34 +69,35 @@ class Corpus:
 def build_corpus(*, max_bytes: int, entries: int) -> Corpus:
     """Gather at most `max_bytes` of text, train a byte-level BPE of `entries` tokens on it, and encode it.
 
-    The last twentieth of the text is held out: the tokenizer never saw it either.
+    The last twentieth of the text is held out, from the training of the tokenizer too.
 
-    Raises: OptionError for a vocabulary that cannot hold all bytes, or does not fit 16 bits.
+    Raises:
+        OptionError: the vocabulary cannot hold all bytes, or does not fit 16 bits.
     """
     fewest, most = 256 + len((END_OF_TEXT, PADDING)), 1 << 16
     if not fewest <= entries <= most:
-        raise OptionError(f"a byte-level vocabulary in 16 bits wants {fewest} to {most} entries; got {entries}")
+        raise OptionError(f"a byte-level vocabulary in 16 bits must have {fewest} to {most} entries (got {entries})")
     train, held_out = split_texts(gather_texts(max_bytes))
     tokenizer = train_tokenizer(train, entries)
     return Corpus(tokenizer.to_str().encode(), _encode(tokenizer, train), _encode(tokenizer, held_out))
 
 
 def gather_texts(max_bytes: int) -> list[str]:
-    """Sources and prose, shuffled together by a fixed seed; the document that passes `max_bytes` is cut there."""
+    """Gather sources and prose, shuffled together by a fixed seed; the document that exceeds `max_bytes` is cut there."""
     texts = [*_sources(Path(sysconfig.get_path("stdlib"))), *(topics[name] for name in sorted(topics))]
     chosen = []
-    room = max_bytes
+    left = max_bytes
     for index in np.random.Generator(np.random.PCG64(0)).permutation(len(texts)):
-        text = texts[index].encode()[:room].decode(errors="ignore")
-        room -= len(text.encode())
+        text = texts[index].encode()[:left].decode(errors="ignore")
+        left -= len(text.encode())
         chosen.append(text)
-        if room <= 0:
+        if left <= 0:
             break
     return chosen
 
 
 def split_texts(texts: list[str]) -> tuple[list[str], list[str]]:
-    """The texts before and after the point where `HELD_OUT_FRACTION` of all characters is left; one may be cut in two."""
+    """Split texts where `HELD_OUT_FRACTION` of all characters is left; one text may be cut in two."""
     cut = round((1 - HELD_OUT_FRACTION) * sum(map(len, texts)))
     before, after = [], []
     for text in texts:
@@ -107,7 +108,7 @@ def split_texts(texts: list[str]) -> tuple[list[str], list[str]]:
 
 
 def train_tokenizer(texts: list[str], entries: int) -> Tokenizer:
-    """A byte-level BPE without unknown tokens; `<|endoftext|>` is id 0 and `<|pad|>`, which no text holds, id 1."""
+    """Train a byte-level BPE without unknown tokens; `<|endoftext|>` is id 0 and `<|pad|>`, in no text, is id 1."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevelDecoder()
@@ -125,13 +126,13 @@ def _sources(stdlib: Path) -> Iterator[str]:
     """The `.py` files under the standard library's folder, in order of their relative paths."""
     found = []
     for folder, folders, names in os.walk(stdlib):
-        folders[:] = filter(_is_wanted, folders)
-        found += [Path(folder, name) for name in filter(_is_wanted, names) if name.endswith(".py")]
+        folders[:] = filter(_is_included, folders)
+        found += [Path(folder, name) for name in filter(_is_included, names) if name.endswith(".py")]
     for path in sorted(found, key=lambda path: path.relative_to(stdlib).as_posix()):
         yield path.read_text(encoding="utf-8", errors="ignore")
 
 
-def _is_wanted(name: str) -> bool:
+def _is_included(name: str) -> bool:
     return name not in SKIPPED_FOLDERS and not name.startswith(SKIPPED_PREFIXES)
 
 

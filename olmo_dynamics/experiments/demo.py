@@ -1,8 +1,10 @@
 """A whole pretraining run in a minute or two, offline: a tiny OLMo 2 on the standard library's text, saved 24 times.
 
-The revisions are log-spaced from step 0 and look like those of a published run: whatever reads checkpoints reads them.
+The revisions are log-spaced from step 0 and have the form of a published run, so everything that reads checkpoints reads
+them.
 
-    >>> run = pretrain(Path("cache/demo"))
+    >>> from tempfile import mkdtemp
+    >>> run = pretrain(Path(mkdtemp()), size=SMALL)
     >>> sorted(folder.name for folder in run.glob("step*"))[0]
     'step0-tokens0'
 """
@@ -23,19 +25,19 @@ from olmo_dynamics.errors import TrainingError
 from olmo_dynamics.experiments.corpus import END_OF_TEXT_ID, PADDING_ID, Corpus, build_corpus
 from olmo_dynamics.frames.curves import MetricsTable
 from olmo_dynamics.model import ModelConfig
-from olmo_dynamics.progress import Bar, Silent, Steps
+from olmo_dynamics.progress import Progress, ProgressBar, StepBar
 from olmo_dynamics.training.checkpoint import CheckpointWriter, checkpoint_name, read_checkpoint
 from olmo_dynamics.training.metrics import Metrics
 from olmo_dynamics.training.recipe import Recipe, log_spaced
 from olmo_dynamics.training.state import TrainState, new_state
 from olmo_dynamics.training.trainer import Event, train
 
-WORKERS = 2  # more do not pay for matrices this small
+WORKERS = 2  # more are no faster with matrices this small
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoSize:
-    """How large the demo is: its text, its model and its run."""
+    """The size of the demo: its text, its model and its run."""
 
     corpus_bytes: int = 6_000_000
     entries: int = 4096  # of the tokenizer
@@ -52,7 +54,7 @@ class DemoSize:
 
     @property
     def config(self) -> ModelConfig:
-        """The model; its embedding has up to 64 rows more than the tokenizer has entries, as OLMo 2's has 74."""
+        """The model; its embedding has up to 64 rows more than the tokenizer has entries, as OLMo 2's has 74 more."""
         return ModelConfig(
             hidden_size=self.hidden_size,
             layers=self.layers,
@@ -70,7 +72,7 @@ class DemoSize:
 
     @property
     def recipe(self) -> Recipe:
-        """How it is trained."""
+        """The training recipe."""
         return Recipe(
             steps=self.steps,
             sequences_per_step=self.sequences_per_step,
@@ -96,12 +98,13 @@ SMALL = DemoSize(
 )  # seconds: for tests
 
 
-def pretrain(out: Path, *, size: DemoSize = STANDARD, progress: Silent | None = None) -> Path:
-    """Train the demo's model and return the folder of its revisions, `out/run`; the corpus lies beside it.
+def pretrain(out: Path, *, size: DemoSize = STANDARD, progress: Progress | None = None) -> Path:
+    """Train the demo's model and return the folder of its revisions, `out/run`; the corpus goes into `out/corpus`.
 
-    A finished run is returned at once, and an interrupted one goes on from its last checkpoint.
+    A finished run is returned at once, and an interrupted one resumes from its last checkpoint.
 
-    Raises: TrainingError if `out` holds a run of another size.
+    Raises:
+        TrainingError: `out` holds a run of another size.
     """
     run, recipe = out / "run", size.recipe
     names = [checkpoint_name(step, step * recipe.tokens_per_step) for step in recipe.save_at]
@@ -115,13 +118,13 @@ def pretrain(out: Path, *, size: DemoSize = STANDARD, progress: Silent | None = 
     with _one_thread():
         state = read_checkpoint(run / done[-1])[0] if done else new_state(size.config, recipe)
         writer.write(state)
-        _train(state, writer, corpus, progress or Silent())
+        _train(state, writer, corpus, progress or Progress())
     return run
 
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """Where the demo's parts lie."""
+    """The paths of the demo's results."""
 
     run: Path  # a folder of revisions
     fork: Path  # another, from the middle of the first
@@ -130,25 +133,26 @@ class Demo:
 
 
 def run_demo(out: str | Path, *, size: DemoSize = STANDARD, quiet: bool = False) -> Demo:
-    """Pretrain, collect every revision, fork the run, write the report; what is finished is reused, the rest goes on.
+    """Pretrain, collect every revision, fork the run and write the report; finished parts are reused, the rest resumes.
 
-    Raises: TrainingError if `out` holds a run of another size.
+    Raises:
+        TrainingError: `out` holds a run of another size.
     """
-    from olmo_dynamics.collection import collect
+    from olmo_dynamics.collecting import collect
     from olmo_dynamics.reporting import write_report
 
     folder = Path(out)
-    run = pretrain(folder, size=size, progress=Silent() if quiet else Steps())
+    run = pretrain(folder, size=size, progress=Progress() if quiet else StepBar())
     demo = Demo(run, folder / "fork", folder / "store.zarr", folder / "report.html")
-    store = collect(run, out=demo.store, progress=Silent() if quiet else Bar())
-    fork_from_the_middle(folder, demo.fork, size=size, progress=Silent() if quiet else Steps())
+    store = collect(run, out=demo.store, progress=Progress() if quiet else ProgressBar())
+    fork_from_the_middle(folder, demo.fork, size=size, progress=Progress() if quiet else StepBar())
     write_report(store, demo.report, forks=[demo.fork])
     return demo
 
 
-def fork_from_the_middle(out: Path, fork: Path, *, size: DemoSize = STANDARD, progress: Silent | None = None) -> None:
-    """Train on from the demo's middle with a rate that falls to zero, for a fifteenth of its steps, into the folder `fork`."""
-    from olmo_dynamics.branching import fork as fork_run
+def fork_from_the_middle(out: Path, fork: Path, *, size: DemoSize = STANDARD, progress: Progress | None = None) -> None:
+    """Fork the demo in its middle, with a learning rate that falls to zero over a fifteenth of its steps, into `fork`."""
+    from olmo_dynamics.forks import fork as fork_run
 
     recipe, steps = size.recipe, max(size.steps // 15, 2)
     middle = max(step for step in recipe.save_at if 2 * step <= size.steps)
@@ -167,12 +171,12 @@ def fork_from_the_middle(out: Path, fork: Path, *, size: DemoSize = STANDARD, pr
         )
 
 
-def _train(state: TrainState, writer: CheckpointWriter, corpus: Corpus, progress: Silent) -> None:
+def _train(state: TrainState, writer: CheckpointWriter, corpus: Corpus, progress: Progress) -> None:
     recipe = writer.recipe
     table = MetricsTable(writer.run, step=state.step, save_at=recipe.save_at)
     metrics = Metrics([table], state.tokens_seen)
 
-    def tell(event: Event) -> None:
+    def report(event: Event) -> None:
         progress.advance(1)
         if event.step in recipe.save_at:
             progress.finish(checkpoint_name(event.step, event.tokens_seen))
@@ -181,11 +185,11 @@ def _train(state: TrainState, writer: CheckpointWriter, corpus: Corpus, progress
         left = [step for step in recipe.save_at if step > state.step]
         progress.expect(revisions=len(left), nbytes=recipe.steps - state.step)
         progress.begin("training")
-        train(state, recipe, corpus.train, callbacks=[metrics, writer, tell])
+        train(state, recipe, corpus.train, callbacks=[metrics, writer, report])
 
 
 def _corpus(folder: Path, size: DemoSize, *, keep: bool) -> Corpus:
-    """The corpus that the run began with, or a new one."""
+    """The corpus of the interrupted run, or a new one."""
     if keep and folder.is_dir():
         return Corpus.load(folder)
     corpus = build_corpus(max_bytes=size.corpus_bytes, entries=size.entries)
@@ -202,13 +206,13 @@ def _require_same_size(checkpoint: Path, size: DemoSize) -> None:
     lineage = json.loads((checkpoint / "lineage.json").read_bytes())
     if lineage.get("demo") != asdict(size):
         raise TrainingError(
-            f"{checkpoint.parent} must hold a demo of this size or nothing; got another run: choose another folder"
+            f"{checkpoint.parent} must hold a demo of this size or nothing (got another run); choose another folder"
         )
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keep torch to one thread outside the workers too: what is left there is too small to share."""
+    """Keep torch to one thread outside the workers too, where the work is too small to share."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,7 +1,7 @@
-"""The notebooks that ship with the package, put where they can be changed.
+"""The notebooks of the package, copied into a folder where they can be changed.
 
->>> place_notebooks("study")  # doctest: +SKIP
-[PosixPath('study/00_the_story.ipynb'), PosixPath('study/01_collect_from_the_hub.ipynb')]
+>>> [path.name for path in place_notebooks("study")][:2]  # doctest: +SKIP
+['00_the_story.ipynb', '01_collect_from_the_hub.ipynb']
 """
 
 import importlib.util
@@ -17,20 +17,20 @@ _PACKAGE = Path(olmo_dynamics.__file__).parent
 
 
 def notebook_folder() -> Path:
-    """Where the notebooks lie: in the installed package, or beside it in a checkout."""
+    """The folder of the notebooks: in the installed package, or next to it in a checkout."""
     shipped = _PACKAGE / "_notebooks"
     return shipped if shipped.is_dir() else _PACKAGE.parent / "notebooks"
 
 
 def place_notebooks(out: str | Path) -> list[Path]:
-    """Copy the notebooks into `out`, leaving alone those that are there; the new ones are returned.
+    """Copy the notebooks into `out`, except those already there, and return the new ones.
 
     Raises:
         OptionError: `out` is a file.
     """
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
-        raise OptionError(f"notebooks go into a folder; {folder} is a file, give another with --out")
+        raise OptionError(f"--out must be a folder; {folder} is a file; give another")
     folder.mkdir(parents=True, exist_ok=True)
     placed = []
     for notebook in sorted(notebook_folder().glob("*.ipynb")):

@@ -13,10 +13,10 @@ MACRO_AVERAGE = "macro average"
 
 
 def macro_average(loss_table: pl.DataFrame) -> pl.DataFrame:
-    """One row a revision: the plain mean over domains of every real-valued column, each domain counting alike (Paloma).
+    """Average every real-valued column over domains, with equal weights (Paloma); one row per revision.
 
-    Null where a revision lacks a domain that others have: its mean would be over other text. `domain` says `macro average`,
-    so the rows can be stacked under the table's own.
+    The mean is null if a revision lacks a domain that others have, because it would be over other text. `domain` is
+    `macro average`, so the rows can be stacked under the table's own.
     """
     domains = loss_table["domain"].n_unique()
     leading = [name for name in LEADING if name in loss_table.columns]

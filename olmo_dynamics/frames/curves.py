@@ -1,9 +1,9 @@
-"""The training curve as a table on disk: `metrics.parquet` in a run's folder, one row an update.
+"""The training curve as a table on disk: `metrics.parquet` in a run's folder, one row per update.
 
     >>> metrics("cache/forks/a").select("step", "loss", "gradient_norm")  # doctest: +SKIP
 
-A Parquet file cannot be appended to, so it is written anew as a whole and renamed: at each checkpoint, before it, and every
-half a minute between. A run that goes on after it was killed drops the rows beyond the step it goes on from.
+A Parquet file cannot be appended to, so the whole file is rewritten and renamed: before each checkpoint, and every half
+minute in between. A run that resumes after it was killed drops the rows beyond the step from which it resumes.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from pathlib import Path
 import polars as pl
 
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.frames.files import write_frame
+from olmo_dynamics.frames.table_files import write_frame
 
 METRICS_FILE, EVALUATION_FILE = "metrics.parquet", "evaluation.csv"
 SAVE_SECONDS = 30.0
-"""How much training a killed process may lose the metrics of, where its checkpoints are farther apart."""
+"""The longest training time whose metrics a killed process can lose between two checkpoints."""
 
 Row = Mapping[str, int | float]
 
 
 def metrics(folder: str | Path) -> pl.DataFrame:
-    """The metrics of a run of ours, a row an update: step, tokens, loss, gradient_norm, learning_rate, and what else it kept.
+    """Read the metrics of a run, one row per update: step, tokens, loss, gradient_norm, learning_rate and further columns.
 
-    Held-out losses stand in a column a file, `eval/FILE`; the step that a fork begins at has a row for them alone.
+    Held-out losses have one column per file, `eval/FILE`. The first step of a fork has a row for these columns alone.
 
     Raises:
-        OptionError: the folder has none.
+        OptionError: the folder has no metrics.
     """
     path = Path(folder).expanduser() / METRICS_FILE
     if not path.is_file():
-        raise OptionError(f"metrics want a run's folder with {METRICS_FILE} in it; {folder} has none")
+        raise OptionError(f"the folder of a run must hold {METRICS_FILE}; {folder} does not")
     rows, evaluated = pl.read_parquet(path), path.with_name(EVALUATION_FILE)
     if not evaluated.is_file():
         return rows
@@ -44,9 +44,9 @@ def metrics(folder: str | Path) -> pl.DataFrame:
 
 
 class MetricsTable:
-    """The table being written: takes a row an update, and keeps those up to `step` of what the folder has already.
+    """A writer of the table: takes one row per update, after the folder's existing rows up to `step`.
 
-    It is saved at every step of `save_at`, so that no checkpoint is ahead of it, and every `SAVE_SECONDS`.
+    The table is saved at every step of `save_at`, so that no checkpoint is ahead of it, and every `SAVE_SECONDS`.
     """
 
     def __init__(self, folder: Path, *, step: int, save_at: Collection[int] = ()) -> None:
@@ -59,16 +59,16 @@ class MetricsTable:
         self._saved = time.monotonic()
 
     def __call__(self, row: Row) -> None:
-        """Take one row, and save if it is time."""
+        """Take one row, and save the table if it is due."""
         self._rows.append(row)
         if row["step"] in self._save_at or time.monotonic() - self._saved > SAVE_SECONDS:
             self.save()
 
     def save(self) -> None:
-        """Write all rows; the file is there wholly or as it was.
+        """Write all rows; the file is replaced as a whole or not at all.
 
         Raises:
-            DiskFullError: no room.
+            DiskFullError: the disk is full.
         """
         if self._rows:
             new = pl.DataFrame(self._rows, infer_schema_length=None)

@@ -1,4 +1,4 @@
-"""The experts of a layer taken together, as if their tensors of one role were one tensor.
+"""The experts of a layer pooled, as if their tensors of one role were one tensor.
 
 >>> pooled = pool_experts(store.table("parameters"))  # doctest: +SKIP
 >>> pooled.filter(role="gate_proj", layer=0)["tensor"].unique().to_list()  # doctest: +SKIP
@@ -11,7 +11,7 @@ import polars as pl
 
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.frames.grid import LEADING, STATUS_WORDS
-from olmo_dynamics.names import Status
+from olmo_dynamics.quantities.declaration import Status
 
 _NEEDED = ("expert", "tensor", "layer", "role")
 _COUNTS = ("element_count", "zero_count", "nan_count", "inf_count")
@@ -21,20 +21,21 @@ _ALL = "${1}experts.*."
 
 
 def pool_experts(parameters: pl.DataFrame) -> pl.DataFrame:
-    """The table `parameters` with one row where each expert of a layer had one; the other rows are as they were.
+    """Pool the experts of each layer in the table `parameters` into one row; other rows are unchanged.
 
-    What follows exactly from the parts is there: counts and element_count are summed, l2_norm in squares; rms, mean,
-    abs_mean and std are those of all elements; min, max and abs_max the outermost; norm_sparsity follows from them. What
-    does not (quantiles, medians, kurtosis, what is made of them) is null in a pooled row. The column `expert` goes.
+    Quantities that follow exactly from the parts are pooled: counts and element_count are summed, l2_norm in squares; rms,
+    mean, abs_mean and std are those of all elements; min, max and abs_max are the outermost; norm_sparsity follows from
+    them. Others (quantiles, medians, kurtosis, and quantities derived from them) are null in a pooled row. The column
+    `expert` is dropped.
 
     Raises:
-        OptionError: it is another table, without a column that says which expert.
+        OptionError: the table has no column `expert`, `tensor`, `layer` or `role`.
     """
     absent = [name for name in _NEEDED if name not in parameters.columns]
     if absent:
         raise OptionError(
-            f"pooling experts wants the table parameters; the column {absent[0]} is not there, "
-            f"but {', '.join(parameters.columns)}"
+            f"pool_experts() needs the table parameters; the column {absent[0]} is missing from "
+            f"{', '.join(parameters.columns)}"
         )
     if parameters["expert"].is_null().all():
         return parameters.drop("expert")
@@ -72,7 +73,7 @@ def _wholes(columns: set[str]) -> list[pl.Expr]:
 
 
 def _status() -> pl.Expr:
-    """Told anew of the whole: a part of zeros, degenerate by itself, does the whole's ratios no harm."""
+    """The status of the pooled tensor: a part of zeros is degenerate by itself, but does not affect the pooled ratios."""
     nonfinite = (pl.col("status") == STATUS_WORDS[Status.NONFINITE]).any()
     words = pl.when(nonfinite).then(pl.lit(STATUS_WORDS[Status.NONFINITE]))
     zeros = words.when(pl.col("abs_max").nan_max() == 0).then(pl.lit(STATUS_WORDS[Status.DEGENERATE]))

@@ -1,4 +1,4 @@
-"""From labelled arrays to rows: the columns every table begins with, and one row a measured cell.
+"""From labelled arrays to rows: the columns that every table begins with, and one row per measured cell.
 
 >>> grid = Grid(store)  # doctest: +SKIP
 >>> grid.rows(("tensor",), grid.status("parameters", ("tensor",)) > 0)  # doctest: +SKIP
@@ -11,12 +11,11 @@ from collections.abc import Iterable
 import numpy as np
 import polars as pl
 
-from olmo_dynamics.names import Status
-from olmo_dynamics.quantities import find
+from olmo_dynamics.quantities.declaration import STATUS, Status
 from olmo_dynamics.store import Store
 
 LEADING = ("revision", "stage", "ingredient", "step", "tokens")
-"""The columns every table begins with."""
+"""The columns that every table begins with."""
 
 STATUS_WORDS = {
     Status.NOT_MEASURED: "not measured",
@@ -29,7 +28,7 @@ _COLUMN_NAMES = {"domain_of_sequence": "domain"}
 
 
 def revisions_table(store: Store) -> pl.DataFrame:
-    """What is known of each complete revision, by stage, ingredient and step; null where a name does not say."""
+    """The facts about each complete revision, by stage, ingredient and step; null where a name does not tell."""
     columns = {name: _series(name, values) for name, values in store.arrays("revisions").items() if name != "status"}
     frame = pl.DataFrame(columns).with_row_index("row")
     return frame.sort("stage", "ingredient", "step", "row", nulls_last=True)
@@ -52,12 +51,21 @@ class Grid:
 
     def status(self, group: str, axes: tuple[str, ...]) -> np.ndarray:
         """The group's status over `axes`: the worst along axes that are not among them, repeated along those it lacks."""
-        own = find(f"{group}/status").axes
-        status = self.array(group, "status")
+        own, status = self._own_status(group)
         status = status.max(axis=tuple(place for place, name in enumerate(own, 1) if name not in axes))
         sizes = [len(self.store.axis(name)) for name in axes]
         narrow = [size if name in own else 1 for name, size in zip(axes, sizes, strict=True)]
         return np.broadcast_to(status.reshape(len(status), *narrow), (len(status), *sizes))
+
+    def _own_status(self, group: str) -> tuple[tuple[str, ...], np.ndarray]:
+        """The group's status and its axes; without one, a base cell is measured where some quantity has a value there."""
+        declared = self.store.group(group)
+        if STATUS in declared:
+            return declared[STATUS].axes, self.array(group, STATUS)
+        on_base = [exists(self.array(group, each.name)) for each in declared.quantities if each.axes == declared.axes]
+        if on_base:
+            return declared.axes, np.logical_or.reduce(on_base).astype(np.uint8) * np.uint8(Status.MEASURED)
+        return (), np.full(len(self.leading), Status.MEASURED, dtype=np.uint8)
 
     def rows(self, axes: Iterable[str], kept: np.ndarray) -> pl.DataFrame:
         """One row for each true cell of `kept` [revision, *axes]: the leading columns, then the axes' labels."""
@@ -68,15 +76,23 @@ class Grid:
         return pl.DataFrame(columns)
 
     def labels(self, axis: str) -> list[pl.Series]:
-        """An axis's labels and what is known along it, as columns."""
+        """The labels and coordinates of an axis, as columns."""
         found = self.store.axis(axis)
         columns = {axis: found.labels, **found.coordinates}
         return [_series(_COLUMN_NAMES.get(name, name), values) for name, values in columns.items()]
 
 
+def exists(values: np.ndarray) -> np.ndarray:
+    """True where an array holds a value, and neither NaN nor -1."""
+    found: np.ndarray = ~np.isnan(values) if values.dtype.kind == "f" else values != -1
+    return found
+
+
 def status_words(status: np.ndarray) -> pl.Series:
-    """A column that says in words what a status means."""
-    return pl.Series("status", [STATUS_WORDS[each] for each in Status]).gather(status.astype(np.uint32))
+    """A status as a column of words; `status 7` for a code that only a later version knows."""
+    codes = range(max(len(Status), int(status.max(initial=0)) + 1))
+    words = [STATUS_WORDS[Status(code)] if code < len(Status) else f"status {code}" for code in codes]
+    return pl.Series("status", words).gather(status.astype(np.uint32))
 
 
 def numbers(name: str, values: np.ndarray) -> pl.Series:

@@ -1,11 +1,11 @@
-"""A forest of runs: who was forked from whom, at which step, with what changed; and their numbers as one table.
+"""A forest of runs: the parent, first step and overrides of each fork, and their metrics as one table.
 
     >>> found = forest("olmo-demo/run", "forks/anneal", "forks/hot")                            # doctest: +SKIP
     >>> found.runs                                                                              # doctest: +SKIP
     >>> od.plots.branches(found.metrics(), "loss")                                              # doctest: +SKIP
 
-What a folder's first `lineage.json` says is all that is read of a run. A parent is known by its path or, where it was moved,
-by the hash of the weights that the fork began with.
+Only the first `lineage.json` in a run's folder is read. A parent is recognised by its path or, if it was moved, by the hash
+of the weights from which the fork began.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from olmo_dynamics.frames.curves import METRICS_FILE, metrics
 from olmo_dynamics.frames.recorded import RecordedStore, open_store
 
 STORE = "store.zarr"
-"""Where a run's recordings lie, in its folder or beside it, unless a store is given."""
+"""The default name of a run's store, in its folder or next to it."""
 
 _NO_CHANGE = frozenset({"save", "keep", "workers", "tokenizer", "parent_loss", "accept_loss_jump"})
-"""Options of a fork that leave what is learned alone."""
+"""Options of a fork without effect on the weights."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One run of ours: its folder, the steps it has, and what its first checkpoint says of its origin."""
+    """One run written by this package: its folder, its steps, and the lineage of its first checkpoint."""
 
     folder: Path
     steps: tuple[int, ...]
@@ -42,25 +42,25 @@ class Line:
 
     @property
     def origin(self) -> Mapping[str, Any]:
-        """The checkpoint it was forked from: `source`, `revision`, `step`, …; empty where it was trained from scratch."""
+        """The checkpoint it was forked from: `source`, `revision`, `step`, …; empty if it was trained from scratch."""
         return self.lineage.get("parent") or {}
 
     @property
     def overrides(self) -> str:
-        """What it does otherwise than its parent, in words."""
+        """The differences from its parent, in words."""
         given = self.lineage.get("overrides") or {}
         return ", ".join(f"{name} {_short(value)}" for name, value in given.items() if name not in _NO_CHANGE)
 
     @property
-    def said(self) -> str:
-        """Its origin in a line."""
+    def description(self) -> str:
+        """Its origin in one line."""
         if not self.origin:
             return "trained from scratch"
         return f"forked from {self.origin['source']}@{self.origin['revision']}, " + (self.overrides or "unchanged")
 
 
 def read_line(folder: str | Path) -> Line | None:
-    """What a folder of ours says of itself; None for any other."""
+    """Read the run in a folder; None if the folder holds no checkpoint with a `lineage.json`."""
     place = Path(folder).expanduser()
     names = {path.parent.name for path in place.glob("*/lineage.json")}
     found = [each for each in FolderSource(place).revisions() if each.name in names] if names else []
@@ -71,42 +71,42 @@ def read_line(folder: str | Path) -> Line | None:
 
 
 def forest(*folders: str | Path, stores: Iterable[str | Path] = ()) -> Forest:
-    """Runs of ours, and how they descend from each other.
+    """Find how runs written by this package descend from each other.
 
-    A run's store is looked for in its folder and beside it, as `store.zarr`; others are given as `stores`.
+    A run's store is searched as `store.zarr` in its folder and next to it; others are given as `stores`.
 
     Raises:
-        OptionError: a folder is no run of ours, or came twice.
+        OptionError: a folder does not hold a run written by this package, or is given twice.
     """
     lines = [(folder, read_line(folder)) for folder in folders]
     strange = [str(folder) for folder, line in lines if line is None]
     if strange or not lines:
         raise OptionError(
-            "a forest wants folders of checkpoints with lineage.json, as training writes them; got "
-            f"{', '.join(strange) or 'none'}"
+            "forest() needs folders of checkpoints with lineage.json, as training writes them "
+            f"(got {', '.join(strange) or 'none'})"
         )
     kept = [line for _, line in lines if line is not None]
     if len({line.folder.resolve() for line in kept}) < len(kept):
-        raise OptionError("a forest wants every folder once; one came twice")
+        raise OptionError("forest() needs every folder once (got one twice)")
     return Forest(dict(zip(_names([line.folder for line in kept]), kept, strict=True)), tuple(map(Path, stores)))
 
 
 @dataclass(frozen=True)
 class Forest:
-    """Runs by name, the last part of their folders, and the stores given for them."""
+    """Runs by name (the last part of their folders), and the stores given for them."""
 
     lines: Mapping[str, Line]
     stores: tuple[Path, ...] = ()
 
     @cached_property
     def parents(self) -> dict[str, str]:
-        """By run, the run of this forest that it was forked from; nothing for a run whose parent is not here."""
+        """The parent of each run, without runs whose parent is not in this forest."""
         found = {name: self._parent(line) for name, line in self.lines.items()}
         return {name: parent for name, parent in found.items() if parent is not None}
 
     @property
     def runs(self) -> pl.DataFrame:
-        """A row a run, parents before their forks: run, parent, revision, forked_at, overrides, first and last step, folder.
+        """One row per run, parents before forks: run, parent, revision, forked_at, overrides, first and last step, folder.
 
         `parent` is a run's name, or the source of one that is not in this forest.
         """
@@ -120,19 +120,19 @@ class Forest:
         return pl.DataFrame(rows, schema=_RUNS, orient="row")
 
     def metrics(self) -> pl.DataFrame:
-        """The metrics of every run that has some, as `branched` arranges them."""
+        """The metrics of every run that has some, joined by `branched`."""
         return self.branched(
             {name: metrics(line.folder) for name, line in self.lines.items() if (line.folder / METRICS_FILE).is_file()}
         )
 
     def table(self, name: str) -> pl.DataFrame:
-        """One table (`parameters`, `activations.feature_rms`, …) of every run that has a store, as `branched` arranges them."""
+        """One table (`parameters`, `activations.feature_rms`, …) of every run that has a store, joined by `branched`."""
         return self.branched({run: store.table(name) for run, store in self.open_stores().items()})
 
     def branched(self, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-        """One table of several runs': `run`, `parent` and `forked_at` first, then their own columns.
+        """Join the tables of several runs: `run`, `parent` and `forked_at`, then their own columns.
 
-        A fork that has no row at the step where it begins gets its parent's, so that its line begins on the parent's.
+        A fork without a row at its first step gets its parent's row, so that its line begins on the parent's.
         """
         parts = []
         for name in self._in_order():
@@ -146,17 +146,19 @@ class Forest:
             columns = [pl.lit(value, dtype=_RUNS[key]).alias(key) for key, value in labels.items()]
             parts.append(own.select(*columns, pl.all()))
         if not parts:
-            raise OptionError("a table of a forest wants runs that have one; none has: record them, or give stores=")
+            raise OptionError(
+                "a table of a forest needs at least one run that has it (got none); record the runs, or give stores="
+            )
         return pl.concat(parts, how="diagonal_relaxed")
 
     def history(self, frame: pl.DataFrame, run: str) -> pl.DataFrame:
-        """The rows of one run's whole past in a table of `branched`: its ancestors' up to where each was left, then its own.
+        """The rows of one run's whole past in a table of `branched`: those of its ancestors up to each fork, then its own.
 
         Raises:
             OptionError: there is no such run.
         """
         if run not in self.lines:
-            raise OptionError(f"a history wants one of the runs {', '.join(self.lines)}; got {run!r}")
+            raise OptionError(f"run must be one of {', '.join(self.lines)} (got {run!r})")
         parts, end = [], None
         at: str | None = run
         while at is not None:
@@ -166,7 +168,7 @@ class Forest:
         return pl.concat(parts[::-1])
 
     def open_stores(self) -> dict[str, RecordedStore]:
-        """The store of each run that has one; a given one is known by the folder it was collected from."""
+        """The store of each run that has one; given stores are matched by the folder they were collected from."""
         given = {Path(store.attributes["source"]).resolve(): store for store in map(open_store, self.stores)}
         found = {}
         for name in self._in_order():
@@ -188,7 +190,7 @@ class Forest:
         return None
 
     def _in_order(self) -> list[str]:
-        """Parents before their forks, else as they were given."""
+        """The runs' names, parents before their forks, otherwise in the given order."""
         order: list[str] = []
 
         def add(name: str) -> None:
@@ -230,7 +232,7 @@ def _is_at_path(line: Line, origin: Mapping[str, Any]) -> bool:
 
 
 def _has_weights(line: Line, origin: Mapping[str, Any]) -> bool:
-    """Whether the run holds the very weights, under the same revision's name."""
+    """True if the run holds the same weights under the same name of the revision."""
     file = line.folder / origin["revision"] / "model.safetensors"
     if not file.is_file():
         return False
@@ -239,18 +241,18 @@ def _has_weights(line: Line, origin: Mapping[str, Any]) -> bool:
 
 
 def _stores_near(folder: Path) -> list[RecordedStore]:
-    """The store in a run's folder, or the one beside it that was made from it."""
-    inside, beside = folder / STORE, folder.parent / STORE
+    """The store in a run's folder, or the one next to it that was collected from it."""
+    inside, adjacent = folder / STORE, folder.parent / STORE
     if inside.is_dir():
         return [open_store(inside)]
-    if not beside.is_dir():
+    if not adjacent.is_dir():
         return []
-    store = open_store(beside)
+    store = open_store(adjacent)
     return [store] if Path(store.attributes["source"]).resolve() == folder.resolve() else []
 
 
 def _names(folders: list[Path]) -> list[str]:
-    """The last parts of the paths, as many as tell them apart."""
+    """The last parts of the paths, as many as make them distinct."""
     parts = [folder.resolve().parts for folder in folders]
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(each[-count:]) for each in parts]

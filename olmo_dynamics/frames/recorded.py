@@ -1,4 +1,4 @@
-"""A store that answers with tables.
+"""Stores with tables.
 
 >>> store = open_store("olmo2-1b.zarr")  # doctest: +SKIP
 >>> store.table("parameters").head()  # doctest: +SKIP
@@ -12,39 +12,40 @@ from pathlib import Path
 import polars as pl
 
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.frames.files import write_frame
+from olmo_dynamics.frames.table_files import write_frame
 from olmo_dynamics.frames.tables import table, table_names
 from olmo_dynamics.store import Store
 from olmo_dynamics.store.store import Mode
 
 
 class RecordedStore(Store):
-    """A store, and its tables."""
+    """A store and its tables."""
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """The names that `table` knows."""
+        """The names that `table` accepts."""
         return table_names(self)
 
     def table(self, name: str) -> pl.DataFrame:
         """One table: `parameters`, `activations`, `loss`, `parameters.element_quantile`, …; see `tables`.
 
         Raises:
-            OptionError: the store has no such table; those it has are named.
+            OptionError: the store has no such table; the message names those it has.
         """
         return table(self, name)
 
     def __repr__(self) -> str:
         done, missing = len(self.done), len(self.missing)
-        return f"RecordedStore({str(self.path)!r}: {done} revisions, {missing} missing; {', '.join(self.groups)})"
+        revisions = "1 revision" if done == 1 else f"{done} revisions"
+        return f"RecordedStore({str(self.path)!r}: {revisions}, {missing} missing; {', '.join(self.groups)})"
 
 
 def open_store(path: str | Path, *, mode: Mode = "r") -> RecordedStore:
     """Open a store, to read (`r`) or to append to as well (`a`).
 
     Raises:
-        StoreError: there is none, or it is not one of ours.
-        StoreMismatchError: another version of this library arranged it differently.
+        StoreError: there is no store, or it is not one of ours.
+        StoreMismatchError: the store has another layout version.
     """
     return RecordedStore.open(path, mode=mode)
 
@@ -53,12 +54,12 @@ def export(store: Store, name: str, out: str | Path) -> Path:
     """Write one table to a .parquet or .csv file, which is there wholly or not at all; returns its path.
 
     Raises:
-        OptionError: the store has no such table, or the file another suffix.
+        OptionError: the store has no such table, or the file has another suffix.
         DiskFullError: no room; nothing is left behind.
     """
     path = Path(out)
     if path.suffix not in (".parquet", ".csv"):
-        raise OptionError(f"a table is written to a .parquet or .csv file; {path.name} came")
+        raise OptionError(f"a table is written to a .parquet or .csv file (got {path.name})")
     frame = table(store, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_frame(frame, path)

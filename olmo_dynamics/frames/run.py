@@ -1,4 +1,4 @@
-"""A run: the revisions somebody published, as a table.
+"""A run: its published revisions, as a table.
 
 >>> from olmo_dynamics.frames.run import Run
 >>> run = Run("allenai/OLMo-2-0425-1B")  # doctest: +SKIP
@@ -47,14 +47,14 @@ class Run:
 
     @cached_property
     def revisions(self) -> pl.DataFrame:
-        """A row a revision, with its name, stage, ingredient, step, tokens, token label, format and commit."""
+        """One row per revision: name, stage, ingredient, step, tokens, token label, format and commit."""
         return revisions_frame(self.source.revisions())
 
     def select(self, expression: str) -> list[Revision]:
-        """The revisions an expression such as `stage1:log24,main` names.
+        """The revisions that an expression such as `stage1:log24,main` selects.
 
         Raises:
-            SelectionError: it cannot be read, or matches nothing.
+            SelectionError: the expression cannot be read, or matches nothing.
         """
         return select(self.source.revisions(), expression)
 
@@ -62,7 +62,7 @@ class Run:
         """One checkpoint, pinned to its commit.
 
         Raises:
-            UnknownRevisionError: there is no such revision; near names are shown.
+            UnknownRevisionError: there is no such revision; the message shows near names.
         """
         return self.source.open(self.source.find(revision) if isinstance(revision, str) else revision)
 
@@ -71,9 +71,9 @@ class Run:
 
 
 def availability_frame(source: ListedSource, expression: str = "all") -> pl.DataFrame:
-    """The selected revisions as `revisions_frame` gives them, with where each can be fetched from.
+    """The selected revisions as `revisions_frame` gives them, with the places where each can be fetched.
 
-    `hub` says whether the source has it, `native` whether a list does, `native_url` in which directory.
+    `hub` is true if the source has it, `native` if a list does, `native_url` is its directory there.
 
     Raises:
         SelectionError: the expression cannot be read, or matches nothing.

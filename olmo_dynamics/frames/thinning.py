@@ -1,4 +1,4 @@
-"""Fewer rows for a picture, and the words that say so.
+"""Fewer rows for a picture, and a note that says so.
 
 >>> frame, note = thin(table, 5_000, by=("tensor",))  # doctest: +SKIP
 >>> note  # doctest: +SKIP
@@ -13,31 +13,30 @@ import numpy as np
 import polars as pl
 
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.quantities import ALL
-
-AXES = frozenset(name for quantity in ALL for name in quantity.axes)
-"""Columns that say which series a row belongs to."""
+from olmo_dynamics.quantities import known_axes
 
 
 def thin(frame: pl.DataFrame, limit: int, *, by: Sequence[str] | None = None) -> tuple[pl.DataFrame, str]:
-    """At most `limit` of the rows, in their order, and a note of what is shown; the note is empty where all are.
+    """At most `limit` of the rows, in their order, and a note of those shown; the note is empty where all are.
 
-    Every k-th row of each series is kept, and each series' first and last. Where even two rows a series are too many,
+    Every k-th row of each series is kept, and each series' first and last. Where even two rows per series are too many,
     every m-th series is kept.
 
     Args:
         frame: rows in the order of training within each series.
         limit: the most rows, at least 2.
-        by: columns that name a series; the axis columns the frame has, unless given.
+        by: columns that name a series; unless given, those of the frame that are axes of a known group.
 
     Raises:
-        OptionError: the limit is below 2, or a column is not there.
+        OptionError: the limit is below 2, or the frame lacks a column.
     """
-    series = [name for name in frame.columns if name in AXES] if by is None else list(by)
+    axes = known_axes()
+    series = [name for name in frame.columns if name in axes] if by is None else list(by)
     absent = [name for name in series if name not in frame.columns]
-    if limit < 2 or absent:
-        wanted = f"the columns {', '.join(absent)}" if absent else f"a limit of at least 2; {limit} came"
-        raise OptionError(f"thinning a table wants {wanted}; give columns it has and a limit of 2 or more")
+    if limit < 2:
+        raise OptionError(f"limit must be at least 2, the two ends of a series (got {limit})")
+    if absent:
+        raise OptionError(f"by must name columns of the table ({', '.join(frame.columns)}); got {', '.join(absent)}")
     if len(frame) <= limit:
         return frame, ""
     number = _series_numbers(frame, series)
@@ -50,7 +49,7 @@ def thin(frame: pl.DataFrame, limit: int, *, by: Sequence[str] | None = None) ->
 
 
 def _series_numbers(frame: pl.DataFrame, by: list[str]) -> np.ndarray:
-    """By row, the number of its series, in order of first appearance."""
+    """The number of each row's series, in order of first appearance."""
     if not by:
         return np.zeros(len(frame), dtype=np.int64)
     ranks = frame.select(pl.struct(by).rank("dense").cast(pl.Int64)).to_series().to_numpy() - 1
@@ -66,7 +65,7 @@ def _fewer_series(number: np.ndarray, limit: int) -> tuple[np.ndarray, str]:
 
 
 def _places(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """By row, its place within its series, and the series' size."""
+    """Each row's place within its series, and the series' size."""
     sizes = np.bincount(number)
     order = np.argsort(number, kind="stable")
     starts = np.cumsum(sizes) - sizes

@@ -1,23 +1,23 @@
-"""What if an activation were another: read, ablate, scale, add, patch, and what it does to the loss.
+"""Interventions: read activations, or ablate, scale, add to and patch them, and measure the effect on the loss.
 
 >>> import olmo_dynamics as od
->>> opened = od.interventions.open_model(od.load_model(run, "step900-tokens921600"))  # doctest: +SKIP
->>> opened.ablate(probe, 45, site="residual_out").increase  # doctest: +SKIP
+>>> editable = od.interventions.open_model(od.load_model(run, "step900-tokens921600"))  # doctest: +SKIP
+>>> editable.ablate(probe, 45, site="residual_out").increase  # doctest: +SKIP
 
-The tracing is nnsight's, which is an extra: whoever only collects and plots does not need it.
+The tracing is done by nnsight, which is an extra: collecting and plotting do not need it.
 """
 
 from olmo_dynamics.errors import OptionError
 
 try:
-    import nnsight as _nnsight  # noqa: F401 - asked for here, so that its absence is told once and plainly
+    import nnsight as _nnsight  # noqa: F401 - imported here so that its absence is one plain error
 except ModuleNotFoundError as error:
     raise OptionError(
         f"interventions need nnsight; this Python has no {error.name}: pip install 'olmo-dynamics[notebooks]'"
     ) from error
 
+from olmo_dynamics.interventions.edited_model import EditableModel, open_model
 from olmo_dynamics.interventions.edits import Edit, Fill
-from olmo_dynamics.interventions.effects import Effect, Losses
-from olmo_dynamics.interventions.opened import Opened, open_model
+from olmo_dynamics.interventions.effects import Effect, ProbeLoss
 
-__all__ = ["Edit", "Effect", "Fill", "Losses", "Opened", "open_model"]
+__all__ = ["Edit", "EditableModel", "Effect", "Fill", "ProbeLoss", "open_model"]

@@ -1,10 +1,10 @@
-"""Edits of one activation: a function from the tensor that was to the tensor that shall be.
+"""Edits of one activation: functions from the original tensor to its replacement.
 
 >>> import torch
 >>> scaled([1], 10.0)(torch.ones(1, 1, 3))
 tensor([[[ 1., 10.,  1.]]])
 
-None changes what it is given: other parts of the model may read the same memory.
+No edit changes its input in place: other parts of the model may read the same memory.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 Edit = Callable[[Tensor], Tensor]
-"""An activation [batch, positions, width] to another of the same shape, dtype and device."""
+"""A function from an activation [batch, positions, width] to one of the same shape, dtype and device."""
 
 Fill = Literal["zero", "mean"]
-"""What ablated features become: zero, or their mean over the probe's tokens at that place."""
+"""The values of ablated features: zero, or their mean over the probe's tokens at that place."""
 
 
 def filled(features: Sequence[int], values: Float[Tensor, " features"]) -> Edit:
@@ -50,7 +50,7 @@ def shifted(vector: Float[Tensor, " width"]) -> Edit:
 
 
 def replaced(features: Sequence[int], donated: Float[Tensor, "batch positions width"]) -> Edit:
-    """An edit that takes features from another activation of the same tokens."""
+    """An edit that copies features from another activation of the same tokens."""
 
     def edit(x: Tensor) -> Tensor:
         edited = x.clone()

@@ -1,9 +1,9 @@
-"""What an edit did: the loss before and after, over a probe and over each of its domains.
+"""The effect of an edit: the loss before and after, over a probe and over each of its domains.
 
-    >>> effect = opened.ablate(probe, 45)  # doctest: +SKIP
+    >>> effect = editable.ablate(probe, 45)  # doctest: +SKIP
     >>> effect.increase, effect.increase_by_domain["code"]  # doctest: +SKIP
 
-A prediction at position t is scored against the token at t + 1 where both are real, as the store's `loss` group does.
+A prediction at position t is scored against the token at t + 1 if both are real, as in the store's `loss` group.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from olmo_dynamics.probes import Probe
 
 
 @dataclass(frozen=True, slots=True)
-class Losses:
+class ProbeLoss:
     """Cross-entropy in nats per token: over all scored tokens, and over those of each domain.
 
     A domain without a scored token has NaN.
@@ -34,7 +34,7 @@ class Losses:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """The loss, in nats per token, of a model before and after one edit at one place, or at every layer."""
+    """The loss of a model, in nats per token, before and after one edit at one place or at every layer."""
 
     edit: str  # in words
     site: Site
@@ -46,7 +46,7 @@ class Effect:
 
     @property
     def increase(self) -> float:
-        """`loss_after - loss_before`: what the model loses by the edit, in nats per token."""
+        """`loss_after - loss_before`, in nats per token."""
         return self.loss_after - self.loss_before
 
     @property
@@ -55,8 +55,8 @@ class Effect:
         return {name: self.after_by_domain[name] - before for name, before in self.before_by_domain.items()}
 
 
-def compared(words: str, places: Sequence[tuple[Site, int]], before: Losses, after: Losses) -> Effect:
-    """The effect of an edit at places of one site."""
+def compared(words: str, places: Sequence[tuple[Site, int]], before: ProbeLoss, after: ProbeLoss) -> Effect:
+    """The effect of an edit at one or several places of one site."""
     site, layer = places[0]
     everywhere = len(places) > 1
     return Effect(
@@ -67,7 +67,7 @@ def compared(words: str, places: Sequence[tuple[Site, int]], before: Losses, aft
 def token_losses(
     logits: Float[Tensor, "batch positions vocab"], token_ids: Int[Tensor, "batch positions"]
 ) -> Float[Tensor, "batch predictions"]:
-    """Cross-entropy of each token but the first given those before it, [batch, positions - 1], as float64 on the CPU.
+    """Cross-entropy of each token but the first, given the tokens before it, [batch, positions - 1], as float64 on the CPU.
 
     Logits narrower than float32 are widened first.
     """
@@ -77,10 +77,10 @@ def token_losses(
     return losses.view(token_ids.shape[0], -1).double().cpu()
 
 
-def averaged(losses: Float[Tensor, "sequences predictions"], probe: Probe) -> Losses:
+def averaged(losses: Float[Tensor, "sequences predictions"], probe: Probe) -> ProbeLoss:
     """Means in float64 over the probe's scored tokens."""
     values = losses.numpy()
     scored = probe.mask[:, :-1] & probe.mask[:, 1:]
     inside = {name: scored & (probe.domain == number)[:, None] for number, name in enumerate(probe.domains)}
     by_domain = {name: float(values[of].mean()) if of.any() else math.nan for name, of in inside.items()}
-    return Losses(float(values[scored].mean()), by_domain)
+    return ProbeLoss(float(values[scored].mean()), by_domain)

@@ -1,4 +1,4 @@
-"""A model in nnsight's hands, its modules found by site and layer.
+"""A model traced by nnsight, its modules found by site and layer.
 
     >>> traced = TracedModel(model)  # doctest: +SKIP
     >>> places = traced.places("residual_out", None)  # doctest: +SKIP
@@ -30,14 +30,15 @@ _LOGITS: Place = (Site.LOGITS, NO_LAYER)
 
 
 class TracedModel:
-    """Forward passes in which activations are read or edited; `root` is nnsight's own object.
+    """Forward passes in which activations are read or edited; `root` is the nnsight object.
 
-    Raises OptionError for a module without named sites.
+    Raises:
+        OptionError: the module has no named sites.
     """
 
     def __init__(self, model: nn.Module) -> None:
         with warnings.catch_warnings():
-            # nnsight warns of a module named `output`, which it reaches by another attribute; here none is reached by one.
+            # nnsight warns of a module named `output`, which it renames as an attribute; no attribute of that name is used here.
             warnings.filterwarnings("ignore", "Module '.*' has a submodule named", UserWarning)
             self.root: Any = nnsight.NNsight(model)
         envoys = dict(self.root.named_modules())
@@ -46,28 +47,29 @@ class TracedModel:
         self._widths: dict[Place, int] = {}
         if _LOGITS not in self.envoys:
             raise OptionError(
-                f"a model with named sites is wanted; got {type(model).__name__} with none for its logits: "
-                "open what od.load_model gives"
+                f"the model must have named sites (got {type(model).__name__} without one for its logits); "
+                "open a model of od.load_model"
             )
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """The sites this model has."""
+        """The sites of this model."""
         return tuple(site for site in Site if any(site == there for there, _ in self.envoys))
 
     @property
     def vocabulary(self) -> int:
-        """Token ids the model knows: its logits' width."""
+        """The size of the model's vocabulary: the width of its logits."""
         return self.width(_LOGITS)
 
     def places(self, site: Site | str, layer: int | None) -> list[Place]:
-        """The places of a site in the order of the forward pass: one, or where no layer is given all.
+        """The places of a site in the order of the forward pass: one, or all if no layer is given.
 
-        Raises OptionError where there is none.
+        Raises:
+            OptionError: there is no such place.
         """
         if site not in self.sites:
             raise OptionError(
-                f"site must be one of this model's; got {str(site)!r}: choose from {', '.join(self.sites)}"
+                f"site must be one of this model's (got {str(site)!r}); choose from {', '.join(self.sites)}"
             )
         site = Site(site)
         layers = sorted(there for each, there in self.envoys if each == site)
@@ -75,19 +77,24 @@ class TracedModel:
             return [(site, there) for there in layers if layer in (None, there)]
         if site.in_block:
             raise OptionError(
-                f"layer must be {layers[0]} to {layers[-1]} at {site}; got {layer}: give one of them, or none for all"
+                f"layer must be {layers[0]} to {layers[-1]} at {site} (got {layer}); give one of them, or leave it out for all"
             )
-        raise OptionError(f"layer must be left out at {site}, which lies outside the blocks; got {layer}: leave it out")
+        raise OptionError(
+            f"layer must be left out at {site}, which lies outside the blocks (got {layer}); leave it out"
+        )
 
     def width(self, place: Place) -> int:
-        """Features at a place, as one token shows them.
+        """The number of features at a place, measured with one token.
 
-        Raises OptionError where the values are not numbers that an edit could change.
+        Raises:
+            OptionError: the values are choices of experts, not numbers that an edit can change.
         """
         if place not in self._widths:
             seen = self.outputs(torch.zeros(1, 1, dtype=torch.int64), [place])[0]
             if not seen.is_floating_point():
-                raise OptionError(f"a site of numbers is wanted to edit; got {place[0]}, of choices: choose another")
+                raise OptionError(
+                    f"an edited site must hold numbers (got {place[0]}, which holds choices of experts); choose another"
+                )
             self._widths[place] = seen.shape[-1]
         return self._widths[place]
 
@@ -96,7 +103,7 @@ class TracedModel:
     ) -> list[Shaped[Tensor, "batch positions width"]]:
         """The activations at places of one site, without gradient."""
         seen: list[Tensor] = []
-        with torch.no_grad():  # noqa: SIM117 - nnsight reads the inner statement's source, and wants it alone
+        with torch.no_grad():  # noqa: SIM117 - nnsight needs the inner statement by itself
             with self.root.trace(token_ids):
                 for place in places:
                     seen.append(self.envoys[place].output.detach())
@@ -105,8 +112,8 @@ class TracedModel:
     def logits(
         self, token_ids: Int[Tensor, "batch positions"], edits: Mapping[Place, Edit]
     ) -> Float[Tensor, "batch positions vocab"]:
-        """Logits of a forward pass in which each edit replaces the activation at its place; places of one site."""
-        with torch.no_grad():  # noqa: SIM117 - nnsight reads the inner statement's source, and wants it alone
+        """Logits of a forward pass in which each edit replaces the activation at its place; all places are of one site."""
+        with torch.no_grad():  # noqa: SIM117 - nnsight needs the inner statement by itself
             with self.root.trace(token_ids):
                 for place, edit in edits.items():
                     envoy = self.envoys[place]

@@ -1,10 +1,10 @@
-"""What the weights mean: reimplemented models, whose code is the definition that the rest of the package measures by.
+"""Models: reimplementations of the OLMo families, whose code defines the activations that the package measures.
 
     >>> from olmo_dynamics.model import MODEL_TYPES
     >>> "olmo2" in MODEL_TYPES
     True
 
-The door is lazy: importing this package does not import torch.
+Names are loaded lazily: importing this package does not import torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from olmo_dynamics.model.olmoe import Olmoe
     from olmo_dynamics.model.rope import Rope
     from olmo_dynamics.model.sites import Tap, find_tap, taps
-    from olmo_dynamics.model.stream import Compute, Observation, Prepared, Stage, StreamedPass, stages
+    from olmo_dynamics.model.stream import Compute, Prepared, SiteValues, Stage, StreamedPass, stages
     from olmo_dynamics.model.weights import check_shapes, load_model_weights, to_tensor
 
 _HOME = {
@@ -32,12 +32,12 @@ _HOME = {
     "Experts": "config",
     "LanguageModel": "language_model",
     "ModelConfig": "config",
-    "Observation": "stream",
     "Olmo1": "olmo1",
     "Olmo2": "olmo2",
     "Olmo3": "olmo3",
     "Olmoe": "olmoe",
     "Prepared": "stream",
+    "SiteValues": "stream",
     "Rope": "rope",
     "Stage": "stream",
     "StreamedPass": "stream",
@@ -64,13 +64,13 @@ __all__ = [
     "Experts",
     "LanguageModel",
     "ModelConfig",
-    "Observation",
     "Olmo1",
     "Olmo2",
     "Olmo3",
     "Olmoe",
     "Prepared",
     "Rope",
+    "SiteValues",
     "Stage",
     "StreamedPass",
     "Tap",

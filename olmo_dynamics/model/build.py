@@ -1,4 +1,4 @@
-"""Models made from a config: empty, on the meta device, or with fresh random weights.
+"""Models built from a config: empty, on the meta device, or with fresh random weights.
 
 >>> from olmo_dynamics.model import ModelConfig, expected_shapes
 >>> config = ModelConfig(hidden_size=64, layers=2, heads=4, kv_heads=2, head_dim=16, intermediate_size=128,
@@ -8,6 +8,8 @@
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 from torch import nn
@@ -31,9 +33,9 @@ INIT_CUT = 3.0  # in standard deviations
 def build_model(
     config: ModelConfig, *, device: torch.device | str = "meta", dtype: torch.dtype = torch.float32
 ) -> LanguageModel:
-    """A model of this shape, without weights: the meta device holds no numbers, any other device holds arbitrary ones.
+    """Build a model of this shape without weights: no values on the meta device, arbitrary ones on any other.
 
-    Follow it with `load_model_weights` or `init_weights`.
+    Call `load_model_weights` or `init_weights` next.
     """
     with torch.device("meta"):
         model = FAMILIES[config.model_type](config).to(dtype)
@@ -41,22 +43,23 @@ def build_model(
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The name and shape of every tensor that a checkpoint of this config holds, in the model's order."""
+    """The name and shape of every tensor in a checkpoint of this config, in the model's order."""
     return {name: tuple(tensor.shape) for name, tensor in build_model(config).state_dict().items()}
 
 
+@cache
 def model_sites(config: ModelConfig) -> tuple[Site, ...]:
-    """The sites that a model of this config has, in the order of `Site`."""
+    """The sites of a model of this config, in the order of `Site`."""
     tapped = {tap.site for tap in taps(build_model(config))}
     return tuple(site for site in Site if site in tapped)
 
 
 @torch.no_grad()
 def init_weights(model: nn.Module, seed: int) -> None:
-    """Fresh weights as OLMo 2 begins: norms 1, all else normal with standard deviation 0.02, cut off at ±0.06.
+    """Initialise weights as OLMo 2 does: norms 1, all else normal with standard deviation 0.02, truncated at ±0.06.
 
-    Olmo 3 and OLMoE begin so too; the first OLMo 1 models made deeper layers smaller. Drawn in float32 on the CPU in the
-    order of the parameters' names, so a seed means the same on every device.
+    Olmo 3 and OLMoE are initialised the same way; the first OLMo 1 models had smaller values in deeper layers. Values are
+    drawn in float32 on the CPU in the order of the parameters' names, so a seed gives the same weights on every device.
     """
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():

@@ -1,6 +1,6 @@
-"""The shape of one model, in plain words.
+"""The shape of one model.
 
-`olmo_dynamics.model.config_json` makes a `ModelConfig` from a checkpoint's `config.json`, and writes it back.
+`olmo_dynamics.model.config_json` reads a `ModelConfig` from a checkpoint's `config.json`, and writes it back.
 
     >>> from olmo_dynamics.model.config import ModelConfig
     >>> config = ModelConfig(model_type="olmo3", hidden_size=64, layers=4, heads=4, kv_heads=2, head_dim=16,
@@ -29,21 +29,22 @@ OWNERS = {
     "sliding_rope_theta": ("olmo3",),
     "experts": ("olmoe",),
 }
-"""The families that have a part which the others lack."""
+"""The families that have a field which the others lack."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Yarn:
-    """RoPE stretched to longer texts than a model first learnt: slow pairs turn `factor` times slower, fast ones stay.
+    """YaRN: RoPE stretched to longer texts than in pretraining, by slowing the slow pairs down `factor` times.
 
-    Raises CheckpointError for a factor below 1, and for numbers not above 0.
+    Raises:
+        CheckpointError: the factor is below 1, or another number is not above 0.
     """
 
     factor: float
-    original_positions: int  # the length that was learnt first
-    beta_fast: float = 32.0  # pairs that turn more often than this over the original positions stay as they are
-    beta_slow: float = 1.0  # those that turn less often are stretched in full
-    attention_factor: float | None = None  # what `magnitude` is, if not 0.1 ln(factor) + 1
+    original_positions: int  # the length in pretraining
+    beta_fast: float = 32.0  # pairs that turn more often than this over the original positions are unchanged
+    beta_slow: float = 1.0  # pairs that turn less often are stretched in full
+    attention_factor: float | None = None  # `magnitude`, if it is not 0.1 ln(factor) + 1
 
     def __post_init__(self) -> None:
         require_count("original_max_position_embeddings", self.original_positions)
@@ -51,41 +52,45 @@ class Yarn:
         if self.attention_factor is not None:
             _require_positive(self, ("attention_factor",))
         if self.factor < 1:
-            raise CheckpointError(f"factor must be at least 1 to stretch RoPE; got {self.factor!r}: correct the config")
+            raise CheckpointError(
+                f"factor must be at least 1 to stretch RoPE (got {self.factor!r}); correct the config"
+            )
 
     @property
     def magnitude(self) -> float:
-        """What cosine and sine are multiplied by, so that attention's logits grow by its square."""
+        """The factor of cosine and sine; attention's logits grow by its square."""
         return 0.1 * math.log(self.factor) + 1 if self.attention_factor is None else self.attention_factor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experts:
-    """A mixture of experts in place of each MLP: every token goes to the `per_token` experts that its router prefers.
+    """A mixture of experts in place of each MLP: every token goes to the `per_token` experts with the highest scores.
 
-    Raises CheckpointError when a token is to go to more experts than there are.
+    Raises:
+        CheckpointError: a token goes to more experts than there are.
     """
 
     count: int
     per_token: int
-    renormalized: bool = False  # whether the chosen experts' probabilities are divided by their sum
+    renormalized: bool = False  # True if the chosen experts' probabilities are divided by their sum
 
     def __post_init__(self) -> None:
         require_count("num_experts", self.count)
         require_count("num_experts_per_tok", self.per_token)
         if self.per_token > self.count:
             raise CheckpointError(
-                f"num_experts_per_tok must be at most num_experts; got {self.per_token} and {self.count}: "
+                f"num_experts_per_tok must be at most num_experts (got {self.per_token} and {self.count}); "
                 "correct the config"
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """The shape of one model; `parse_config` makes it from a `config.json`.
+    """The shape of one model; `parse_config` reads it from a `config.json`.
 
-    Raises UnknownModelError for a model type without a forward pass here, and CheckpointError when numbers contradict
-    each other, or a part is given that the family does not have.
+    Raises:
+        UnknownModelError: the model type has no forward pass here.
+        CheckpointError: numbers contradict each other, or a field is given that the family does not have.
     """
 
     hidden_size: int
@@ -101,8 +106,8 @@ class ModelConfig:
     tied_embeddings: bool = False  # the head reads the embedding's rows
     model_type: str = "olmo2"
     yarn: Yarn | None = None  # stretches the full layers' RoPE; sliding layers never need it
-    clip_qkv: float | None = None  # queries, keys and values are cut off at ±this
-    sliding_window: int | None = None  # positions that a token of a sliding layer sees, its own among them
+    clip_qkv: float | None = None  # queries, keys and values are clipped to ±this
+    sliding_window: int | None = None  # positions visible to a token of a sliding layer, including its own
     sliding_layers: tuple[int, ...] = ()
     sliding_rope_theta: float | None = None  # of sliding layers; None: the same as elsewhere
     experts: Experts | None = None
@@ -120,31 +125,31 @@ class ModelConfig:
         )
         if self.heads % self.kv_heads:
             raise CheckpointError(
-                f"heads must be a multiple of kv_heads; got {self.heads} and {self.kv_heads}: correct the config"
+                f"heads must be a multiple of kv_heads (got {self.heads} and {self.kv_heads}); correct the config"
             )
         if self.head_dim % 2:
             raise CheckpointError(
-                f"head_dim must be even, because RoPE turns pairs; got {self.head_dim}: correct the config"
+                f"head_dim must be even, because RoPE turns pairs (got {self.head_dim}); correct the config"
             )
         if self.yarn and not self.rope_theta > 1:
-            raise CheckpointError(f"rope_theta must be above 1 for YaRN; got {self.rope_theta!r}: correct the config")
+            raise CheckpointError(f"rope_theta must be above 1 for YaRN (got {self.rope_theta!r}); correct the config")
         self._check_parts()
 
     def _check_parts(self) -> None:
         for part, owners in OWNERS.items():
             if self.model_type not in owners and getattr(self, part) not in (None, ()):
                 raise CheckpointError(
-                    f"{part} must be left out for {self.model_type}, which has none; got {getattr(self, part)!r}: "
+                    f"{part} must be left out for {self.model_type}, which does not have it (got {getattr(self, part)!r}); "
                     "correct the config"
                 )
         if self.model_type == "olmoe" and self.experts is None:
-            raise CheckpointError("experts must be given for olmoe; got None: correct the config")
+            raise CheckpointError("experts must be given for olmoe (got None); correct the config")
         if self.sliding_layers:
             require_count("sliding_window", self.sliding_window)
         outside = sorted(set(self.sliding_layers).difference(range(self.layers)))
         if outside:
             raise CheckpointError(
-                f"sliding_layers must be layers of 0 to {self.layers - 1}; got {outside}: correct the config"
+                f"sliding_layers must be layers of 0 to {self.layers - 1} (got {outside}); correct the config"
             )
 
     @property
@@ -158,7 +163,7 @@ class ModelConfig:
         return self.kv_heads * self.head_dim
 
     def window(self, layer: int) -> int | None:
-        """How many positions a token of this layer sees, its own among them; None where it sees all before it."""
+        """The number of positions visible to a token of this layer, including its own; None if all before it are visible."""
         return self.sliding_window if layer in self.sliding_layers else None
 
 
@@ -175,32 +180,41 @@ _COUNTS = (
 
 
 def require_known(model_type: object) -> None:
-    """Nothing, for a model type whose forward pass is implemented.
+    """Check that the forward pass of a model type is implemented.
 
-    Raises UnknownModelError for any other.
+    Raises:
+        UnknownModelError: it is not.
     """
     if model_type not in MODEL_TYPES:
         raise UnknownModelError(
-            f"model_type must be one of {', '.join(MODEL_TYPES)} to run a forward pass; got {model_type!r}: "
+            f"model_type must be one of {', '.join(MODEL_TYPES)} to run a forward pass (got {model_type!r}); "
             "record parameters only, which needs no forward pass"
         )
 
 
-def refuse(key: str, came: object, wanted: str) -> NoReturn:
-    """Raises CheckpointError: a key of a `config.json` asks for a computation that is not implemented."""
+def refuse(key: str, given: object, needed: str) -> NoReturn:
+    """Reject a key of a `config.json` that asks for a computation which is not implemented.
+
+    Raises:
+        CheckpointError: always.
+    """
     raise CheckpointError(
-        f"{key} must be {wanted} for the forward pass implemented here; got {came!r}: record parameters only"
+        f"{key} must be {needed} for the forward pass implemented here (got {given!r}); record parameters only"
     )
 
 
 def require_count(name: str, value: object) -> None:
-    """Raises CheckpointError for anything but a whole number of at least 1."""
+    """Check that a value is a whole number of at least 1.
+
+    Raises:
+        CheckpointError: it is not.
+    """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise CheckpointError(f"{name} must be a whole number of at least 1; got {value!r}: correct the config")
+        raise CheckpointError(f"{name} must be a whole number of at least 1 (got {value!r}); correct the config")
 
 
 def _require_positive(owner: object, names: Iterable[str]) -> None:
     for name in names:
         value = getattr(owner, name)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise CheckpointError(f"{name} must be a number above 0; got {value!r}: correct the config")
+            raise CheckpointError(f"{name} must be a number above 0 (got {value!r}); correct the config")

@@ -1,7 +1,7 @@
 """A checkpoint's `config.json` read into a `ModelConfig`, and written from one.
 
-The config is read for each revision: branches of one repo differ in it. Every setting that would change the computation
-in a way not implemented here is refused; `unknown_keys` names those that nobody here has heard of.
+The config is read for each revision, because branches of one repo differ in it. Every setting that would change the
+computation in a way not implemented here is rejected; `unknown_keys` lists the keys that are not known at all.
 
     >>> from olmo_dynamics.model import parse_config
     >>> config = parse_config({"model_type": "olmo2", "hidden_size": 64, "num_hidden_layers": 2,
@@ -31,13 +31,13 @@ _REQUIRED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "interme
 _DEFAULTS: dict[str, Any] = {
     "max_position_embeddings": 2048,
     "rms_norm_eps": 1e-5,
-    "layer_norm_eps": 1e-5,  # transformers fixes it, the trainer of OLMo 1 could choose
+    "layer_norm_eps": 1e-5,  # fixed in transformers, an option of OLMo 1's trainer
     "sliding_window": 4096,
     "num_experts_per_tok": 8,
     "pad_token_id": 1,
     "eos_token_id": 50279,
 }
-"""What an absent key means to transformers, with which these configs were written."""
+"""The values of absent keys in transformers, which wrote these configs."""
 
 _SAME: dict[str, tuple[Any, ...]] = {
     "hidden_act": (None, "silu"),
@@ -60,7 +60,7 @@ _SAME: dict[str, tuple[Any, ...]] = {
     "mlp_only_layers": (None, []),
     "quantization_config": (None,),
 }
-"""Keys that change the computation, and the values that leave it as implemented; None stands for an absent key too."""
+"""Keys that change the computation, and the values for which it is as implemented; None also means an absent key."""
 
 _SAME_UNLESS_OWNED: dict[str, tuple[Any, ...]] = {
     "clip_qkv": (None,),
@@ -80,16 +80,17 @@ _IDLE = frozenset(
      "output_router_logits", "router_aux_loss_coef", "router_z_loss_coef", "output_attentions", "output_hidden_states",
      "return_dict", "is_encoder_decoder", "id2label", "label2id", "problem_type", "chunk_size_feed_forward"}
 )  # fmt: skip
-"""Keys that a forward pass does not depend on."""
+"""Keys without effect on a forward pass."""
 
 
 def parse_config(config: Mapping[str, Any]) -> ModelConfig:
-    """A `ModelConfig` from the contents of a Hugging Face `config.json`.
+    """Read a `ModelConfig` from the contents of a Hugging Face `config.json`.
 
-    Keys that fix a shape must be there; others default as in transformers.
+    Keys that determine a shape are required; others default as in transformers.
 
-    Raises UnknownModelError for a model type without a forward pass here, and CheckpointError for keys that are
-    missing, contradict each other, or ask for a computation that is not implemented.
+    Raises:
+        UnknownModelError: the model type has no forward pass here.
+        CheckpointError: keys are missing, contradict each other, or ask for a computation that is not implemented.
     """
     require_known(config.get("model_type"))
     model_type = config["model_type"]
@@ -122,14 +123,14 @@ def parse_config(config: Mapping[str, Any]) -> ModelConfig:
 
 
 def unknown_keys(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The keys that `parse_config` passes over without knowing what they mean, in alphabetical order."""
+    """The keys that `parse_config` ignores because their meaning is unknown, in alphabetical order."""
     return tuple(sorted(set(config) - _READ - _IDLE))
 
 
 def to_config_json(config: ModelConfig, *, dtype: str | None = None) -> dict[str, Any]:
     """The `config.json` with which `transformers.AutoModelForCausalLM` loads this model; the inverse of `parse_config`.
 
-    `dtype` is torch's word for the stored dtype, such as `"bfloat16"`; both generations of its key are written.
+    `dtype` is torch's name of the stored dtype, such as `"bfloat16"`, written under both its old and its new key.
     """
     eos = list(config.eos_token_id) if isinstance(config.eos_token_id, tuple) else config.eos_token_id
     written: dict[str, Any] = {
@@ -184,7 +185,7 @@ def _require_keys(config: Mapping[str, Any], required: tuple[str, ...]) -> None:
     if "num_experts" in missing and config.get("num_local_experts") is not None:
         missing.remove("num_experts")
     if missing:
-        raise CheckpointError(f"config.json must give {', '.join(required)}; missing: {', '.join(missing)}: add them")
+        raise CheckpointError(f"config.json must give {', '.join(required)} (missing: {', '.join(missing)}); add them")
 
 
 def _refuse_other_computations(config: Mapping[str, Any]) -> None:
@@ -198,7 +199,7 @@ def _refuse_other_computations(config: Mapping[str, Any]) -> None:
 
 
 def _sliding_layers(config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Olmo 3's layers with a window: those that `layer_types` names, or three of each four."""
+    """Olmo 3's layers with a window: those named by `layer_types`, or three of every four."""
     given = config.get("layer_types")
     if config["model_type"] != "olmo3":
         if set(given or ()) - {FULL}:
@@ -211,7 +212,7 @@ def _sliding_layers(config: Mapping[str, Any]) -> tuple[int, ...]:
         refuse("layer_types", sorted(set(given) - {FULL, SLIDING}), f"{FULL!r} or {SLIDING!r}")
     if len(given) != config["num_hidden_layers"]:
         raise CheckpointError(
-            f"layer_types must name {config['num_hidden_layers']} layers, as num_hidden_layers says; got {len(given)}: "
+            f"layer_types must name {config['num_hidden_layers']} layers, as in num_hidden_layers (got {len(given)}); "
             "correct the config"
         )
     return tuple(layer for layer, kind in enumerate(given) if kind == SLIDING)
@@ -235,8 +236,8 @@ def _head_dim(config: Mapping[str, Any]) -> int:
         require_count(name, count)
     if hidden_size % heads:
         raise CheckpointError(
-            "hidden_size must be a multiple of num_attention_heads where head_dim is absent; "
-            f"got {hidden_size} and {heads}: correct the config"
+            "hidden_size must be a multiple of num_attention_heads if head_dim is absent "
+            f"(got {hidden_size} and {heads}); correct the config"
         )
     return int(hidden_size // heads)
 

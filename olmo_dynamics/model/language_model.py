@@ -1,4 +1,4 @@
-"""What all families are: an embedding, a stack of blocks, a norm and a head; token ids in, logits out."""
+"""The structure of all families: an embedding, a stack of blocks, a norm and a head; token ids in, logits out."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Stack(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """A language model of any family, which brings its own blocks and final norm.
+    """A language model of any family; the family defines the blocks and the final norm.
 
-    `embed`, the blocks, `finish` and `head` are the stages of `forward`, apart so that each can be run alone. A tied
-    model has no `lm_head`: its head reads the embedding's rows. Every row is trained, that of a padding token too.
+    `embed`, the blocks, `finish` and `head` are the stages of `forward`, separate so that each can be run alone. A tied
+    model has no `lm_head`: its head reads the embedding's rows. Every row is trained, including that of a padding token.
     """
 
     def __init__(self, config: ModelConfig, block: Callable[[ModelConfig, int], nn.Module], norm: nn.Module) -> None:
@@ -47,7 +47,7 @@ class LanguageModel(nn.Module):
         return self.head(self.hidden(token_ids))
 
     def hidden(self, token_ids: Int[Tensor, "batch positions"]) -> Float[Tensor, "batch positions hidden"]:
-        """All but the head: the final norm's output, for losses that make logits a slice at a time."""
+        """The final norm's output, for losses that compute logits a slice at a time."""
         x = self.embed(token_ids)
         ropes = self.ropes(x.shape[1], device=x.device, dtype=x.dtype)
         for block, rope in zip(self.model.layers, ropes, strict=True):
@@ -57,7 +57,7 @@ class LanguageModel(nn.Module):
     def ropes(
         self, positions: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> tuple[Rope, ...]:
-        """Each block's rotation table of the first `positions` positions, float32 at least; here all share one."""
+        """Each block's rotation table of the first `positions` positions, in float32 at least; here all blocks share one."""
         config = self.config
         places = rope_positions(positions, device=device, dtype=dtype)
         table = rope_table(places, head_dim=config.head_dim, theta=config.rope_theta, yarn=config.yarn)
@@ -77,5 +77,5 @@ class LanguageModel(nn.Module):
 
     @property
     def head_weight(self) -> Float[Tensor, "vocab hidden"]:
-        """What `head` multiplies by: a row for each token."""
+        """The matrix that `head` multiplies by, one row per token of the vocabulary."""
         return (self.model.embed_tokens if self.lm_head is None else self.lm_head).weight

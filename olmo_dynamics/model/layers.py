@@ -36,12 +36,12 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def gated(self, x: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens intermediate"]:
-        """What `down_proj` reads."""
+        """The input of `down_proj`."""
         gated: Tensor = F.silu(self.gate_proj(x)) * self.up_proj(x)
         return gated
 
     def forward(self, x: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens hidden"]:
-        """What the tokens become, each by itself."""
+        """The output for each token by itself."""
         written: Tensor = self.down_proj(self.gated(x))
         return written
 
@@ -55,7 +55,7 @@ class MLP(SwiGLU):
         self.output = Tap(Site.MLP_OUTPUT, layer)
 
     def forward(self, x: Float[Tensor, "batch positions hidden"]) -> Float[Tensor, "batch positions hidden"]:
-        """What the MLP writes."""
+        """The MLP's output."""
         return self.output(self.down_proj(self.hidden(self.gated(x))))
 
 
@@ -75,6 +75,7 @@ class CausalAttention(nn.Module):
         self.o_proj = nn.Linear(config.query_width, config.hidden_size, bias=False)
         self.query = Tap(Site.QUERY, layer)
         self.key = Tap(Site.KEY, layer)
+        self.query_rotated = Tap(Site.QUERY_ROTATED, layer)
         self.output = Tap(Site.ATTENTION_OUTPUT, layer)
 
     def attend(
@@ -88,6 +89,7 @@ class CausalAttention(nn.Module):
         q, k = self.query(q), self.key(k)
         q, k, v = (t.view(*t.shape[:2], -1, self.head_dim) for t in (q, k, v))  # [batch, positions, heads, head_dim]
         q, k = rotate(q, rope), rotate(k, rope)
+        q = self.query_rotated(q.flatten(2), key=k.flatten(2), value=v.flatten(2), window=self.window).view(q.shape)
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         mask = self.mask(q.shape[2], q.device, rope.within)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
@@ -96,7 +98,7 @@ class CausalAttention(nn.Module):
     def mask(
         self, positions: int, device: torch.device, within: Bool[Tensor, "batch 1 positions positions"] | None = None
     ) -> Bool[Tensor, "*batch positions positions"] | None:
-        """What window and documents leave visible; None where they hide nothing: a mask rules out the fastest kernels."""
+        """True where a query sees a key; None where window and documents hide nothing: a mask rules out the fastest kernels."""
         if self.window is None or self.window >= positions:
             return within
         seen = visible(positions, self.window, device=device)
@@ -109,12 +111,12 @@ def clip(x: Float[Tensor, "batch positions width"], limit: float | None) -> Floa
 
 
 def visible(positions: int, window: int, *, device: torch.device | str = "cpu") -> Bool[Tensor, "positions positions"]:
-    """Whether a row's token sees a column's: itself and those before it, `window` of them in all."""
+    """True where a row's token sees a column's: itself and those before it, `window` of them in all."""
     everything = torch.ones(positions, positions, dtype=torch.bool, device=device)
     return everything.tril() & everything.triu(1 - window)
 
 
 def same_document(documents: Int[Tensor, "batch positions"]) -> Bool[Tensor, "batch 1 positions positions"]:
-    """Whether a row's token sees a column's where attention stays within a document: itself and those before it there."""
+    """True where a row's token sees a column's if attention stays within a document: itself and those before it there."""
     same = documents[:, None, :, None] == documents[:, None, None, :]
     return same.tril()

@@ -3,8 +3,8 @@
     middle = x + attention(norm(x))
     out = middle + mlp(norm(middle))
 
-A checkpoint of it holds no norm at all. From the 0424 models on, queries, keys and values are cut off at ±8. Some models
-tie the head to the embedding, the first 1B among them.
+A checkpoint holds no norm at all. From the 0424 models on, queries, keys and values are clipped to ±8. Some models tie the
+head to the embedding, including the first 1B.
 
     >>> import torch
     >>> from olmo_dynamics.model import build_model, init_weights, parse_config
@@ -42,8 +42,8 @@ class LayerNorm(nn.Module):
         return F.layer_norm(wide, wide.shape[-1:], eps=self.eps).to(x.dtype)
 
 
-class Attention(CausalAttention):
-    """Queries, keys and values as they are projected, cut off where the config says so."""
+class Olmo1Attention(CausalAttention):
+    """Attention with queries, keys and values clipped if the config has `clip_qkv`."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__(config, layer)
@@ -52,18 +52,18 @@ class Attention(CausalAttention):
     def forward(
         self, x: Float[Tensor, "batch positions hidden"], rope: Rope
     ) -> Float[Tensor, "batch positions hidden"]:
-        """What attention writes."""
+        """The output of attention."""
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         q, k, v = (clip(t, self.clip_qkv) for t in (q, k, v))
         return self.attend(q, k, v, rope)
 
 
-class Block(PreNormBlock):
+class Olmo1Block(PreNormBlock):
     """One layer: attention, then MLP, each reading the normalised stream."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__(layer)
-        self.self_attn = Attention(config, layer)
+        self.self_attn = Olmo1Attention(config, layer)
         self.mlp = MLP(config, layer)
         self.input_layernorm = LayerNorm(config.norm_eps)
         self.post_attention_layernorm = LayerNorm(config.norm_eps)
@@ -73,4 +73,4 @@ class Olmo1(LanguageModel):
     """An OLMo 1 language model, of any year."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, Block, LayerNorm(config.norm_eps))
+        super().__init__(config, Olmo1Block, LayerNorm(config.norm_eps))

@@ -1,9 +1,9 @@
-"""OLMo 2: RMS norms on what each sublayer writes to the residual stream, not on what it reads.
+"""OLMo 2: RMS norms on the output of each sublayer, not on its input.
 
     middle = x + norm(attention(x))
     out = middle + norm(mlp(middle))
 
-Queries and keys are normalised too, over all heads at once, before they are split into heads and turned by position.
+Queries and keys are normalised too, over all heads at once, before they are split into heads and rotated by position.
 
     >>> import torch
     >>> from olmo_dynamics.model import build_model, init_weights, parse_config
@@ -26,8 +26,8 @@ from olmo_dynamics.model.layers import MLP, CausalAttention, RMSNorm
 from olmo_dynamics.model.rope import Rope
 
 
-class Attention(CausalAttention):
-    """Queries and keys are normalised over all heads at once."""
+class Olmo2Attention(CausalAttention):
+    """Attention with queries and keys normalised over all heads at once."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__(config, layer)
@@ -37,17 +37,17 @@ class Attention(CausalAttention):
     def forward(
         self, x: Float[Tensor, "batch positions hidden"], rope: Rope
     ) -> Float[Tensor, "batch positions hidden"]:
-        """What attention writes, before the output norm."""
+        """The output of attention, before the output norm."""
         q, k, v = self.q_norm(self.q_proj(x)), self.k_norm(self.k_proj(x)), self.v_proj(x)
         return self.attend(q, k, v, rope)
 
 
-class Block(PostNormBlock):
+class Olmo2Block(PostNormBlock):
     """One layer: attention, then MLP, each normalised and added to the residual stream."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__(layer)
-        self.self_attn = Attention(config, layer)
+        self.self_attn = Olmo2Attention(config, layer)
         self.mlp = MLP(config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.post_feedforward_layernorm = RMSNorm(config.hidden_size, eps=config.norm_eps)
@@ -57,4 +57,4 @@ class Olmo2(LanguageModel):
     """An OLMo 2 language model."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, Block, RMSNorm(config.hidden_size, eps=config.norm_eps))
+        super().__init__(config, Olmo2Block, RMSNorm(config.hidden_size, eps=config.norm_eps))

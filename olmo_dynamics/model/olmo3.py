@@ -1,7 +1,7 @@
-"""Olmo 3: OLMo 2 whose attention, on most layers, looks back over a window only.
+"""Olmo 3: OLMo 2 with sliding-window attention in most layers.
 
-Released models slide on three layers of four and see everything on the fourth. What was trained for long texts stretches
-the rotation of the full layers (YaRN) and leaves that of the sliding ones, which never look far, as it was.
+Released models have a window in three layers of four and full attention in the fourth. Models trained on long texts
+stretch the rotation of the full layers (YaRN) and leave that of the sliding layers unchanged.
 
     >>> import torch
     >>> from olmo_dynamics.model import build_model, init_weights, parse_config
@@ -15,39 +15,39 @@ from __future__ import annotations
 
 import torch
 
-from olmo_dynamics.model import olmo2
 from olmo_dynamics.model.config import ModelConfig
 from olmo_dynamics.model.language_model import LanguageModel
 from olmo_dynamics.model.layers import RMSNorm
+from olmo_dynamics.model.olmo2 import Olmo2Attention, Olmo2Block
 from olmo_dynamics.model.rope import Rope, rope_positions, rope_table
 
 
-class Attention(olmo2.Attention):
-    """OLMo 2's; on a sliding layer a token sees itself and the `sliding_window - 1` before it."""
+class Olmo3Attention(Olmo2Attention):
+    """OLMo 2's attention; in a sliding layer a token sees itself and the `sliding_window - 1` tokens before it."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__(config, layer)
         self.window = config.window(layer)
 
 
-class Block(olmo2.Block):
-    """OLMo 2's, with a window on sliding layers."""
+class Olmo3Block(Olmo2Block):
+    """OLMo 2's block, with a window in sliding layers."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__(config, layer)
-        self.self_attn = Attention(config, layer)
+        self.self_attn = Olmo3Attention(config, layer)
 
 
 class Olmo3(LanguageModel):
     """An Olmo 3 language model."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, Block, RMSNorm(config.hidden_size, eps=config.norm_eps))
+        super().__init__(config, Olmo3Block, RMSNorm(config.hidden_size, eps=config.norm_eps))
 
     def ropes(
         self, positions: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> tuple[Rope, ...]:
-        """As in every family, but without YaRN, and with a theta of their own if there is one, on sliding layers."""
+        """Rotation tables as in every family, except in sliding layers: no YaRN, and their own theta if the config has one."""
         config = self.config
         places = rope_positions(positions, device=device, dtype=dtype)
         theta = config.sliding_rope_theta or config.rope_theta

@@ -3,9 +3,9 @@
     middle = x + attention(norm(x))
     out = middle + experts(norm(middle))
 
-A router scores all experts; the token goes to the `per_token` it prefers, and what they write is added up by the
-router's probabilities. These are a softmax over all experts, taken before the choice, so they sum to less than 1 unless
-the config has them divided by their sum. No token is ever dropped.
+A router scores all experts. The token goes to the `per_token` experts with the highest scores, and their outputs are summed
+with the router's probabilities as weights. These are a softmax over all experts, taken before the choice, so they sum to
+less than 1 unless the config divides them by their sum. No token is ever dropped.
 
     >>> import torch
     >>> from olmo_dynamics.model import build_model, init_weights, parse_config
@@ -32,8 +32,8 @@ from olmo_dynamics.model.sites import Tap
 from olmo_dynamics.names import Site
 
 
-class Attention(CausalAttention):
-    """Queries and keys are normalised over all heads at once, then cut off, with values, where the config says so."""
+class OlmoeAttention(CausalAttention):
+    """Attention with normalised queries and keys, clipped together with values if the config has `clip_qkv`."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__(config, layer)
@@ -44,14 +44,14 @@ class Attention(CausalAttention):
     def forward(
         self, x: Float[Tensor, "batch positions hidden"], rope: Rope
     ) -> Float[Tensor, "batch positions hidden"]:
-        """What attention writes."""
+        """The output of attention."""
         q, k, v = self.q_norm(self.q_proj(x)), self.k_norm(self.k_proj(x)), self.v_proj(x)
         q, k, v = (clip(t, self.clip_qkv) for t in (q, k, v))
         return self.attend(q, k, v, rope)
 
 
 class MixtureOfExperts(nn.Module):
-    """`sum over chosen e of probability(e) * expert_e(x)`, each expert a SwiGLU that sees its own tokens only."""
+    """`sum over chosen e of probability(e) * expert_e(x)`, each expert a SwiGLU that gets its own tokens only."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class MixtureOfExperts(nn.Module):
         self.output = Tap(Site.MLP_OUTPUT, layer)
 
     def forward(self, x: Float[Tensor, "batch positions hidden"]) -> Float[Tensor, "batch positions hidden"]:
-        """What the experts write, mixed."""
+        """The weighted sum of the experts' outputs."""
         logits = self.router_logits(self.gate(x))
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         weights, chosen = wide.softmax(dim=-1).topk(self.per_token, dim=-1)
@@ -79,7 +79,7 @@ class MixtureOfExperts(nn.Module):
         weights: Float[Tensor, "batch positions chosen"],
         chosen: Int[Tensor, "batch positions chosen"],
     ) -> Float[Tensor, "batch positions hidden"]:
-        """The sum of the chosen experts' outputs, weighted; an expert that nobody chose gets a gradient of zeros."""
+        """The weighted sum of the chosen experts' outputs; an expert without tokens gets a gradient of zeros."""
         tokens, weights, chosen = x.flatten(0, 1), weights.flatten(), chosen.flatten()
         by_expert = chosen.argsort(stable=True)  # places in `chosen`: expert 0's, then expert 1's, …
         loads = chosen.bincount(minlength=len(self.experts)).tolist()
@@ -91,12 +91,12 @@ class MixtureOfExperts(nn.Module):
         return total.view_as(x)
 
 
-class Block(PreNormBlock):
+class OlmoeBlock(PreNormBlock):
     """One layer: attention, then experts, each reading the normalised stream."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__(layer)
-        self.self_attn = Attention(config, layer)
+        self.self_attn = OlmoeAttention(config, layer)
         self.mlp = MixtureOfExperts(config, layer)
         self.input_layernorm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.norm_eps)
@@ -106,4 +106,4 @@ class Olmoe(LanguageModel):
     """An OLMoE language model."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, Block, RMSNorm(config.hidden_size, eps=config.norm_eps))
+        super().__init__(config, OlmoeBlock, RMSNorm(config.hidden_size, eps=config.norm_eps))

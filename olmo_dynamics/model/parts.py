@@ -1,10 +1,10 @@
-"""Sequences cut into parts, and threads that take part after part.
+"""Sequences split into parts, and threads that process part after part.
 
     >>> cut(20, 8)[:2]
     (slice(0, 3, None), slice(3, 6, None))
 
-A thread computes with torch threads of its own, so two threads never wait for each other at a barrier inside a product.
-How sequences are cut must not depend on the number of threads: sums over a part are then the same on every machine.
+Each thread computes with torch threads of its own, so two threads never wait for each other at a barrier inside a product.
+The split must not depend on the number of threads: sums over a part are then the same on every machine.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def slices(length: int, size: int) -> Iterator[slice]:
 
 
 def in_threads(work: Callable[[int], None], parts: int, *, threads: int) -> None:
-    """Calls `work` with each part's number, in `threads` threads that share torch's threads between them.
+    """Call `work` with each part's number, in `threads` threads that divide torch's threads among them.
 
-    Raises what the first part that failed raised, once all have ended.
+    The exception of the first part that failed is raised once all parts have ended.
     """
     together = max(1, min(parts, threads))
     with _torch_threads(max(1, threads // together)):
@@ -42,7 +42,7 @@ def in_threads(work: Callable[[int], None], parts: int, *, threads: int) -> None
 
 
 def _alone(work: Callable[[int], None], part: int, torch_threads: int) -> None:
-    torch.set_num_threads(torch_threads)  # the setting is a thread's own, and a new thread does not inherit it
+    torch.set_num_threads(torch_threads)  # the setting is per thread, and a new thread does not inherit it
     work(part)
 
 

@@ -1,14 +1,13 @@
-"""Rotary position embeddings: a query or key is turned by an angle that grows with its position.
+"""Rotary position embeddings: a query or key is rotated by an angle that grows with its position.
 
-Features `j` and `j + head_dim/2` of a head make one pair, the convention of every released OLMo. Angles are computed in
-the dtype of the positions, which is float32 whatever the model's dtype (float64 in a float64 model): bfloat16 cannot
-tell positions above 256 apart.
+Features `j` and `j + head_dim/2` of a head form one pair, as in every released OLMo. Angles are computed in the dtype of
+the positions, which is float32 for every model dtype but float64: bfloat16 cannot distinguish positions above 256.
 
     >>> import torch
     >>> rope = rope_table(torch.arange(3.0), head_dim=4, theta=10_000.0)
     >>> rope.cos.shape
     torch.Size([3, 2])
-    >>> float(rotate(torch.ones(1, 3, 1, 4), rope)[0, 0, 0, 0])  # position 0 is not turned
+    >>> float(rotate(torch.ones(1, 3, 1, 4), rope)[0, 0, 0, 0])  # position 0 is not rotated
     1.0
 """
 
@@ -25,9 +24,9 @@ from olmo_dynamics.model.config import Yarn
 
 
 class Rope(NamedTuple):
-    """Where tokens stand: cosine and sine of the angle of every position and pair, and whom each may look at.
+    """Cosine and sine of the angle of every position and pair, and the mask of visible tokens.
 
-    `within` is None where a token sees all before it; else what documents leave visible, see `layers.same_document`.
+    `within` is None if a token sees all tokens before it; otherwise it is the mask of `layers.same_document`.
     """
 
     cos: Float[Tensor, "positions pairs"]
@@ -36,14 +35,14 @@ class Rope(NamedTuple):
 
 
 def rope_positions(positions: int, *, device: torch.device | str, dtype: torch.dtype) -> Float[Tensor, " positions"]:
-    """0, 1, 2, … for a model of this dtype, in float32 at least."""
+    """The positions 0, 1, 2, … for a model of this dtype, in float32 at least."""
     return torch.arange(positions, device=device, dtype=torch.promote_types(dtype, torch.float32))
 
 
 def rope_table(
     positions: Float[Tensor, " positions"], *, head_dim: int, theta: float, yarn: Yarn | None = None
 ) -> Rope:
-    """Angles `position * theta**(-2j / head_dim)` of pair `j`, or those that YaRN makes of them."""
+    """The table of angles `position * theta**(-2j / head_dim)` of pair `j`, or of those angles after YaRN."""
     exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=positions.dtype) / head_dim
     frequencies = 1.0 / theta**exponents
     if yarn is None:
@@ -54,7 +53,7 @@ def rope_table(
 
 
 def stretched(frequencies: Float[Tensor, " pairs"], theta: float, yarn: Yarn) -> Float[Tensor, " pairs"]:
-    """Frequencies after YaRN: kept where a pair turns fast, divided by `factor` where slow, between them mixed.
+    """Frequencies after YaRN: kept if a pair turns fast, divided by `factor` if slow, interpolated in between.
 
     Pair `j` turns `r` times over the original positions where `j = pairs * ln(original / (2πr)) / ln(theta)`; the share of
     the slower frequency grows linearly from `beta_fast` turns, rounded down to a pair, to `beta_slow`, rounded up. Peng et
@@ -75,7 +74,7 @@ def stretched(frequencies: Float[Tensor, " pairs"], theta: float, yarn: Yarn) ->
 def rotate(
     x: Float[Tensor, "batch positions heads head_dim"], rope: Rope
 ) -> Float[Tensor, "batch positions heads head_dim"]:
-    """Queries or keys, each pair turned by its position's angle; computed in the table's dtype, returned in `x`'s."""
+    """Rotate each pair of queries or keys by its position's angle; computed in the table's dtype, returned in `x`'s."""
     cos, sin = rope.cos[:, None, :], rope.sin[:, None, :]
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)

@@ -1,8 +1,8 @@
-"""What a `config.json` says about rotary position embeddings, in any of its three spellings.
+"""Rotary position embeddings in a `config.json`, in any of its three spellings.
 
-transformers 4 wrote `rope_theta` with `rope_scaling` beside it; transformers 5 writes `rope_parameters`, which Olmo 3 has
-once for its full and once for its sliding layers. One flat theta holds for every layer, as it did in training; only
-the stretching is for full layers alone.
+transformers 4 wrote `rope_theta` and `rope_scaling`. transformers 5 writes `rope_parameters`; Olmo 3 has one for its full
+layers and one for its sliding layers. A flat theta applies to every layer, as in training; only the stretching is limited
+to full layers.
 
     >>> from olmo_dynamics.model.rope_json import read_rope
     >>> read_rope({"model_type": "olmo2", "rope_theta": 5e5, "rope_scaling": None})
@@ -18,7 +18,7 @@ from olmo_dynamics.errors import CheckpointError
 from olmo_dynamics.model.config import ModelConfig, Yarn, refuse
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-"""The words for a layer's kind of attention in `layer_types` and `rope_parameters`."""
+"""The names of a layer's kind of attention in `layer_types` and `rope_parameters`."""
 
 _DEFAULT_THETA = {"olmo3": 500_000.0}  # 10000 elsewhere
 _SAME: dict[str, tuple[Any, ...]] = {
@@ -27,22 +27,23 @@ _SAME: dict[str, tuple[Any, ...]] = {
     "mscale_all_dim": (None,),
     "truncate": (None, True),
 }
-"""Keys that change the computation, and the values that leave it as implemented; None stands for an absent key too."""
+"""Keys that change the computation, and the values for which it is as implemented; None also means an absent key."""
 
 _Rope = Mapping[str, Any]
 
 
 def read_rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a `ModelConfig` that say how positions turn queries and keys.
+    """Read the fields of a `ModelConfig` that define the rotation of queries and keys.
 
-    Raises CheckpointError where spellings contradict each other, or ask for a kind of RoPE that is not implemented.
+    Raises:
+        CheckpointError: spellings contradict each other, or ask for a kind of RoPE that is not implemented.
     """
     if config["model_type"] == "olmo3" and config.get("rope_parameters"):
         return _by_layer_type(config)
     if config.get("rope_parameters") and config.get("rope_scaling"):
         raise CheckpointError(
-            "rope_parameters and rope_scaling must not be given together; "
-            f"got {config['rope_parameters']!r} and {config['rope_scaling']!r}: remove one"
+            "rope_parameters and rope_scaling must not be given together "
+            f"(got {config['rope_parameters']!r} and {config['rope_scaling']!r}); remove one"
         )
     key = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
     rope = config.get(key) or {}
@@ -50,9 +51,9 @@ def read_rope(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_rope(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `read_rope`, in the spelling of transformers 4 and, where layers differ, that of 5 too.
+    """The inverse of `read_rope`, in the spelling of transformers 4 and, for Olmo 3, also in that of 5.
 
-    transformers 5.23 gives sliding layers a theta of 500000 if only a flat one is written, whatever it is.
+    transformers 5.23 gives sliding layers a theta of 500000 if only a flat theta is written, even another one.
     """
     scaling = _scaling(config.yarn)
     written: dict[str, Any] = {"rope_theta": config.rope_theta, "rope_scaling": scaling}
@@ -65,7 +66,7 @@ def write_rope(config: ModelConfig) -> dict[str, Any]:
 
 
 def as_float(value: Any) -> Any:
-    """A whole number as JSON may write a real one; anything else as it is."""
+    """A float for a whole number, as JSON may write one; any other value unchanged."""
     return float(value) if type(value) is int else value
 
 
@@ -76,10 +77,10 @@ def _by_layer_type(config: Mapping[str, Any]) -> dict[str, Any]:
     full, sliding = ropes.get(FULL, {}), ropes.get(SLIDING, {})
     if _yarn(f"{key} of {SLIDING}", sliding, config):
         refuse(f"{key} of {SLIDING}", sliding, "of rope_type 'default'")
-    yarn, beside = _yarn(key, full, config), config.get("rope_scaling")
-    if beside and _yarn("rope_scaling", beside, config) != yarn:
+    yarn, scaling = _yarn(key, full, config), config.get("rope_scaling")
+    if scaling and _yarn("rope_scaling", scaling, config) != yarn:
         raise CheckpointError(
-            f"rope_scaling must be what {key} has for {FULL}; got {beside!r} and {full!r}: remove the wrong one"
+            f"rope_scaling must equal {key} of {FULL} (got {scaling!r} and {full!r}); remove the wrong one"
         )
     theta, own = _theta(key, full, config), sliding.get("rope_theta")
     sliding_theta = _theta(key, {}, config) if own is None else as_float(own)
@@ -87,19 +88,19 @@ def _by_layer_type(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _theta(key: str, rope: _Rope, config: Mapping[str, Any]) -> float:
-    """RoPE's base: in `rope_parameters`, or beside it, or else the family's default."""
+    """RoPE's base: from `rope_parameters`, or from the config itself, or else the family's default."""
     found = [theta for theta in (rope.get("rope_theta"), config.get("rope_theta")) if theta is not None]
     if not found and "rope_theta" in config:
-        refuse("rope_theta", None, "a number")  # some models were trained on without positions
+        refuse("rope_theta", None, "a number")  # some models were trained further without positions
     if len(set(found)) > 1:
         raise CheckpointError(
-            f"rope_theta must be one number; got {found[0]!r} in {key} and {found[1]!r} beside it: remove one"
+            f"rope_theta must be one number (got {found[0]!r} in {key} and {found[1]!r} outside it); remove one"
         )
     return as_float(found[0]) if found else _DEFAULT_THETA.get(config["model_type"], 10_000.0)
 
 
 def _yarn(key: str, rope: _Rope, config: Mapping[str, Any]) -> Yarn | None:
-    """How RoPE is stretched, if it is."""
+    """The stretching of RoPE, None if there is none."""
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "yarn") or any(isinstance(value, Mapping) for value in rope.values()):
         refuse(key, dict(rope), "of rope_type 'default' or 'yarn'")

@@ -31,17 +31,19 @@ class Tap(nn.Module):
         self.site = site
         self.layer = layer
 
-    def forward(self, x: Shaped[Tensor, "batch positions width"]) -> Shaped[Tensor, "batch positions width"]:
-        """`x` itself, not a copy."""
+    def forward(
+        self, x: Shaped[Tensor, "batch positions width"], **beside: object
+    ) -> Shaped[Tensor, "batch positions width"]:
+        """`x` itself, not a copy; hooks are shown whatever else is given."""
         return x
 
     if TYPE_CHECKING:  # nn.Module itself promises Any
 
-        def __call__(self, x: Tensor) -> Tensor:
+        def __call__(self, x: Tensor, **beside: object) -> Tensor:
             """`forward`, and the hooks."""
 
     def extra_repr(self) -> str:
-        """What `print(model)` shows between the brackets."""
+        """The text that `print(model)` shows between the brackets."""
         return str(self.site) if self.layer == NO_LAYER else f"{self.site}, layer {self.layer}"
 
 
@@ -53,15 +55,16 @@ def taps(model: nn.Module) -> Iterator[Tap]:
 def find_tap(model: nn.Module, site: Site, layer: int = NO_LAYER) -> Tap:
     """The tap at one site of one layer.
 
-    Raises OptionError where there is none.
+    Raises:
+        OptionError: the model has no such site or layer.
     """
     layers = {tap.layer: tap for tap in taps(model) if tap.site == site}
     if layer in layers:
         return layers[layer]
     if not layers:
-        raise OptionError(f"site must be one that the model has, {_listed(model)}; got {site}: choose one of them")
+        raise OptionError(f"site must be one that the model has, {_listed(model)} (got {site})")
     there = f"its layers are {min(layers)} to {max(layers)}" if site.in_block else "it lies outside the blocks"
-    raise OptionError(f"site and layer must name a place in the model; got {site} of layer {layer}: {there}")
+    raise OptionError(f"site and layer must name a place in the model (got {site} of layer {layer}); {there}")
 
 
 def _listed(model: nn.Module) -> str:

@@ -1,7 +1,7 @@
 """A forward pass that holds one layer's weights at a time.
 
 The probe's residual stream stays; the weights pass by. Each stage (embedding, every block, head) is given its tensors,
-runs all sequences through them, shows the wanted sites to an observer, and lets the weights go.
+runs all sequences through them, shows the chosen sites to an observer, and lets the weights go.
 
     >>> import torch
     >>> from olmo_dynamics.names import Site
@@ -28,6 +28,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,9 +60,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compute:
-    """Where and in what a pass computes, and how much of it at once; but for rounding, no result depends on the latter.
+    """The device and dtype of a pass, and how much of it is computed at once; but for rounding, no result depends on the latter.
 
-    Raises OptionError for a number below 1.
+    Raises:
+        OptionError: a number is below 1.
     """
 
     device: torch.device | str = "cpu"
@@ -74,14 +76,15 @@ class Compute:
         for name in ("threads", "sequences_at_once", "columns_at_once"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise OptionError(f"{name} must be at least 1; got {value}: give a larger number, or leave it out")
+                raise OptionError(f"{name} must be at least 1 (got {value}); give a larger number, or leave it out")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Observation:
+class SiteValues:
     """Activations at one site, for some sequences and positions of the probe; of logits, for some of the vocabulary.
 
-    `values` is in the compute dtype (chosen experts: int64) and is the model's own memory: read it, do not keep it.
+    `values` is in the compute dtype (chosen experts: int64) and is the model's own memory: read it, do not keep it. `beside`
+    is whatever else the model gives its tap: keys, values and window beside the queries.
     """
 
     site: Site
@@ -91,9 +94,10 @@ class Observation:
     positions: slice
     columns: slice
     part: int = 0
+    beside: Mapping[str, Any] = field(default_factory=dict)
 
 
-Observer = Callable[[Observation], None]
+Observer = Callable[[SiteValues], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,7 +165,7 @@ class StreamedPass:
         self._watching = _Watching()
         for tap in taps(self._model):
             if tap.site in self.sites:
-                tap.register_forward_hook(self._watching.show)
+                tap.register_forward_hook(self._watching.show, with_kwargs=True)
         self._ropes = self._model.ropes(positions, device=device, dtype=dtype)
         self._copies = None if on_cpu else torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.residual = torch.empty(*token_ids.shape, config.hidden_size, device=device, dtype=dtype)
@@ -184,14 +188,17 @@ class StreamedPass:
             return Prepared(stage, ready, stored, self._copies.record_event())
 
     def run(self, prepared: Prepared, observe: Observer) -> None:
-        """Carries every sequence through one stage; stages come in the order of `stages(config)`, each once.
+        """Carry every sequence through one stage; stages come in the order of `stages(config)`, each once.
 
-        Raises OptionError for a stage out of order.
+        Raises:
+            OptionError: the stage is out of order.
         """
         stage = prepared.stage
         if not self._remaining or stage != self._remaining[0]:
-            wanted = self._remaining[0].name if self._remaining else "no further stage"
-            raise OptionError(f"stages must run in order, next is {wanted}; got {stage.name}: start a new StreamedPass")
+            following = self._remaining[0].name if self._remaining else "no further stage"
+            raise OptionError(
+                f"stages must run in order, next is {following} (got {stage.name}); start a new StreamedPass"
+            )
         # Before it runs: a stage that broke off has changed some sequences, and cannot run again.
         self._remaining.pop(0)
         step = {EMBEDDING: self._embed, HEAD: self._finish}.get(stage.name, self._block)
@@ -241,7 +248,7 @@ class StreamedPass:
 
 
 class _Watching(threading.local):
-    """Which observer a thread shows its activations to, and of what part of the probe they are."""
+    """The observer that a thread shows its activations to, and the part of the probe that they belong to."""
 
     @contextmanager
     def during(self, observe: Observer, rows: slice, positions: slice, part: int) -> Iterator[None]:
@@ -252,10 +259,12 @@ class _Watching(threading.local):
         finally:
             del self._observe
 
-    def show(self, tap: Tap, _: object, values: Tensor) -> None:
+    def show(self, tap: Tap, _: object, beside: Mapping[str, Any], values: Tensor) -> None:
         """The forward hook of a tap."""
-        self.see(tap.site, tap.layer, values, slice(0, values.shape[-1]))
+        self.see(tap.site, tap.layer, values, slice(0, values.shape[-1]), beside)
 
-    def see(self, site: Site, layer: int, values: Tensor, columns: slice) -> None:
-        """Hands on what a place in the model gave."""
-        self._observe(Observation(site, layer, values, self._rows, self._positions, columns, self._part))
+    def see(
+        self, site: Site, layer: int, values: Tensor, columns: slice, beside: Mapping[str, Any] | None = None
+    ) -> None:
+        """Show the observer the values at a place in the model."""
+        self._observe(SiteValues(site, layer, values, self._rows, self._positions, columns, self._part, beside or {}))

@@ -36,27 +36,28 @@ TORCH_DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""torch's dtype for safetensors' name of it."""
+"""The torch dtype of each safetensors dtype."""
 
 _SHOWN = 3  # names of each kind in an error
 
 
 def to_tensor(raw: UInt8[np.ndarray, " bytes"], info: TensorInfo) -> Tensor:
-    """Stored bytes seen as a tensor of the stored dtype and shape: a view, never to be written to.
+    """View stored bytes as a tensor of the stored dtype and shape; never write to it.
 
-    Bytes that do not start at a multiple of the element size are copied: kernels may not read them where they lie.
+    Bytes that do not start at a multiple of the element size are copied, because kernels may not read them in place.
 
-    Raises CheckpointError for a dtype that torch lacks, or a byte count that contradicts the shape.
+    Raises:
+        CheckpointError: torch lacks the dtype, or the number of bytes contradicts the shape.
     """
     dtype = TORCH_DTYPES.get(info.dtype)
     if dtype is None:
         raise CheckpointError(
-            f"{info.name} must be one of {', '.join(TORCH_DTYPES)}; got {info.dtype}: convert the checkpoint"
+            f"{info.name} must be one of {', '.join(TORCH_DTYPES)} (got {info.dtype}); convert the checkpoint"
         )
-    wanted = info.size * dtype.itemsize
-    if raw.nbytes != wanted:
+    nbytes = info.size * dtype.itemsize
+    if raw.nbytes != nbytes:
         raise CheckpointError(
-            f"{info.name} {list(info.shape)} {info.dtype} must be {wanted} bytes; got {raw.nbytes}: "
+            f"{info.name} {list(info.shape)} {info.dtype} must be {nbytes} bytes (got {raw.nbytes}); "
             "fetch the checkpoint again"
         )
     aligned = raw if raw.ctypes.data % dtype.itemsize == 0 else raw.copy()
@@ -64,52 +65,54 @@ def to_tensor(raw: UInt8[np.ndarray, " bytes"], info: TensorInfo) -> Tensor:
 
 
 def check_shapes(config: ModelConfig, tensors: Mapping[str, TensorInfo] | Mapping[str, Tensor]) -> None:
-    """Nothing, if the tensors are those that the config promises.
+    """Check that the tensors are those of the config.
 
-    A head stored beside tied embeddings is let pass: some writers keep both.
+    A head stored in addition to tied embeddings is accepted, because some writers keep both.
 
-    Raises ShapeError naming the first few tensors that are missing, unexpected or of another shape.
+    Raises:
+        ShapeError: tensors are missing, unexpected or of another shape; the message names the first few.
     """
-    wanted = expected_shapes(config)
-    came = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if config.tied_embeddings and came.get("lm_head.weight") == (config.vocab_size, config.hidden_size):
-        del came["lm_head.weight"]
+    expected = expected_shapes(config)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if config.tied_embeddings and found.get("lm_head.weight") == (config.vocab_size, config.hidden_size):
+        del found["lm_head.weight"]
     complaints = [
-        _complaint("missing", [f"{name} {list(wanted[name])}" for name in wanted if name not in came]),
-        _complaint("unexpected", [f"{name} {list(came[name])}" for name in came if name not in wanted]),
+        _complaint("missing", [f"{name} {list(expected[name])}" for name in expected if name not in found]),
+        _complaint("unexpected", [f"{name} {list(found[name])}" for name in found if name not in expected]),
         _complaint(
             "mis-shaped",
             [
-                f"{name} wanted {list(shape)} got {list(came[name])}"
-                for name, shape in wanted.items()
-                if came.get(name, shape) != shape
+                f"{name} must be {list(shape)}, got {list(found[name])}"
+                for name, shape in expected.items()
+                if found.get(name, shape) != shape
             ],
         ),
     ]
-    found = "; ".join(complaint for complaint in complaints if complaint)
-    if found:
+    problems = "; ".join(complaint for complaint in complaints if complaint)
+    if problems:
         raise ShapeError(
-            f"tensors must have the {len(wanted)} names and shapes that config.json implies; {found}: "
-            "check that config.json and weights are of one revision"
+            f"tensors must have the {len(expected)} names and shapes of config.json (got {problems}); "
+            "check that config.json and the weights are of one revision"
         )
 
 
 def load_model_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, device: torch.device | str = "cpu") -> None:
-    """Fills a model, in place, with its own copy of the weights, in the model's dtype.
+    """Fill a model, in place, with its own copy of the weights, in the model's dtype.
 
-    A copy because stored bytes may be read-only memory, which an optimiser or an edit would crash on. A tied model
-    takes no head, so one that is stored beside the embedding is left aside.
+    The weights are copied because stored bytes may be read-only memory, on which an optimiser or an edit would crash. A
+    tied model has no head, so a head stored in addition to the embedding is ignored.
 
-    Raises ShapeError when the tensors are not those of the model's state dict.
+    Raises:
+        ShapeError: the tensors are not those of the model's state dict.
     """
-    wanted = model.state_dict()
-    odd = [name for name in wanted if name not in tensors or tensors[name].shape != wanted[name].shape]
+    state = model.state_dict()
+    odd = [name for name in state if name not in tensors or tensors[name].shape != state[name].shape]
     if odd:
         raise ShapeError(
-            f"weights must match the model's {len(wanted)} parameters; got none of the right shape for "
-            f"{_listed(odd)}: call check_shapes to see what came"
+            f"weights must match the model's {len(state)} parameters (got none of the right shape for "
+            f"{_listed(odd)}); call check_shapes for details"
         )
-    copies = {name: tensors[name].to(device, value.dtype, copy=True) for name, value in wanted.items()}
+    copies = {name: tensors[name].to(device, value.dtype, copy=True) for name, value in state.items()}
     model.load_state_dict(copies, assign=True)
 
 

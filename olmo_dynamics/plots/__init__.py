@@ -1,7 +1,7 @@
-"""How tables become pictures: polars frames in, altair charts out.
+"""Plots: polars frames in, altair charts out.
 
-Every function takes a table and returns a chart that carries its own look; a `Style` says what is printed around it. The
-report page that holds many of them is made by `olmo_dynamics.plots.page`.
+Every function takes a table and returns a chart that carries its own theme. A `Style` sets the title, the notes and the
+size. `olmo_dynamics.plots.page` makes the report page, which holds many charts.
 
     >>> import olmo_dynamics as od
     >>> parameters = od.open_store("run.zarr").table("parameters")  # doctest: +SKIP
@@ -12,13 +12,13 @@ from olmo_dynamics.plots.bands import distribution_fan, embedding_band
 from olmo_dynamics.plots.births import outlier_births
 from olmo_dynamics.plots.branches import branches
 from olmo_dynamics.plots.depth import depth_profile
-from olmo_dynamics.plots.look import AnyChart, Style
-from olmo_dynamics.plots.losses import loss_by_domain
+from olmo_dynamics.plots.domain_losses import loss_by_domain
+from olmo_dynamics.plots.expert_use import domain_specialisation, expert_load, saturation
 from olmo_dynamics.plots.maps import layer_step_map
 from olmo_dynamics.plots.norms import norms_panel
 from olmo_dynamics.plots.panels import linked
-from olmo_dynamics.plots.routing import domain_specialisation, expert_load, saturation
-from olmo_dynamics.plots.rows import MAX_ROWS
+from olmo_dynamics.plots.table import MAX_ROWS
+from olmo_dynamics.plots.theme import AnyChart, Style
 from olmo_dynamics.plots.trajectories import trajectory
 
 __all__ = [

@@ -1,7 +1,7 @@
 """Axes: time along x, a quantity along y.
 
-Time runs on a symmetric-log axis, which behaves as a logarithm far from zero and still has a place for step 0; ticks stand
-at 0 and at powers of ten.
+Time runs on a symmetric-log axis. It behaves as a logarithm far from zero and still has a place for step 0. Ticks are at 0
+and at powers of ten.
 
     >>> import polars as pl
     >>> time_axis(pl.DataFrame({"step": [0, 10, 100, 1000]}), "step", width=600).ticks
@@ -21,21 +21,21 @@ import polars as pl
 from numpy.typing import NDArray
 
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.names import Quantity
-from olmo_dynamics.plots.look import YScale
+from olmo_dynamics.plots.theme import YScale
 from olmo_dynamics.plots.titles import X_TITLES, axis_title
+from olmo_dynamics.quantities.declaration import Quantity
 
 Array = NDArray[np.float64]
 
 _LINEAR_BELOW = 20.0  # a time axis whose end is less than this many times its start needs no logarithm
 _LOG_FROM = 20.0  # a value axis turns logarithmic above this ratio of largest to smallest
-_EDGE = 5  # pixels between an axis' ends and the first and last mark, which would else be cut in half
-_TICK_PIXELS = 38  # room that one tick label of the time axis takes
+_EDGE = 5  # pixels between an axis' ends and the first and last mark, which would otherwise be cut in half
+_TICK_PIXELS = 38  # width that one tick label of the time axis takes
 
 
 @dataclass(frozen=True, slots=True)
 class TimeAxis:
-    """How step or tokens are laid along x: the scale, and where its ticks stand."""
+    """The axis of step or tokens along x: its scale and its ticks."""
 
     field: str  # step or tokens
     log: bool
@@ -49,20 +49,20 @@ class TimeAxis:
         return {"type": "symlog", "constant": self.constant} if self.log else {"type": "linear", "zero": False}
 
     def channel(self, field: str = "", *, seen: str = "", domain: Any = alt.Undefined) -> alt.X:
-        """The x encoding, of the axis' own field unless cells begin at another's.
+        """The x encoding of `field`, or of the axis' own field if none is given.
 
-        `seen` is Vega's expression for the interval that a selection shows; where that is short, minor ticks are labelled.
+        `seen` is Vega's expression for the interval that a selection shows. Minor ticks are labelled where it is short.
         """
         scale = alt.Scale(**self.kind, nice=False, domain=domain, padding=alt.Undefined if field else _EDGE)
         title = X_TITLES[self.field]
         return alt.X(field or self.field, type="quantitative", title=title, scale=scale, axis=self._axis(seen))
 
     def place(self, values: Array) -> Array:
-        """Where values stand on the axis, in its own unit."""
+        """Positions of values on the axis, in its own unit."""
         return np.sign(values) * np.log1p(np.abs(values) / self.constant) if self.log else values
 
     def unplace(self, places: Array) -> Array:
-        """The values that stand at some places; the inverse of `place`."""
+        """Values at positions on the axis; the inverse of `place`."""
         return np.sign(places) * np.expm1(np.abs(places)) * self.constant if self.log else places
 
     def _axis(self, seen: str) -> alt.Axis:
@@ -81,7 +81,7 @@ class TimeAxis:
 
 
 def time_axis(frame: pl.DataFrame, x: str, *, width: int) -> TimeAxis:
-    """Lays out the time axis for the steps or tokens in a table, in a picture so many pixels wide."""
+    """The time axis for the steps or tokens in a table, in a picture that is `width` pixels wide."""
     values = sorted(float(value) for value in frame[x].unique() if value is not None)
     positive = [value for value in values if value > 0]
     if len(values) < 3 or positive[-1] < _LINEAR_BELOW * positive[0]:
@@ -97,7 +97,7 @@ def time_axis(frame: pl.DataFrame, x: str, *, width: int) -> TimeAxis:
 
 
 def _spaced(decades: list[float], constant: float, pixels: float, zero: bool) -> list[float]:
-    """Every decade, or every second, third, … so that labels keep clear of each other and of the zero.
+    """Every n-th decade, with n as small as keeps the labels clear of each other and of the zero.
 
     `pixels` is the length of a factor e where the axis is logarithmic.
     """
@@ -107,14 +107,14 @@ def _spaced(decades: list[float], constant: float, pixels: float, zero: bool) ->
 
 @dataclass(frozen=True, slots=True)
 class ValueAxis:
-    """How a quantity is laid along y."""
+    """The axis of a quantity along y."""
 
     field: str
     title: str
     log: bool
     low: float
     high: float
-    ticks: tuple[float, ...]  # where they are chosen here: on a logarithmic axis
+    ticks: tuple[float, ...]  # empty on a linear axis, where Vega chooses them
     crowded: bool  # in a small panel
 
     def channel(self, *, domain: tuple[float, float] | None = None) -> alt.Y:
@@ -129,10 +129,13 @@ class ValueAxis:
 def value_axis(
     frame: pl.DataFrame, field: str, quantity: Quantity, *, scale: YScale = "auto", panels: str = ""
 ) -> ValueAxis:
-    """Lays out the axis of a quantity: logarithmic where the values are positive and span more than a factor of 20.
+    """The axis of a quantity, logarithmic if the values are positive and span more than a factor of 20.
 
-    With `panels`, the column that splits the picture, the middle panel's span counts, and the title is short. Raises
-    OptionError for a logarithm of values that are not positive.
+    `panels` is the column that splits the picture, if there is one: the median panel's span counts then, and the title is
+    short.
+
+    Raises:
+        OptionError: a logarithmic scale is asked for, and the values are not positive.
     """
     spans = [span(part, field) for part in (frame.partition_by(panels) if panels else [frame])]
     low, high = min(low for low, _ in spans), max(high for _, high in spans)
@@ -143,9 +146,9 @@ def value_axis(
 
 
 def is_log(field: str, scale: YScale, low: float, ratio: float, *, enough: float) -> bool:
-    """Whether an axis or a colour is logarithmic: as asked, or where values are positive and their ratio exceeds `enough`."""
+    """True if an axis or colour is logarithmic: if asked for, or if values are positive and their ratio exceeds `enough`."""
     if scale == "log" and low <= 0:
-        raise OptionError(f"scale='log' wants positive values; {field!r} goes down to {low:g}; use scale='linear'")
+        raise OptionError(f"scale='log' needs positive values; {field!r} goes down to {low:g}; use scale='linear'")
     return scale == "log" or (scale == "auto" and low > 0 and ratio > enough)
 
 
@@ -166,7 +169,7 @@ def short_number(value: str) -> str:
 
 
 def _log_ticks(low: float, high: float, ratio: float) -> tuple[float, ...]:
-    """Powers of ten, and multiples between them where there are few of them."""
+    """Powers of ten, and multiples between them where there are few powers."""
     digits = (1,) if ratio > 1e4 else (1, 3) if ratio > 100 else (1, 2, 5) if ratio > 5 else tuple(range(1, 10))
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     return tuple(float(f"{digit}e{power}") for power in powers for digit in digits)

@@ -11,14 +11,14 @@ import altair as alt
 import polars as pl
 
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.names import Quantity
 from olmo_dynamics.plots.axes import TimeAxis, time_axis, value_axis
-from olmo_dynamics.plots.look import PLAIN, AnyChart, Style, finished
 from olmo_dynamics.plots.panels import small_multiples
-from olmo_dynamics.plots.rows import Rows, drawable, require, with_branch
 from olmo_dynamics.plots.selections import zoom, zoomed
+from olmo_dynamics.plots.table import Rows, drawable, require, with_branch
+from olmo_dynamics.plots.theme import PLAIN, AnyChart, Style, finalize
 from olmo_dynamics.plots.titles import axis_title, definition, heading, tooltips
 from olmo_dynamics.quantities import find
+from olmo_dynamics.quantities.declaration import Quantity
 
 _WIDE, _PAIR, _PANEL = (600, 320), (340, 280), (165, 130)
 _MEDIAN, _DARK = "median", "#08304F"
@@ -30,7 +30,10 @@ _FOUR = ("#DDEAF4", "#B5D3E8", "#83B5D9", "#4F93C5")
 def embedding_band(frame: pl.DataFrame, *, x: str = "step", style: Style = PLAIN) -> AnyChart:
     """Bands of the rows' L2 norms: 5 to 95 %, 25 to 75 % and the median, the input embedding and the head side by side.
 
-    Takes the table `embeddings.row_l2_quantile`. Raises OptionError where a column or a quantile is missing.
+    Takes the table `embeddings.row_l2_quantile`.
+
+    Raises:
+        OptionError: a column or a quantile is missing, or there is nothing, or too much, to draw.
     """
     require(frame, "embedding", "quantile", "value")
     inner = frame.filter(pl.col("quantile").is_between(0.05, 0.95))
@@ -40,10 +43,13 @@ def embedding_band(frame: pl.DataFrame, *, x: str = "step", style: Style = PLAIN
 def distribution_fan(
     frame: pl.DataFrame, *, quantity: str = "parameters/element_quantile", x: str = "step", style: Style = PLAIN
 ) -> AnyChart:
-    """Bands of every pair of quantiles q and 1 - q around the median, one panel a tensor.
+    """Bands of every pair of quantiles q and 1 - q around the median, one panel per tensor.
 
-    Takes a table of quantiles such as `parameters.element_quantile`, whose values are of `quantity`; filter it to one role, or
-    to one tensor, first. Raises OptionError where a column or a quantile is missing.
+    Takes a table of quantiles of `quantity`, such as `parameters.element_quantile`. Filter it to one role, or to one
+    tensor, first.
+
+    Raises:
+        OptionError: a column or a quantile is missing, or there is nothing, or too much, to draw.
     """
     level = "token_quantile" if "token_quantile" in frame.columns else "quantile"
     require(frame, level, "value")
@@ -64,19 +70,15 @@ def _fan(frame: pl.DataFrame, quantity: Quantity, facet: str, *, x: str, style: 
     chart = chart.properties(width=width, height=height)
     whole = small_multiples(chart, rows, facet, columns=style.columns, free=count == 2) if count > 1 else chart
     title = heading(rows.frame, quantity, " during training").replace("Quantile", "Distribution", 1)
-    return finished(whole, title, [definition(quantity), rows.said], style)
+    return finalize(whole, title, [definition(quantity), rows.subtitle], style)
 
 
 def _require_one_line(rows: Rows, facet: str) -> None:
     if "branch" in rows.frame.columns:
         lines = ", ".join(sorted(rows.frame["branch"].unique()))
-        raise OptionError(
-            f"one line of training was wanted for bands; the table has {lines}; filter by stage and ingredient"
-        )
+        raise OptionError(f"bands need exactly one line of training (got {lines}); filter by stage and ingredient")
     if rows.frame.select("revision", facet, "quantile").is_duplicated().any():
-        raise OptionError(
-            "one value for each revision, panel and quantile was wanted; the table has several; filter it"
-        )
+        raise OptionError("bands need one value per revision, panel and quantile (got several); filter the table")
 
 
 def _bands(rows: Rows, quantity: Quantity, time: TimeAxis, *, panels: bool) -> alt.LayerChart:
@@ -84,9 +86,9 @@ def _bands(rows: Rows, quantity: Quantity, time: TimeAxis, *, panels: bool) -> a
     nested = _nested(rows.frame)
     widest_first = [band for band in nested["band"].unique(maintain_order=True) if band != _MEDIAN]
     shades = alt.Scale(domain=widest_first, range=list(_SHADES.get(len(widest_first), _FOUR)))
-    told = tooltips(nested, value=f"{axis_title(quantity)}, or its lower end", upper="upper end")
+    tooltip = tooltips(nested, value=f"{axis_title(quantity)}, or its lower end", upper="upper end")
     y = value_axis(rows.frame, "value", quantity).channel().title(axis_title(quantity, short=panels))
-    base = alt.Chart(nested).encode(x=time.channel(seen=zoomed(time.field)), y=y, tooltip=told)
+    base = alt.Chart(nested).encode(x=time.channel(seen=zoomed(time.field)), y=y, tooltip=tooltip)
     color = alt.Color("band", type="nominal", scale=shades, sort=widest_first, title="values within")
     alone = nested[time.field].n_unique() == 1  # an area needs two ends; a single revision is a bar
     spread = (base.mark_bar(size=24) if alone else base.mark_area()).encode(y2="upper", color=color)
@@ -97,15 +99,15 @@ def _bands(rows: Rows, quantity: Quantity, time: TimeAxis, *, panels: bool) -> a
 
 
 def _nested(frame: pl.DataFrame) -> pl.DataFrame:
-    """Each quantile below the median beside the one as far above it, as `value` and `upper`, widest first; then the median."""
+    """Quantiles q and 1 - q paired as `value` and `upper`, the widest band first and the median last."""
     level = pl.col("quantile")
     labels = [name for name in frame.columns if name not in ("quantile", "value")]
     above = frame.filter(level > 0.5).with_columns((1 - level).round(6).alias("quantile")).rename({"value": "upper"})
     pairs = frame.filter(level < 0.5).join(above, on=[*labels, "quantile"], nulls_equal=True)
     median = frame.filter(level == 0.5).with_columns(pl.lit(_MEDIAN).alias("band"))
     if pairs.is_empty() or median.is_empty():
-        came = ", ".join(f"{value:g}" for value in sorted(frame["quantile"].unique()))
-        raise OptionError(f"the median and quantiles q and 1 - q were wanted for bands; the table has {came}")
+        found = ", ".join(f"{value:g}" for value in sorted(frame["quantile"].unique()))
+        raise OptionError(f"bands need the median and pairs of quantiles q and 1 - q (got {found}); keep those rows")
     words = pl.format("{} to {} %", (100 * level).round(1), (100 * (1 - level)).round(1))
     named = pairs.with_columns(words.str.replace_all(".0 ", " ", literal=True).alias("band"))
     return pl.concat([named.sort("quantile", maintain_order=True), median], how="diagonal").drop("quantile")

@@ -15,18 +15,18 @@ import polars as pl
 
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.plots.axes import ValueAxis, time_axis, value_axis
-from olmo_dynamics.plots.ends import ends, names_at_ends
-from olmo_dynamics.plots.look import CATEGORIES, INK, PLAIN, QUIET, AnyChart, Style, finished
+from olmo_dynamics.plots.line_labels import end_labels, padded_domain
 from olmo_dynamics.plots.panels import small_multiples
-from olmo_dynamics.plots.rows import LABELS, Rows, drawable, require
 from olmo_dynamics.plots.selections import faded, pick, zoom, zoomed
+from olmo_dynamics.plots.table import Rows, drawable, labels, require
+from olmo_dynamics.plots.theme import CATEGORIES, INK, PLAIN, QUIET, AnyChart, Style, finalize
 from olmo_dynamics.plots.titles import axis_title, definition, heading, quantity_of, tooltips
 
 _WIDE, _PANEL = (600, 360), (190, 150)
 """Width and height in pixels of a single picture, and of one panel among several."""
 
 _BEFORE, _AFTER = 0.2, 0.4
-"""How much of what came before the first fork and after the last is drawn, as shares of the time between."""
+"""The time drawn before the first fork and after the last one, as shares of the time between them."""
 
 _DOTS = 40  # steps of a run; where there are more, dots would hide the lines
 _HUES = tuple(hue for hue in CATEGORIES if hue != "#000000")  # ink is the parent's
@@ -35,11 +35,11 @@ _FORKED = "datum.step == datum.forked_at"
 
 
 def branches(frame: pl.DataFrame, y: str, *, x: str = "step", style: Style = PLAIN) -> AnyChart:
-    """Lines of the column `y` against step or tokens, one a run: the first parent in ink, its forks in colours.
+    """Lines of the column `y` against step or tokens, one per run: the first parent in ink, its forks in colours.
 
-    The frame is a forest's: `run`, `parent`, `forked_at`, and one value a run and step. It is drawn from a little before the
-    first fork to a little after the last fork's end. Forks are marked by a dashed line and a ring, and runs are named at
-    their ends; where `layer`, `site`, `role` or `domain` tells several values apart each gets a panel, and a legend names
+    Takes a table of a forest: `run`, `parent`, `forked_at`, and one value per run and step. The picture runs from shortly
+    before the first fork to shortly after the last fork's end. A dashed line and a ring mark each fork, and runs are
+    named at their ends. If `layer`, `site`, `role` or `domain` has several values, each gets a panel, and a legend names
     the runs.
 
     Raises:
@@ -64,15 +64,15 @@ def branches(frame: pl.DataFrame, y: str, *, x: str = "step", style: Style = PLA
     layers[0] = layers[0].add_params(chosen, zoom())
     if not facet:
         layers += _names(rows, value, time, look=look, height=height)
-    chart = alt.LayerChart(layer=[*layers, *_forks(rows, value, time, said=not facet)])
+    chart = alt.LayerChart(layer=[*layers, *_forks(rows, value, time, labelled=not facet)])
     chart = chart.properties(width=width, height=height)
     whole = small_multiples(chart, rows, _PANELS, columns=style.columns) if facet else chart
     title = heading(rows.frame, quantity, " of a run and its forks")
-    return finished(whole, title, [definition(quantity), _said(rows)], style)
+    return finalize(whole, title, [definition(quantity), _subtitle(rows)], style)
 
 
 def _shown(frame: pl.DataFrame, y: str, x: str, facet: str | None) -> Rows:
-    """What is drawn: all runs, around the time in which there are forks; a longer parent up to its first row beyond."""
+    """The rows to draw: all runs around the time of the forks, a longer parent up to its first row beyond."""
     require(frame, "run", "parent", "forked_at", "step", x)
     if "revision" not in frame.columns:
         frame = frame.with_columns(pl.format("{}, step {}", "run", "step").alias("revision"))
@@ -86,21 +86,21 @@ def _shown(frame: pl.DataFrame, y: str, x: str, facet: str | None) -> Rows:
 
 
 def _first_several(rows: Rows) -> str | None:
-    return next((name for name in ("layer", "site", "role", "domain") if rows.several(name)), None)
+    return next((name for name in ("layer", "site", "role", "domain") if rows.has_several(name)), None)
 
 
 def _require_single(rows: Rows, facet: str | None, y: str) -> None:
     keys = ["run", "step", *([facet] if facet else [])]
     if rows.frame.select(keys).n_unique() < rows.frame.height:
-        apart = [name for name in LABELS if name != facet and rows.several(name)] or ["no column"]
+        apart = [name for name in labels() if name != facet and rows.has_several(name)] or ["no column"]
         raise OptionError(
-            f"one value of {y!r} a run and step was wanted to draw branches; the table has several, told apart by "
-            f"{', '.join(apart)}: filter it"
+            f"branches() needs one value of {y!r} per run and step (got several, which differ in {', '.join(apart)}); "
+            "filter the table"
         )
 
 
 def _color(rows: Rows, *, named: bool) -> alt.Color:
-    """Ink for runs whose parent is not drawn, a colour for each fork; a legend where lines are not named."""
+    """Ink for runs whose parent is not drawn, a colour for each fork, and a legend if lines are not named."""
     runs = rows.frame.unique("run", keep="first", maintain_order=True)
     drawn, hues = set(runs["run"]), iter(_HUES * runs.height)
     shades = [next(hues) if parent in drawn else INK for parent in runs["parent"]]
@@ -110,41 +110,41 @@ def _color(rows: Rows, *, named: bool) -> alt.Color:
 
 
 def _lines(rows: Rows, value: ValueAxis, time: alt.X, *, look: dict[str, Any], free: bool) -> list[alt.Chart]:
-    y = value.channel() if free else value.channel(domain=ends(value))
+    y = value.channel() if free else value.channel(domain=padded_domain(value))
     base = alt.Chart(rows.frame).encode(x=time, y=y, **look)
-    told = tooltips(rows.frame, **{value.field: axis_title(quantity_of(rows.frame, value.field))})
+    tooltip = tooltips(rows.frame, **{value.field: axis_title(quantity_of(rows.frame, value.field))})
     crowded = rows.frame["step"].n_unique() > _DOTS
-    dots = base.mark_point(filled=True, size=14).encode(tooltip=told)
-    if crowded:  # they stay, unseen, for what a reader points at
+    dots = base.mark_point(filled=True, size=14).encode(tooltip=tooltip)
+    if crowded:  # invisible dots keep their tooltips
         dots = dots.encode(opacity=alt.value(0))
-    # A parent is thick, so that it shows beneath a fork that does the same.
+    # A parent is thick, so that it shows beneath a fork that has the same values.
     thick = alt.when("datum.parent === null").then(alt.value(3.0)).otherwise(alt.value(1.5))
     return [base.mark_line().encode(detail="run", size=thick), dots]
 
 
 def _names(rows: Rows, value: ValueAxis, time: alt.X, *, look: dict[str, Any], height: int) -> list[alt.Chart]:
-    """Each run's name at its line's end, on a rim of white where it crosses another line."""
-    names = names_at_ends(rows.frame, "run", value, height=height, aligned=False).encode(x=time)
+    """Each run's name at its line's end, with a white rim for where it crosses another line."""
+    names = end_labels(rows.frame, "run", value, height=height, aligned=False).encode(x=time)
     words: dict[str, Any] = {"align": "left", "fontSize": 12, "dx": 7, "clip": False}
     rim = names.mark_text(**words, stroke="white", strokeWidth=4, strokeJoin="round")
     return [rim, names.mark_text(**words, cursor="pointer").encode(**look)]
 
 
-def _forks(rows: Rows, value: ValueAxis, time: alt.X, *, said: bool) -> list[alt.Chart]:
-    """A dashed line where forks begin, a ring on the value they begin with, and in a single picture the step in words."""
+def _forks(rows: Rows, value: ValueAxis, time: alt.X, *, labelled: bool) -> list[alt.Chart]:
+    """A dashed line where forks begin, a ring on the value they begin with, and the step in words if `labelled`."""
     base = alt.Chart(rows.frame).transform_filter(_FORKED).encode(x=time)
     rule = base.mark_rule(color=QUIET, strokeDash=[4, 4])
     ring = base.mark_point(fill="white", stroke=INK, size=50, strokeWidth=1.5, opacity=1).encode(y=value.channel())
-    if not said:
+    if not labelled:
         return [rule, ring]
     words = base.transform_aggregate(groupby=[time.shorthand, "forked_at"]).mark_text(
         align="left", baseline="top", dx=5, color=QUIET, fontSize=11
     )
-    text = words.encode(y=alt.value(0), text=alt.Text("said", type="nominal"))
-    return [rule, text.transform_calculate(said="'fork at step ' + format(datum.forked_at, ',d')"), ring]
+    text = words.encode(y=alt.value(0), text=alt.Text("label", type="nominal"))
+    return [rule, text.transform_calculate(label="'fork at step ' + format(datum.forked_at, ',d')"), ring]
 
 
-def _said(rows: Rows) -> str:
+def _subtitle(rows: Rows) -> str:
     runs, steps = rows.frame["run"].n_unique(), rows.frame["step"].to_numpy()
     words = f"{runs} run{'s' if runs > 1 else ''}, step {int(steps.min()):,} to {int(steps.max()):,}"
     return "; ".join(part for part in (words, rows.left_out) if part) + "."

@@ -14,15 +14,15 @@ from typing import Any, Literal
 import altair as alt
 import polars as pl
 
-from olmo_dynamics.names import Quantity
 from olmo_dynamics.plots.axes import is_log, number_format, short_number, span, time_axis
-from olmo_dynamics.plots.look import CATEGORIES, SEQUENTIAL, YScale
+from olmo_dynamics.plots.theme import CATEGORIES, SEQUENTIAL, YScale
 from olmo_dynamics.plots.titles import X_TITLES, axis_title
+from olmo_dynamics.quantities.declaration import Quantity
 
 _LOG_FROM = 100.0  # colours turn logarithmic above this ratio of largest to smallest
 _LEGEND_ROWS = 16
 _TITLE = 32  # letters in a line of a legend's title
-_GRADIENT = 220  # pixels that the legend of a time colour is long
+_GRADIENT = 220  # length in pixels of the legend of a time colour
 
 
 def series_color(frame: pl.DataFrame, column: str) -> alt.Color:
@@ -45,7 +45,7 @@ def magnitude_color(
 ) -> alt.Color:
     """The colour of a quantity in a map: logarithmic where the values are positive and span more than a factor of 100.
 
-    The legend stands at the picture's side, or with `below` under it, so many pixels long.
+    The legend is at the picture's side, or under it and `below` pixels long.
     """
     low, high = span(frame, field)
     log = is_log(field, scale, low, high / low if low > 0 else 0.0, enough=_LOG_FROM)

@@ -1,4 +1,4 @@
-"""A quantity against depth, one line a revision.
+"""A quantity against depth, one line per revision.
 
 >>> import olmo_dynamics as od
 >>> activations = od.open_store("run.zarr").table("activations")  # doctest: +SKIP
@@ -14,44 +14,46 @@ from olmo_dynamics.errors import OptionError
 from olmo_dynamics.names import Site
 from olmo_dynamics.plots.axes import value_axis
 from olmo_dynamics.plots.colors import time_color
-from olmo_dynamics.plots.look import PLAIN, AnyChart, Style, finished
 from olmo_dynamics.plots.panels import small_multiples
-from olmo_dynamics.plots.rows import Rows, drawable, require, with_branch
 from olmo_dynamics.plots.selections import faded
+from olmo_dynamics.plots.table import Rows, drawable, require, with_branch
+from olmo_dynamics.plots.theme import PLAIN, AnyChart, Style, finalize
 from olmo_dynamics.plots.titles import axis_title, definition, heading, quantity_of, tooltips
 
 _WIDE, _PANEL = (560, 340), (200, 160)
 
 
 def depth_profile(frame: pl.DataFrame, y: str, *, x: str = "step", style: Style = PLAIN) -> AnyChart:
-    """Lines of the column `y` over depth, one a revision, coloured by step or tokens, one panel a role or site.
+    """Lines of the column `y` over depth, one per revision, coloured by step or tokens, one panel per role or site.
 
-    Where the table has the embedding's site, that is depth 0, layer 0's is depth 1 and so on, and its point joins the
-    residual stream's line; elsewhere the axis shows the layer. Pointing at a revision keeps its colour and fades the others.
+    If the table has the embedding's site, that is depth 0, layer 0 is depth 1 and so on, and its point joins the residual
+    stream's line. Otherwise the axis shows the layer. Pointing at a revision keeps its colour and fades the others.
 
     Raises:
         OptionError: a column is missing, or there is nothing, or too much, to draw.
     """
     rows = _by_depth(frame, y, x=x, facet=style.facet)
-    several = rows.several("panel")
+    several = rows.has_several("panel")
     width, height = _PANEL if several else _WIDE
     chart = _profiles(rows, y, x=x, style=style, panels=several)
     chart = chart.properties(width=style.width or width, height=style.height or height)
     whole = small_multiples(chart, rows, "panel", columns=style.columns) if several else chart
     quantity = quantity_of(frame, y)
-    title = heading(rows.frame, quantity, " by depth, one line a revision")
-    return finished(whole, title, [definition(quantity), rows.said], style)
+    title = heading(rows.frame, quantity, " by depth, one line per revision")
+    return finalize(whole, title, [definition(quantity), rows.subtitle], style)
 
 
 def _by_depth(frame: pl.DataFrame, y: str, *, x: str, facet: str | None) -> Rows:
-    """The rows that have a depth, with it and with their panel's name."""
+    """The rows that have a depth, with the columns `depth` and `panel`."""
     require(frame, "layer")
     rows = with_branch(drawable(frame, y, x=x, also=[facet] if facet else []))
     site = pl.col("site") if "site" in rows.frame.columns else pl.lit(None, pl.String)
     at_input = site == Site.EMBEDDING.value
     first = 1 if rows.frame.select(at_input.any()).item() else 0
     stream = pl.when(at_input).then(pl.lit(Site.RESIDUAL_OUT.value)).otherwise(site)
-    names = [facet] if facet else [name for name in ("role", "site", "input") if facet is None and rows.several(name)]
+    names = (
+        [facet] if facet else [name for name in ("role", "site", "input") if facet is None and rows.has_several(name)]
+    )
     columns = [stream if name == "site" else pl.col(name).cast(pl.String) for name in names]
     placed = rows.frame.with_columns(
         pl.when(at_input).then(0).otherwise(pl.col("layer") + first).alias("depth"),
@@ -59,7 +61,7 @@ def _by_depth(frame: pl.DataFrame, y: str, *, x: str, facet: str | None) -> Rows
     ).filter(pl.col("depth").is_not_null())
     if placed.is_empty():
         raise OptionError(
-            f"values of {y!r} inside the blocks were wanted; every row's layer is null; choose another table"
+            f"depth_profile() needs values of {y!r} inside the blocks; every row's layer is null; choose another table"
         )
     return Rows(placed, rows.left_out)
 
@@ -80,7 +82,7 @@ def _profiles(rows: Rows, y: str, *, x: str, style: Style, panels: bool) -> alt.
         color=time_color(rows.frame, x),
         detail=[name for name in ("revision", "branch") if name in rows.frame.columns],
     )  # fmt: skip
-    # Dots are drawn by their outline: were they filled, the legend would be a list of discs instead of a gradient.
+    # Dots are outlines: with filled dots the legend would be a list of discs instead of a gradient.
     line, dots = base.mark_line(), base.mark_point(filled=False, size=5, strokeWidth=2.4)
     dots = dots.encode(tooltip=tooltips(rows.frame, **{y: axis_title(quantity)}))
     if panels:

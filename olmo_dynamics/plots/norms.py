@@ -1,4 +1,4 @@
-"""A map and curves of one quantity, linked: a layer picked in either is picked in both, steps brushed on one zoom the other.
+"""A map and curves of one quantity, linked: a click selects a layer in both, a brush over the map zooms the curves.
 
 >>> import olmo_dynamics as od
 >>> od.plots.norms_panel(od.open_store("run.zarr").table("parameters"), "rms")  # doctest: +SKIP
@@ -13,24 +13,24 @@ import polars as pl
 
 from olmo_dynamics.plots.axes import time_axis, value_axis
 from olmo_dynamics.plots.colors import magnitude_color
-from olmo_dynamics.plots.look import PLAIN, AnyChart, Style, finished
 from olmo_dynamics.plots.maps import cell_map, cells, pickable
-from olmo_dynamics.plots.panels import beside
-from olmo_dynamics.plots.rows import Rows, in_order
+from olmo_dynamics.plots.panels import side_by_side
 from olmo_dynamics.plots.selections import brush
+from olmo_dynamics.plots.table import Rows, in_order
+from olmo_dynamics.plots.theme import PLAIN, AnyChart, Style, finalize
 from olmo_dynamics.plots.titles import definition, heading, quantity_of
 from olmo_dynamics.plots.trajectories import series_lines
 
 _WIDTH, _HEIGHT = 330, 300
-_HINT = "Brush the map to zoom the curves; click a layer to single it out."
+_HINT = "Brush the map to zoom the curves; click a layer to highlight it."
 _SHOWN = alt.TitleParams(text=alt.ExprRef("shown"), fontSize=12)
 
 
 def norms_panel(frame: pl.DataFrame, value: str = "rms", *, x: str = "step", style: Style = PLAIN) -> AnyChart:
     """A map of `value` over layers and time on the left, the layers' curves on the right.
 
-    Clicking a layer in either, or in the legend, singles it out in both; brushing steps on the map zooms the curves. Where
-    the table holds several roles or sites, a menu below chooses which is shown.
+    Clicking a layer in either, or in the legend, highlights it in both. Brushing steps on the map zooms the curves. If the
+    table holds several roles or sites, a menu below selects one.
 
     Raises:
         OptionError: a column is missing, or there is nothing, or too much, to draw, or two values fall on one cell.
@@ -49,14 +49,14 @@ def norms_panel(frame: pl.DataFrame, value: str = "rms", *, x: str = "step", sty
     if menu:
         left = left.transform_filter(_chosen(menu)).properties(title=_SHOWN)
         right = right.transform_filter(_chosen(menu))
-    both = beside(left, right).add_params(menu) if menu else beside(left, right)
+    both = side_by_side(left, right).add_params(menu) if menu else side_by_side(left, right)
     title = heading(rows.frame, quantity, f" by layer and {x}")
-    return finished(both, title, [_HINT, definition(quantity), rows.said], style)
+    return finalize(both, title, [_HINT, definition(quantity), rows.subtitle], style)
 
 
 def _menu(rows: Rows) -> alt.Parameter | None:
-    """A choice among the roles, sites or lines of training in the table; none where there is one."""
-    if not rows.several("panel"):
+    """A menu of the roles, sites or lines of training in the table; None if there is only one."""
+    if not rows.has_several("panel"):
         return None
     options = in_order(rows.frame, "panel")
     return alt.param(name="shown", value=options[0], bind=alt.binding_select(options=options, name="shown "))

@@ -1,11 +1,11 @@
 """One HTML file that holds a whole report: text, pictures, and the code that draws them.
 
-The file asks nothing of any network: Vega and its parts are written into it, and its content-security policy forbids
-loading anything. Every word that came from elsewhere (names of repos, revisions, tensors) is escaped, and scripts run
-only if their hash is in the policy, so a name that looks like HTML stays a name.
+The file needs no network: Vega and its parts are written into it, and its content-security policy forbids loading
+anything. Every foreign string (names of repos, revisions, tensors) is escaped, and scripts run only if their hash is in
+the policy, so a name that looks like HTML stays a name.
 
     >>> from olmo_dynamics.plots.page import Section, page
-    >>> sections = [Section("Loss", chart, reading.LOSS)]  # doctest: +SKIP
+    >>> sections = [Section("Loss", chart, captions.LOSS)]  # doctest: +SKIP
     >>> html = page("OLMo 2 1B", sections, facts={"source": "allenai/OLMo-2-0425-1B"})  # doctest: +SKIP
 """
 
@@ -25,25 +25,29 @@ from string import Template
 import altair as alt
 
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.plots.look import AnyChart
-from olmo_dynamics.plots.reading import Reading
+from olmo_dynamics.plots.captions import Caption
+from olmo_dynamics.plots.theme import AnyChart
 
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One picture of a report: its heading, the chart, and how to read it."""
+    """One picture of a report: its heading, the chart and the caption."""
 
     title: str
     chart: AnyChart
-    reading: Reading
+    caption: Caption
 
 
 def page(title: str, sections: Sequence[Section], *, facts: Mapping[str, str]) -> str:
-    """The report as one self-contained HTML text. `facts` are printed at its head, in their order. Raises OptionError."""
+    """The report as one self-contained HTML text, with `facts` in their order at its top.
+
+    Raises:
+        OptionError: there is no section.
+    """
     if not sections:
-        raise OptionError("at least one section was wanted for a page; none came; draw a chart first")
+        raise OptionError("page() needs at least one section (got none); draw a chart first")
     template = Template(_part("page.html"))
     libraries, start = _libraries(), _part("start.js")
     return template.substitute(
@@ -63,10 +67,10 @@ def page(title: str, sections: Sequence[Section], *, facts: Mapping[str, str]) -
 
 
 def _section(index: int, section: Section) -> str:
-    sources = f"Sources: {'; '.join(map(_linked, section.reading.sources))}." if section.reading.sources else ""
+    sources = f"Sources: {'; '.join(map(_linked, section.caption.sources))}." if section.caption.sources else ""
     return f"""<section id="section-{index}" aria-labelledby="heading-{index}">
 <h2 id="heading-{index}">{html.escape(section.title)}</h2>
-<p>{html.escape(section.reading.text)}</p>
+<p>{html.escape(section.caption.text)}</p>
 <figure><div class="chart" id="chart-{index}"></div></figure>
 <script type="application/json" id="spec-{index}">{_json(section.chart)}</script>
 <p class="sources">{sources}</p>
@@ -80,18 +84,18 @@ def _json(chart: AnyChart) -> str:
 
 
 def _linked(source: str) -> str:
-    """A source's words, escaped, its arXiv number made a link."""
+    """A source's text, escaped, with its arXiv number as a link."""
     return _ARXIV.sub(r'<a href="https://arxiv.org/abs/\1" rel="noreferrer">arXiv:\1</a>', html.escape(source))
 
 
 def _allowed(script: str) -> str:
-    """The policy's name for one script that may run."""
+    """The hash by which the policy allows one script to run."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 @cache
 def _libraries() -> str:
-    """Vega, Vega-Lite and vega-embed of the versions altair writes for, as one script."""
+    """Vega, Vega-Lite and vega-embed as one script, in the versions that altair writes for."""
     import vl_convert
 
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
@@ -101,5 +105,5 @@ def _libraries() -> str:
 
 @cache
 def _part(name: str) -> str:
-    """A file of this room's `static` folder."""
+    """A file of this package's `static` folder."""
     return files("olmo_dynamics.plots").joinpath("static", name).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Several pictures as one: small multiples of one chart, and charts side by side that share their selections.
+"""Figures of several charts: small multiples of one chart, and charts side by side that share their selections.
 
 >>> import olmo_dynamics as od
 >>> od.plots.linked(od.plots.layer_step_map(q, "rms"), od.plots.trajectory(q, "rms"))  # doctest: +SKIP
@@ -11,23 +11,23 @@ import warnings
 import altair as alt
 
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.plots.look import AnyChart, dressed
-from olmo_dynamics.plots.rows import Rows, in_order
+from olmo_dynamics.plots.table import Rows, in_order
+from olmo_dynamics.plots.theme import AnyChart, themed
 
 MAX_PANELS = 64
-"""More panels than this are no picture any more."""
+"""The most panels that one figure can have and still be read."""
 
-_SPACING = {"row": 84, "column": 66}  # room for one panel's axes, titles included, in pixels
+_SPACING = {"row": 84, "column": 66}  # for one panel's axes, titles included, in pixels
 
 
 def small_multiples(
     chart: alt.Chart | alt.LayerChart, rows: Rows, facet: str, *, columns: int, free: bool = True
 ) -> AnyChart:
-    """One panel for each value of `facet`, ranked by depth or as the forward pass meets them; `free` gives each its own y."""
+    """One panel per value of `facet`, in the order of the forward pass; `free` gives each panel its own y axis."""
     order = in_order(rows.frame, facet)
     if len(order) > MAX_PANELS:
         raise OptionError(
-            f"at most {MAX_PANELS} panels were wanted; {facet!r} has {len(order)} values; filter the table"
+            f"a figure can have at most {MAX_PANELS} panels; {facet!r} has {len(order)} values; filter the table"
         )
     split = alt.Facet(facet, type="nominal", title=None, sort=order)
     grid: AnyChart = chart.facet(split, columns=min(columns, len(order)), bounds="flush", spacing=_SPACING)
@@ -37,24 +37,25 @@ def small_multiples(
 
 
 def linked(*charts: AnyChart, columns: int = 2) -> AnyChart:
-    """Charts of this room side by side, sharing selections of the same name: a layer picked in one is picked in all.
+    """Charts of this package side by side, with shared selections: a layer selected in one is selected in all.
 
-    Raises OptionError if there is nothing to put together.
+    Raises:
+        OptionError: no chart is given.
     """
     if not charts:
-        raise OptionError("at least one chart was wanted to link; none came")
-    return dressed(beside(*(_bare(chart) for chart in charts), columns=columns))
+        raise OptionError("linked() needs at least one chart (got none)")
+    return themed(side_by_side(*(_bare(chart) for chart in charts), columns=columns))
 
 
-def beside(*charts: AnyChart, columns: int = 2) -> alt.ConcatChart:
-    """Undressed charts side by side; selections of one name become one, which altair would else warn of."""
+def side_by_side(*charts: AnyChart, columns: int = 2) -> alt.ConcatChart:
+    """Charts without a theme side by side; selections of the same name become one, without altair's warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Automatically deduplicated selection parameter")
         return alt.concat(*charts, columns=columns, spacing=36)
 
 
 def _bare(chart: AnyChart) -> AnyChart:
-    """A copy without what only the outermost chart may carry."""
+    """A copy without the settings that only the outermost chart may have."""
     bare: AnyChart = chart.copy(deep=True)
     bare.config = bare.usermeta = alt.Undefined
     return bare

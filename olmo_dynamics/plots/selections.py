@@ -1,7 +1,7 @@
-"""What a reader can do to a picture: single out a series, zoom along time, brush.
+"""Selections: a reader can highlight a series, zoom along time, and brush.
 
-Every chart names its selections the same way (`picked_layer`, `zoom`, `brush`), which is what lets `linked` put charts side
-by side so that picking a layer in one picks it in all.
+Every chart names its selections the same way (`picked_layer`, `zoom`, `brush`), so in charts put side by side by `linked`,
+a layer selected in one is selected in all.
 
     >>> pick("layer").name
     'picked_layer'
@@ -16,10 +16,10 @@ import altair as alt
 
 
 def pick(column: str, *, panels: bool = False) -> alt.Parameter:
-    """The selection of values of a column, by a click on a mark or in the legend, shift for several; a double click clears.
+    """A selection of values of a column by a click on a mark or in the legend, several with shift; a double click clears.
 
-    Among panels by the legend alone, and one value at a time: each panel keeps a selection of its own there, which clicks on
-    marks would leave at odds with each other. A click on the legend's title clears it.
+    With panels, only the legend selects, one value at a time, and a click on its title clears: each panel has a selection
+    of its own there, and clicks on marks would make them differ.
     """
     if panels:
         return alt.selection_point(name=f"picked_{column}", fields=[column], bind="legend", toggle=False)
@@ -27,21 +27,21 @@ def pick(column: str, *, panels: bool = False) -> alt.Parameter:
 
 
 def zoom() -> alt.Parameter:
-    """Pans and zooms along x; the wheel only with ctrl, alt or cmd held, so that a page still scrolls."""
+    """Panning and zooming along x; the wheel zooms only with ctrl, alt or cmd held, so that a page still scrolls."""
     wheel = "wheel![event.ctrlKey || event.altKey || event.metaKey]"
     return alt.selection_interval(name="zoom", bind="scales", encodings=["x"], zoom=wheel)
 
 
 def zoomed(field: str) -> str:
-    """Vega's expression for the interval of a field that `zoom` shows; undefined until a reader zooms."""
+    """Vega's expression for the interval of a field that `zoom` shows, undefined until a reader zooms."""
     return f"zoom[{json.dumps(field)}]"
 
 
 def brush(*encodings: Literal["x", "y"]) -> alt.Parameter:
-    """A rectangle drawn over a picture that says what another picture shows; a double click takes it away."""
+    """A rectangle drawn over one picture that filters another; a double click removes it."""
     return alt.selection_interval(name="brush", encodings=list(encodings), zoom=False, clear="dblclick")
 
 
 def faded(chosen: alt.Parameter, *, full: float = 0.95, faint: float = 0.1) -> Any:
-    """The opacity of marks: full where chosen or while nothing is, faint elsewhere."""
+    """The opacity of marks: full if they are chosen or nothing is, faint otherwise."""
     return alt.when(chosen).then(alt.value(full)).otherwise(alt.value(faint))

@@ -7,31 +7,53 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import altair as alt
 import polars as pl
 
-from olmo_dynamics.names import Quantity
-from olmo_dynamics.plots.rows import LABELS, XS
-from olmo_dynamics.quantities import ALL, TRAINING
+from olmo_dynamics.plots.table import XS
+from olmo_dynamics.plots.table import labels as label_columns
+from olmo_dynamics.quantities import known, known_groups
+from olmo_dynamics.quantities.declaration import Quantity
 
 X_TITLES = {"step": "step", "tokens": "tokens seen"}
-"""What the time axis is called."""
+"""Titles of the time axis."""
 
 NUMBER = ".4~g"
-"""How a tooltip prints a measured number: four digits, no trailing zeros."""
+"""The format of a measured number in a tooltip: four digits, no trailing zeros."""
 
 _GROUP_OF_COLUMN = {"tensor": "parameters", "site": "activations", "embedding": "embeddings", "domain": "loss"}
-"""The column that tells which group a table came from."""
+"""The built-in group of a table, by a column that only its tables have."""
 
 _THINGS = {"parameters": " of weights", "activations": " of activations"}
-"""What the quantities of a group are of, where their names leave it open."""
+"""The things that a group measures, where the names of its quantities leave them open."""
 
 
 def quantity_of(frame: pl.DataFrame, column: str) -> Quantity:
-    """The declared quantity a column holds; a plain one, without unit or formula, for a column of the user's own."""
+    """The declared quantity that a column holds; a plain one, without unit or formula, for a column that nobody declared.
+
+    Where several groups declare the name, the frame's other columns decide: those that only one built-in table has, then
+    the base axes of each group, of which the frame must have all.
+    """
+    named = [found for found in known() if found.name == column]
     group = next((group for name, group in _GROUP_OF_COLUMN.items() if name in frame.columns), None)
-    matches = [found for found in (*ALL, *TRAINING) if found.name == column and group in (None, found.group)]
-    return matches[0] if len(matches) == 1 else Quantity(column, "", column.replace("_", " "), (), "", "", unit="")
+    matches = [found for found in named if group in (None, found.group)]
+    if len(matches) != 1:
+        matches = _fitting(frame, named)
+    plain = column.replace("_", " ")
+    if len(matches) != 1:
+        return Quantity(column, "", plain, (), "", "", unit="")
+    return matches[0] if matches[0].long_name else replace(matches[0], long_name=plain)
+
+
+def _fitting(frame: pl.DataFrame, quantities: list[Quantity]) -> list[Quantity]:
+    """The quantities whose groups have the most base axes among those whose base axes are all columns of the frame."""
+    groups = known_groups()
+    axes = [groups[each.group].axes if each.group in groups else None for each in quantities]
+    counts = [len(each) if each is not None and set(each) <= set(frame.columns) else -1 for each in axes]
+    most = max(counts, default=-1)
+    return [each for each, count in zip(quantities, counts, strict=True) if count == most >= 0]
 
 
 def axis_title(quantity: Quantity, *, short: bool = False) -> str:
@@ -47,16 +69,26 @@ def definition(quantity: Quantity) -> str:
 
 
 def heading(frame: pl.DataFrame, quantity: Quantity, by: str = "") -> str:
-    """A title: what is measured, of what, and what tells the series apart."""
+    """A title: the measure, the things measured, and the column that tells the series apart."""
     single = [name for name in ("role", "site", "embedding") if name in frame.columns and frame[name].n_unique() == 1]
     where = f" ({', '.join(str(frame[name][0]) for name in single)})" if single else ""
     return quantity.long_name[:1].upper() + quantity.long_name[1:] + _THINGS.get(quantity.group, "") + where + by
 
 
 def tooltips(frame: pl.DataFrame, **numbers: str) -> list[alt.Tooltip]:
-    """What a reader sees on pointing at a mark: revision, position in training, labels, then numbers by their titles."""
-    names = [name for name in ("revision", "branch", "band", *LABELS) if name in frame.columns and name not in numbers]
+    """The tooltip of a mark: revision, position in training, labels, then numbers by their titles."""
+    labels = ("revision", "branch", "band", *label_columns())
+    names = [name for name in labels if name in frame.columns and name not in numbers]
     told = [alt.Tooltip(name, type="nominal", title=name.replace("_", " ")) for name in names]
     times = [alt.Tooltip(name, type="quantitative", title=X_TITLES[name], format=",d") for name in XS]
     values = [alt.Tooltip(name, type="quantitative", title=title, format=NUMBER) for name, title in numbers.items()]
     return [*told[:1], *times, *told[1:], *values]
+
+
+def notice(title: str, text: str) -> alt.Chart:
+    """Words in the place of a chart, such as the reason why there is none."""
+    lines = pl.DataFrame({"text": [text], "place": [0]})
+    chart = alt.Chart(lines).mark_text(align="left", limit=900).encode(x=alt.value(0), y=alt.value(12), text="text:N")
+    named: alt.Chart = chart.properties(title=alt.TitleParams(text=title, anchor="start"), width=900, height=24)
+    bare: alt.Chart = named.configure_view(stroke=None)
+    return bare

@@ -1,4 +1,4 @@
-"""A quantity against training time: one line a tensor, a site or a domain.
+"""A quantity against training time, with one line per tensor, site or domain.
 
 >>> import olmo_dynamics as od
 >>> parameters = od.open_store("run.zarr").table("parameters")  # doctest: +SKIP
@@ -15,26 +15,26 @@ import polars as pl
 
 from olmo_dynamics.plots.axes import ValueAxis, time_axis, value_axis
 from olmo_dynamics.plots.colors import series_color
-from olmo_dynamics.plots.look import PLAIN, QUIET, AnyChart, Style, finished
 from olmo_dynamics.plots.panels import small_multiples
-from olmo_dynamics.plots.rows import LABELS, Rows, drawable, with_branch
 from olmo_dynamics.plots.selections import faded, pick, zoom, zoomed
+from olmo_dynamics.plots.table import Rows, drawable, labels, with_branch
+from olmo_dynamics.plots.theme import PLAIN, QUIET, AnyChart, Style, finalize
 from olmo_dynamics.plots.titles import axis_title, definition, heading, quantity_of, tooltips
 
 _WIDE, _PANEL = (640, 340), (165, 130)
 """Width and height in pixels of a single picture, and of one panel among several."""
 
 _DOT, _LONE_DOT = 14, 40
-"""Area in square pixels of the dot at a revision, and of one with few beside it."""
+"""Area in square pixels of the dot at a revision, and of one in a short series."""
 
 
 def trajectory(
     frame: pl.DataFrame, y: str, *, x: str = "step", color: str | None = None, style: Style = PLAIN
 ) -> AnyChart:
-    """Lines of the column `y` against step or tokens, one a series, split into panels where the table holds several roles.
+    """Lines of the column `y` against step or tokens, one per series, in panels if the table holds several roles.
 
-    `color` names the column that colours the lines ("layer" where there is one). Clicking a line or a legend entry keeps
-    its colour and fades the others; dragging pans, and the wheel with ctrl zooms along x.
+    `color` names the column that colours the lines ("layer" if there is one). Clicking a line or a legend entry keeps its
+    colour and fades the others. Dragging pans, and the wheel with ctrl zooms along x.
 
     Raises:
         OptionError: a column is missing, or there is nothing, or too much, to draw.
@@ -52,30 +52,30 @@ def trajectory(
     chart = chart.properties(width=style.width or width, height=style.height or height)
     whole = small_multiples(chart, rows, facet, columns=style.columns) if facet else chart
     title = heading(rows.frame, quantity, f" by {hue} during training" if hue else " during training")
-    return finished(whole, title, [definition(quantity), rows.said], style)
+    return finalize(whole, title, [definition(quantity), rows.subtitle], style)
 
 
 def series_lines(
     rows: Rows, value: ValueAxis, x: alt.X, *, hue: str | None = None, panels: bool = False
 ) -> alt.LayerChart:
-    """Lines with a dot at each revision, every series apart, coloured by `hue`; bare of size, title and look."""
-    apart = [name for name in (*LABELS, "branch") if rows.several(name) and name not in (value.field, hue)]
+    """Lines with a dot at each revision, one per series, coloured by `hue`, without size, title and theme."""
+    apart = [name for name in (*labels(), "branch") if rows.has_several(name) and name not in (value.field, hue)]
     base = alt.Chart(rows.frame).encode(x=x, y=value.channel(), detail=apart)
-    told = tooltips(rows.frame, **{value.field: axis_title(quantity_of(rows.frame, value.field))})
+    tooltip = tooltips(rows.frame, **{value.field: axis_title(quantity_of(rows.frame, value.field))})
     size = _DOT if rows.frame["revision"].n_unique() > 8 else _LONE_DOT
-    line, dots = base.mark_line(), base.mark_point(filled=True, size=size).encode(tooltip=told)
-    if rows.several("branch"):
+    line, dots = base.mark_line(), base.mark_point(filled=True, size=size).encode(tooltip=tooltip)
+    if rows.has_several("branch"):
         line = line.encode(strokeDash=alt.StrokeDash("branch", type="nominal", title="line of training"))
     if not hue:
         return alt.LayerChart(layer=[line, dots])
     chosen = pick(hue, panels=panels)
     look = {"color": _shade(rows, hue), "opacity": faded(chosen)}
-    # The selection goes on the lines: a legend can be clicked only if the first layer knows of it.
+    # The selection goes on the lines: a legend can be clicked only if the first layer has the selection.
     return alt.LayerChart(layer=[line.encode(**look).add_params(chosen), dots.encode(**look)])
 
 
 def _shade(rows: Rows, hue: str) -> Any:
-    """The series' colour, and grey for what has none: tensors outside the blocks have no layer."""
+    """The series' colour, and grey for series without one: tensors outside the blocks have no layer."""
     color = series_color(rows.frame, hue)
     if not rows.frame[hue].has_nulls():
         return color
@@ -83,4 +83,4 @@ def _shade(rows: Rows, hue: str) -> Any:
 
 
 def _first_several(rows: Rows, columns: tuple[str, ...], *, but: str | None = None) -> str | None:
-    return next((column for column in columns if rows.several(column) and column != but), None)
+    return next((column for column in columns if rows.has_several(column) and column != but), None)

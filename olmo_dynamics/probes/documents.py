@@ -1,9 +1,9 @@
-"""Documents read from text files: `.txt` holds one, `.jsonl` one a line in the field `text`, gzipped or not.
+"""Documents read from text files: `.txt` holds one, `.jsonl` one per line in the field `text`, gzipped or not.
 
-    >>> for document in read_documents(Path("c4-sample.01.json.gz")):
+    >>> for document in read_documents(Path("c4-sample.01.json.gz")):  # doctest: +SKIP
     ...     print(len(document))
 
-A generator: whoever needs only the first tokens of a large file reads only its beginning.
+`read_documents` is a generator, so reading the first tokens of a large file reads only its beginning.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ SUFFIXES = (".txt", *_LINES)
 
 
 def domain_name(path: Path) -> str:
-    """The file's name without the ending that tells its format: `c4-sample.01.json.gz` is `c4-sample.01`."""
+    """The file's name without the ending of its format: `c4-sample.01` for `c4-sample.01.json.gz`."""
     return path.name.removesuffix(_suffix(path))
 
 
 def read_documents(path: Path) -> Iterator[str]:
-    """The documents of a file, in order; empty ones are left out.
+    """Iterate over the documents of a file, in order, without empty ones.
 
-    Raises ProbeError, while being read, where the file or a line of it cannot be.
+    Raises:
+        ProbeError: while reading, if the file or a line of it cannot be read.
     """
     suffix = _suffix(path)
     try:
@@ -41,7 +42,7 @@ def read_documents(path: Path) -> Iterator[str]:
 def _suffix(path: Path) -> str:
     found = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
     if found is None or path.name == found:
-        raise ProbeError(f"a text file must be named *{', *'.join(SUFFIXES)}; got {path}")
+        raise ProbeError(f"a text file must be named *{', *'.join(SUFFIXES)} (got {path})")
     return found
 
 
@@ -72,7 +73,7 @@ def _decode(raw: bytes, path: Path, *, offset: int) -> str:
 
 
 def _field(line: str, path: Path, number: int) -> str:
-    """The `text` of one line; a blank line has none."""
+    """The `text` of one line, empty for a blank line."""
     if not line.strip():
         return ""
     try:
@@ -80,16 +81,16 @@ def _field(line: str, path: Path, number: int) -> str:
         text.encode()
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ProbeError(
-            f"{path} line {number}: wanted a JSON object whose field 'text' is text; {_fault(error)}"
+            f"{path} line {number} must be a JSON object whose field 'text' is text (got {_fault(error)})"
         ) from error
     return str(text)
 
 
 def _fault(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"got no JSON ({error.msg} at column {error.colno})"
+        return f"invalid JSON, {error.msg} at column {error.colno}"
     if isinstance(error, UnicodeEncodeError):
-        return f"its text holds half of a surrogate pair, at character {error.start}"
+        return f"half of a surrogate pair, at character {error.start}"
     if isinstance(error, RecursionError):
-        return "got JSON nested too deeply"
-    return "got none"
+        return "JSON nested too deeply"
+    return "other contents"

@@ -1,8 +1,9 @@
-"""What a model is shown: windows of token ids, and what is known of each.
+"""The input of a model: windows of token ids, with their mask, domains and byte counts.
 
->>> probe = Probe(token_ids, mask, domain, ("code", "tables"), token_bytes, 100278, tokenizer_sha256)
+>>> token_ids, mask = np.full((3, 4), 7), np.ones((3, 4), dtype=np.bool_)
+>>> probe = Probe(token_ids, mask, np.array([0, 0, 1]), ("code", "tables"), np.full((3, 4), UNKNOWN_BYTES), 100)
 >>> probe.shape, probe.token_count, probe.spans
-((3, 512), 1400, {'code': (0, 2), 'tables': (2, 3)})
+((3, 4), 12, {'code': (0, 2), 'tables': (2, 3)})
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 UNKNOWN_BYTES = -1
-"""Every `token_bytes` where no tokenizer says what the tokens stand for."""
+"""The value of every `token_bytes` if no tokenizer gives the text of the tokens."""
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
     """Token ids with their mask, domains and byte counts; read-only, and checked when made.
 
-    A window is a row of `token_ids`; it never spans two domains, and windows of one domain lie together. Padding is on
+    A window is a row of `token_ids`; it never spans two domains, and windows of one domain are adjacent. Padding is on
     the right (`mask` False, id 0, 0 bytes). A token that only separates documents has 0 bytes too.
     """
 
@@ -33,7 +34,7 @@ class Probe:
     domain: NDArray[np.int64]  # [sequences], an index into `domains`
     domains: tuple[str, ...]
     token_bytes: NDArray[np.int64]  # [sequences, positions], UTF-8 bytes; -1 everywhere when unknown
-    tokenizer_size: int  # ids the tokenizer knows; the vocabulary's size where there is no tokenizer
+    tokenizer_size: int  # number of ids in the tokenizer; the vocabulary's size if there is no tokenizer
     tokenizer_sha256: str = ""
 
     def __post_init__(self) -> None:
@@ -45,12 +46,12 @@ class Probe:
     def _check_shapes(self) -> None:
         if self.token_ids.ndim != 2 or 0 in self.token_ids.shape:
             raise ValueError(
-                f"token_ids must be [sequences, positions] and not empty; got shape {self.token_ids.shape}"
+                f"token_ids must be [sequences, positions] and not empty (got shape {self.token_ids.shape})"
             )
         shapes = {"mask": self.mask.shape, "token_bytes": self.token_bytes.shape, "domain": (*self.domain.shape,)}
-        wanted = {"mask": self.shape, "token_bytes": self.shape, "domain": self.shape[:1]}
-        if shapes != wanted:
-            raise ValueError(f"shapes must be {wanted}; got {shapes}")
+        expected = {"mask": self.shape, "token_bytes": self.shape, "domain": self.shape[:1]}
+        if shapes != expected:
+            raise ValueError(f"shapes must be {expected} (got {shapes})")
 
     def _check_order(self) -> None:
         if (self.mask[:, 1:] & ~self.mask[:, :-1]).any() or not self.mask[:, 0].all():
@@ -58,7 +59,7 @@ class Probe:
         used = np.unique(self.domain)
         if not np.array_equal(used, np.arange(len(self.domains))) or (np.diff(self.domain) < 0).any():
             raise ValueError(
-                f"windows must lie domain by domain, {len(self.domains)} domains; got {self.domain.tolist()}"
+                f"windows must be grouped by domain, {len(self.domains)} domains (got {self.domain.tolist()})"
             )
 
     @property
@@ -79,11 +80,11 @@ class Probe:
 
     @cached_property
     def sha256(self) -> str:
-        """The hash of what the model is shown, in hexadecimal; the same on every machine.
+        """The hash of the model's input, in hexadecimal; the same on every machine.
 
         SHA-256 over one line of JSON (`{"domains": [[name, first, stop], …], "shape": [sequences, positions]}` with
         sorted keys, no spaces, ASCII), a newline, the token ids as little-endian int64 row by row, and the mask as one
-        byte an element. Byte counts and the tokenizer are left out: the same ids are the same probe.
+        byte per element. Byte counts and the tokenizer are left out: the same ids are the same probe.
         """
         header: dict[str, Any] = {
             "domains": [[name, *span] for name, span in self.spans.items()],

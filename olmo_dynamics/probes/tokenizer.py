@@ -1,7 +1,7 @@
-"""A tokenizer.json as a probe needs it: text to ids, and how many bytes of text each id stands for.
+"""A tokenizer.json for probes: text to ids, and the number of bytes of text of each id.
 
->>> tokenizer = ProbeTokenizer(Path("tokenizer.json").read_bytes())
->>> tokenizer.encode("a probe"), tokenizer.size
+>>> tokenizer = ProbeTokenizer(Path("tokenizer.json").read_bytes())  # doctest: +SKIP
+>>> tokenizer.encode("a probe"), tokenizer.size  # doctest: +SKIP
 ([64, 21743], 100278)
 """
 
@@ -21,11 +21,15 @@ from olmo_dynamics.errors import ProbeError
 from olmo_dynamics.probes.probe import UNKNOWN_BYTES
 
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
-"""Spellings of the token that ends a document; a tokenizer.json does not say which of its tokens it is."""
+"""Spellings of the token that ends a document; a tokenizer.json does not mark that token."""
 
 
 class ProbeTokenizer:
-    """A tokenizer without truncation, padding or added beginnings; `sha256` is of the bytes it was read from."""
+    """A tokenizer without truncation, padding or added tokens; `sha256` is the hash of its tokenizer.json.
+
+    Raises:
+        ProbeError: the tokenizers library cannot read the tokenizer.json.
+    """
 
     def __init__(self, tokenizer_json: bytes) -> None:
         try:
@@ -34,39 +38,41 @@ class ProbeTokenizer:
             self._fields: dict[str, Any] = json.loads(text)
         except Exception as error:  # the library raises bare Exception
             reason = " ".join(str(error).split())
-            raise ProbeError(f"wanted a tokenizer.json that the tokenizers library reads; it says: {reason}") from error
+            raise ProbeError(
+                f"tokenizer.json must be readable by the tokenizers library (got the error: {reason})"
+            ) from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.sha256 = hashlib.sha256(tokenizer_json).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, nothing added."""
+        """The ids of a text, without added tokens."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special tokens among it."""
+        """The text of ids, including special tokens."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
         return text
 
     @cached_property
     def size(self) -> int:
-        """Ids it knows: the largest plus one."""
+        """The number of ids: the largest plus one."""
         return max(self._tokenizer.get_vocab().values(), default=-1) + 1
 
     @property
     def end_of_text(self) -> int | None:
-        """The id that separates documents, or None if the tokenizer has none of the known spellings."""
+        """The id that separates documents, or None if no token has one of the known spellings."""
         added = {token["content"]: int(token["id"]) for token in self._fields.get("added_tokens") or ()}
         return next((added[spelling] for spelling in END_OF_TEXT if spelling in added), None)
 
     @cached_property
     def token_bytes(self) -> NDArray[np.int64]:
-        """UTF-8 bytes of the text each id stands for [size]; -1 for ids it does not know, or if it is not byte-level.
+        """UTF-8 bytes of the text of each id [size]; -1 for unused ids, and for all ids if it is not byte-level.
 
         A byte-level vocabulary spells each byte as one character, so a token's characters are its bytes. Added tokens
-        are plain text. The end of text counts 0: it separates documents and belongs to none. Where the tokenizer
-        normalises text (OLMo 1's to NFC), the bytes are those of the normalised text.
+        are plain text. The end of text counts 0: it separates documents and is part of none. If the tokenizer normalises
+        text (OLMo 1's to NFC), the bytes are those of the normalised text.
         """
         counts = np.full(self.size, UNKNOWN_BYTES, dtype=np.int64)
         if not self._byte_level:

@@ -1,9 +1,9 @@
-"""Cutting streams of token ids into windows, and choosing among them.
+"""Windows of token ids: split from streams, chosen across domains, padded.
 
-    >>> [window.tolist() for window in cut(np.arange(5), 2)]
+    >>> [window.tolist() for window in split_windows(np.arange(5), 2)]
     [[0, 1], [2, 3]]
 
-Windows do not overlap. The last one may be short; one of a single token is dropped, for there is nothing to predict.
+Windows do not overlap. The last one may be short; one of a single token is dropped, because it has nothing to predict.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 Window = NDArray[Any]
 
 
-def cut(ids: NDArray[Any], length: int) -> Iterator[Window]:
+def split_windows(ids: NDArray[Any], length: int) -> Iterator[Window]:
     """The windows of one stream of ids, in order."""
     for start in range(0, len(ids) - 1, length):
         yield ids[start : start + length]
 
 
 def round_robin(domains: Sequence[Sequence[Window]], count: int) -> list[list[Window]]:
-    """At most `count` windows: the first of each domain, then the second of each, and so on; kept domain by domain."""
+    """At most `count` windows: the first of each domain, then the second of each, and so on; returned domain by domain."""
     taken = [0] * len(domains)
     for place in range(max(map(len, domains), default=0)):
         for number, windows in enumerate(domains):
@@ -34,7 +34,7 @@ def round_robin(domains: Sequence[Sequence[Window]], count: int) -> list[list[Wi
 
 
 def pad(windows: Sequence[Window], length: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Windows side by side as token ids and mask, both [windows, length]; zeros on the right of the short ones."""
+    """Stack windows into token ids and mask, both [windows, length], with zeros on the right of short ones."""
     token_ids = np.zeros((len(windows), length), dtype=np.int64)
     mask = np.zeros((len(windows), length), dtype=np.bool_)
     for row, window in enumerate(windows):

@@ -1,6 +1,6 @@
-"""What we measure: statistics of weights as they stream past, and of activations at named sites.
+"""Recorders: statistics of weights as they stream past, and of activations at named sites.
 
-Weights come as bytes with a `TensorInfo`, activations as tensors with a `Site` and a layer; `Record`s come out. Recorders of
+A `Recorder` declares a group of quantities, is shown `Observation`s, and gives `Record`s; see `base`. Recorders of
 activations merge: two that saw two halves of the tokens give what one would that saw them all.
 
     >>> import numpy as np
@@ -11,48 +11,54 @@ activations merge: two that saw two halves of the tokens give what one would tha
 """
 
 from olmo_dynamics.recorders.activations import ActivationRecorder
-from olmo_dynamics.recorders.device_survey import survey_on_device
-from olmo_dynamics.recorders.embeddings import embedding_records, measure_embedding
-from olmo_dynamics.recorders.forward import FORWARD_GROUPS, ForwardRecorders
-from olmo_dynamics.recorders.llmint8 import OutlierFeatures, llmint8_rule, outlier_features
-from olmo_dynamics.recorders.losses import LossRecorder, ProbeTokens
-from olmo_dynamics.recorders.massive import MassiveRecorder
-from olmo_dynamics.recorders.outliers import OutlierRecorder
-from olmo_dynamics.recorders.parameters import measure_tensor, parameter_records
-from olmo_dynamics.recorders.routing import RoutingRecorder, domain_specialisation
-from olmo_dynamics.recorders.survey import (
-    Partial,
-    Survey,
+from olmo_dynamics.recorders.base import Observation, Recorder
+from olmo_dynamics.recorders.context import Context, PlainProbe, ProbeTokens
+from olmo_dynamics.recorders.embeddings import EmbeddingRecorder, measure_embedding
+from olmo_dynamics.recorders.kernels.tensor_stats import (
+    BlockStats,
+    TensorStats,
+    block_stats,
     complete,
     measurable,
     row_blocks,
-    survey_rows,
-    survey_tensor,
+    tensor_stats,
 )
+from olmo_dynamics.recorders.kernels.tensor_stats_gpu import tensor_stats_on_device
+from olmo_dynamics.recorders.llmint8 import OutlierFeatures, llmint8_rule, outlier_features
+from olmo_dynamics.recorders.lookup import BUILT_IN, find_recorders
+from olmo_dynamics.recorders.losses import LossRecorder
+from olmo_dynamics.recorders.outliers import OutlierRecorder
+from olmo_dynamics.recorders.parameters import ParameterRecorder, measure_tensor
+from olmo_dynamics.recorders.recorder_set import RecorderSet
+from olmo_dynamics.recorders.routing import RoutingRecorder, domain_specialisation
 
 __all__ = [
-    "FORWARD_GROUPS",
+    "BUILT_IN",
     "ActivationRecorder",
-    "ForwardRecorders",
+    "BlockStats",
+    "Context",
+    "EmbeddingRecorder",
     "LossRecorder",
-    "MassiveRecorder",
+    "Observation",
     "OutlierFeatures",
     "OutlierRecorder",
-    "Partial",
+    "ParameterRecorder",
+    "PlainProbe",
     "ProbeTokens",
+    "Recorder",
+    "RecorderSet",
     "RoutingRecorder",
-    "Survey",
+    "TensorStats",
+    "block_stats",
     "complete",
     "domain_specialisation",
-    "embedding_records",
+    "find_recorders",
     "llmint8_rule",
     "measurable",
     "measure_embedding",
     "measure_tensor",
     "outlier_features",
-    "parameter_records",
     "row_blocks",
-    "survey_on_device",
-    "survey_rows",
-    "survey_tensor",
+    "tensor_stats",
+    "tensor_stats_on_device",
 ]

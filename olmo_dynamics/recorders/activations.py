@@ -1,9 +1,11 @@
 """Statistics of activations at named sites, gathered over batches of tokens.
 
     >>> import torch
+    >>> from olmo_dynamics.recorders.base import Observation
     >>> recorder = ActivationRecorder()
-    >>> recorder.observe(Site.RESIDUAL_OUT, 0, torch.ones(1, 2, 4), np.ones((1, 2), dtype=bool))
-    >>> values = {record.quantity.name: record.values for record in recorder.records()}
+    >>> mask = np.ones((1, 2), dtype=bool)
+    >>> recorder.observe(Observation(values=torch.ones(1, 2, 4), site=Site.RESIDUAL_OUT, layer=0, mask=mask))
+    >>> values = {record.quantity.name: record.values for record in recorder.finish_layer(0)}
     >>> float(values["l2_norm"]), float(values["norm_sparsity"])
     (2.0, 1.0)
 
@@ -14,67 +16,73 @@ First positions, where attention sinks and massive activations sit, are gathered
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64, UInt
-from torch import Tensor
+from jaxtyping import Float, Int64, UInt
 
-from olmo_dynamics.names import Record, Site, Status
-from olmo_dynamics.quantities import TOKEN_QUANTILES, WITHOUT_FIRST, find
-from olmo_dynamics.recorders.elements import CodeCounts, FloatSums
-from olmo_dynamics.recorders.moments import kurtosis, ratio
-from olmo_dynamics.recorders.observed import Observed, observed_tokens, values_of
-from olmo_dynamics.recorders.order import quantiles_of
-from olmo_dynamics.recorders.token_kernels import (
+from olmo_dynamics.names import Site
+from olmo_dynamics.quantities import GROUPS, TOKEN_QUANTILES, WITHOUT_FIRST, find
+from olmo_dynamics.quantities.declaration import Record, Status
+from olmo_dynamics.recorders.base import Observation, Recorder
+from olmo_dynamics.recorders.kernels.accumulators import CodeCounts, FloatSums
+from olmo_dynamics.recorders.kernels.moments import kurtosis, ratio
+from olmo_dynamics.recorders.kernels.order_statistics import quantiles_of
+from olmo_dynamics.recorders.kernels.token_codes import TokenCodes, values_of
+from olmo_dynamics.recorders.kernels.tokens import (
     LARGEST,
     LOWER_MEDIAN,
     UPPER_MEDIAN,
-    Tokens,
+    TokenStats,
     TokenTotals,
     add_tokens,
 )
 
+_LEAVING = frozenset({Site.EMBEDDING, Site.RESIDUAL_OUT})
+"""Sites of the stream that enters the next block: `residual_in` is the same tensor, and never read itself."""
 
-class ActivationRecorder:
-    """The group `activations`, for any number of (site, layer) places.
+
+class ActivationRecorder(Recorder):
+    """The group `activations`: every site of activations that the model has.
 
     Two recorders that saw different tokens merge to one that saw them all, up to rounding.
     """
 
+    group = GROUPS["activations"]
+    sites = frozenset(site for site in Site if site.is_measured)
+
     def __init__(self) -> None:
         self._places: dict[tuple[Site, int], _Place] = {}
 
-    def observe(
-        self,
-        site: Site,
-        layer: int,
-        x: Float[Tensor, "batch positions width"],
-        mask: Bool[np.ndarray, "batch positions"],
-        first_position: int = 0,
-    ) -> None:
-        """Adds the tokens where `mask` is true; `first_position` is the place in its sequence of the first one given."""
-        self.add(site, layer, observed_tokens(x, mask, first_position))
+    def sites_in(self, available: Sequence[Site]) -> frozenset[Site]:
+        """All measured sites that the model has; statistics of `residual_in` are those of the site before."""
+        return frozenset(site for site in available if site in self.sites and site is not Site.RESIDUAL_IN)
 
-    def add(self, site: Site, layer: int, observed: Observed) -> Tokens:
-        """Adds tokens, and gives what was found of each for other recorders to read."""
-        tokens = Tokens.zeros(len(observed.codes), observed.codes.dtype)
-        self._place(site, layer, observed.width).add(observed, tokens)
-        return tokens
+    def labels(self) -> Mapping[str, Sequence[str | int | float]]:
+        """The sites measured, and the levels of quantiles over tokens."""
+        sites = [site.value for site in self.context.sites if site in self.sites]
+        return {"site": sites, "token_quantile": TOKEN_QUANTILES}
+
+    def observe(self, seen: Observation) -> None:
+        """Add the tokens of one site, and share the statistics of each."""
+        assert seen.site is not None
+        tokens = TokenStats.zeros(len(seen.codes.codes), seen.codes.codes.dtype)
+        self._place(seen.site, seen.layer, seen.codes.width).add(seen.codes, tokens)
+        seen.share_tokens(tokens)
 
     def merge(self, other: ActivationRecorder) -> None:
-        """Adds what `other` saw."""
+        """Add the tokens that `other` saw."""
         for (site, layer), place in other._places.items():
             self._place(site, layer, place.first.width).merge(place)
 
-    def harvest(self, layer: int) -> list[Record]:
-        """What was measured at one layer; its sums are dropped."""
-        places = [(key, self._places.pop(key)) for key in list(self._places) if key[1] == layer]
-        return [record for (site, _), place in places for record in place.records(site, layer)]
-
-    def records(self) -> list[Record]:
-        """What was measured at every layer not yet harvested."""
-        return [record for layer in sorted({layer for _, layer in self._places}) for record in self.harvest(layer)]
+    def finish_layer(self, layer: int) -> Iterator[Record]:
+        """The records of the layer's sites, and of the stream that enters the next block."""
+        for site in [site for site, at in self._places if at == layer]:
+            records = list(self._places.pop((site, layer)).records(site, layer))
+            yield from records
+            if site in _LEAVING and layer + 1 < self.context.layers:
+                for each in records:
+                    yield Record(each.quantity, each.values, {"site": Site.RESIDUAL_IN.value, "layer": layer + 1})
 
     def _place(self, site: Site, layer: int, width: int) -> _Place:
         if (site, layer) not in self._places:
@@ -88,9 +96,9 @@ class _Place:
     def __init__(self, width: int) -> None:
         self.first, self.rest = _Gathered(width), _Gathered(width)
 
-    def add(self, observed: Observed, tokens: Tokens) -> None:
-        self.first.add(observed.codes, observed.first, tokens)
-        self.rest.add(observed.codes, observed.rest, tokens)
+    def add(self, seen: TokenCodes, tokens: TokenStats) -> None:
+        self.first.add(seen.codes, seen.first, tokens)
+        self.rest.add(seen.codes, seen.rest, tokens)
 
     def merge(self, other: _Place) -> None:
         self.first.merge(other.first)
@@ -118,9 +126,9 @@ class _Gathered:
         self._sparsity_sum = 0.0  # of sqrt(d) * L2 / L1, token by token
         self._max_median_sum = 0.0  # of max / median, token by token
         self._norms: list[Float[np.ndarray, " tokens"]] = []
-        self._elements: CodeCounts | FloatSums | None = None  # by the width of what comes first
+        self._elements: CodeCounts | FloatSums | None = None  # by the width of the first codes
 
-    def add(self, codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"], tokens: Tokens) -> None:
+    def add(self, codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"], tokens: TokenStats) -> None:
         if not len(rows):
             return
         self._elements = self._elements or (CodeCounts() if codes.itemsize == 2 else FloatSums())
@@ -161,10 +169,10 @@ class _Gathered:
         return sum(len(norms) for norms in self._norms)
 
     def values(self, *, features: bool) -> dict[str, object]:
-        """Every quantity by name, and the status; those by feature only where features are the residual stream's."""
+        """Every quantity by name, and the status; those by feature only if features are the residual stream's."""
         n = self._tokens
         if n == 0:
-            return self._nothing(features=features)
+            return self._not_measured(features=features)
         norms = np.concatenate(self._norms)
         mean_squares = self._feature_squares / n
         values = self._elementwise(n * self.width, float(self._feature_squares.sum()))
@@ -202,7 +210,7 @@ class _Gathered:
             "feature_abs_max": self._feature_maxima.astype(np.float32),
         }
 
-    def _nothing(self, *, features: bool) -> dict[str, object]:
+    def _not_measured(self, *, features: bool) -> dict[str, object]:
         scalars = ["rms", "mean", "abs_max", "abs_mean", "abs_median", "kurtosis", "norm_sparsity", "max_sparsity",
                    "l2_norm", "token_norm_sparsity", "max_median_ratio", "feature_kurtosis"]  # fmt: skip
         values: dict[str, object] = dict.fromkeys(scalars, math.nan)
@@ -214,6 +222,6 @@ class _Gathered:
 
 
 def _ratios(numerators: Float[np.ndarray, " n"], denominators: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Quotients, NaN where a denominator is zero."""
+    """Quotients; NaN where a denominator is zero."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(denominators == 0, math.nan, numerators / denominators)

@@ -1,4 +1,4 @@
-"""The outlier-feature rule of LLM.int8, as a pure function of what was measured by feature.
+"""The outlier-feature rule of LLM.int8, as a pure function of statistics by feature.
 
     >>> abs_max = np.array([[7.0, 1.0], [8.0, 9.0]])
     >>> fraction = np.array([[0.5, 0.0], [0.1, 0.01]])
@@ -22,8 +22,13 @@ LLMINT8_THRESHOLD = 6.0
 
 @dataclass(frozen=True)
 class OutlierFeatures:
-    """The features that are outliers, and over them: mean share of places reached, mean largest share of tokens reached
-    in one place, median magnitude. The last three are NaN where there is no outlier.
+    """The outlier features, and three numbers over them, which are NaN if there are no outlier features.
+
+    Attributes:
+        features: the features, ascending.
+        layer_share: mean over them of the share of places where the feature reaches the threshold.
+        token_share: mean over them of the largest share of tokens, of any one place, where it does.
+        magnitude: median over them of the feature's largest magnitude.
     """
 
     features: Int64[np.ndarray, " outliers"]
@@ -33,7 +38,7 @@ class OutlierFeatures:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of outlier features."""
         return len(self.features)
 
 

@@ -1,10 +1,10 @@
 """Losses and statistics of logits, token by token, from slices of the logits.
 
-    >>> recorder = LossRecorder(probe)  # doctest: +SKIP
-    >>> recorder.observe(logits, rows=slice(0, 4), positions=slice(0, 128))  # doctest: +SKIP
-    >>> records = recorder.records()  # doctest: +SKIP
+    >>> recorder = LossRecorder().start(Context(config=config, probe=probe))  # doctest: +SKIP
+    >>> recorder.observe(seen)  # doctest: +SKIP
+    >>> records = recorder.finish()  # doctest: +SKIP
 
-A prediction made at position t is scored against the token at t + 1 where both are real. Sums over the vocabulary are
+A prediction made at position t is scored against the token at t + 1 if both are real. Sums over the vocabulary are
 those of `logit_sums`. `_without_first` leaves out the predictions made at position 0. Padding columns count in
 log-sum-exp, as in training, but not in the entropy or the top probability.
 """
@@ -12,97 +12,86 @@ log-sum-exp, as in training, but not in the entropy or the top probability.
 from __future__ import annotations
 
 import math
-from typing import Protocol, runtime_checkable
+from functools import cached_property
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
 
-from olmo_dynamics.names import Record, Status
-from olmo_dynamics.quantities import WITHOUT_FIRST, find
-from olmo_dynamics.recorders.logit_sums import CROSS_ENTROPY, LogitSums
-
-
-@runtime_checkable
-class ProbeTokens(Protocol):
-    """What the recorders need of a probe: `olmo_dynamics.probes.Probe` is one."""
-
-    @property
-    def token_ids(self) -> Int64[np.ndarray, "sequences positions"]:
-        """Token ids."""
-
-    @property
-    def mask(self) -> Bool[np.ndarray, "sequences positions"]:
-        """True for real tokens, False for padding on the right."""
-
-    @property
-    def domain(self) -> Int64[np.ndarray, " sequences"]:
-        """The place in `domains` of each sequence's domain."""
-
-    @property
-    def domains(self) -> tuple[str, ...]:
-        """Names of domains."""
-
-    @property
-    def token_bytes(self) -> Int64[np.ndarray, "sequences positions"]:
-        """UTF-8 bytes of each token; -1 where unknown."""
-
-    @property
-    def tokenizer_size(self) -> int:
-        """How many ids the tokenizer knows; columns from there on are padding."""
+from olmo_dynamics.names import Site
+from olmo_dynamics.quantities import GROUPS, WITHOUT_FIRST, find
+from olmo_dynamics.quantities.declaration import Group, Record, Status
+from olmo_dynamics.recorders.base import Observation, Recorder
+from olmo_dynamics.recorders.context import ProbeTokens
+from olmo_dynamics.recorders.kernels.logit_sums import CROSS_ENTROPY, LogitSums
 
 
-class LossRecorder:
+class LossRecorder(Recorder):
     """The groups `logits`, `loss` and `tokens`; recorders that saw different tokens merge exactly.
 
-    Logits may come in slices of the vocabulary, of which there are `vocab_size` (None: they come whole): ten float64
-    numbers are kept of each token, so that logits are never held whole.
+    Logits may come in slices of the vocabulary: ten float64 numbers are kept per token, so that logits are never held whole.
     """
 
-    def __init__(self, probe: ProbeTokens, vocab_size: int | None = None) -> None:
-        self._probe = probe
-        self._vocab_size = vocab_size
-        self._sums = LogitSums.of_nothing(probe.token_ids.shape, tokenizer_size=probe.tokenizer_size)
-        self._scored = np.zeros(probe.token_ids.shape, dtype=bool)  # predictions with a real next token
-        self._scored[:, :-1] = probe.mask[:, :-1] & probe.mask[:, 1:]
-        self._targets = np.where(self._scored, np.roll(probe.token_ids, -1, axis=1), 0)
+    group = GROUPS["loss"]
+    sites = frozenset({Site.LOGITS})
+
+    def __init__(self) -> None:
+        self._sums: LogitSums | None = None  # made when the first logits come
 
     @property
-    def _seen(self) -> Bool[np.ndarray, "sequences positions"]:
-        """The tokens whose logits were seen, all of them."""
-        seen: np.ndarray = self._sums.columns >= (self._vocab_size or 1)
-        return seen
+    def groups(self) -> tuple[Group, ...]:
+        """The three groups that follow from the same sums."""
+        return GROUPS["logits"], self.group, GROUPS["tokens"]
 
-    @property
-    def complete(self) -> bool:
-        """Whether every real token's logits were seen."""
-        return bool(self._seen[self._probe.mask].all())
-
-    def observe(
-        self,
-        logits: Float[Tensor, "batch positions columns"],
-        rows: slice,
-        positions: slice,
-        first_column: int = 0,
-    ) -> None:
-        """Adds the logits of some sequences and positions of the probe, for tokens from `first_column` on."""
-        real = self._probe.mask[rows, positions]
-        if not real.any():
+    def observe(self, seen: Observation) -> None:
+        """Add the logits of some sequences and positions of the probe, for some columns of the vocabulary."""
+        if not seen.mask.any():
             return
-        flat = logits.detach().reshape(-1, logits.shape[-1])
-        wanted = flat if real.all() else flat[torch.tensor(real.reshape(-1)).to(flat.device)]
-        sums = LogitSums(self._sums.state[rows, positions][real], self._probe.tokenizer_size)
-        sums.add(wanted, self._targets[rows, positions][real], first_column)
-        self._sums.state[rows, positions][real] = sums.state
+        held = self._held()
+        rows, positions = seen.rows, seen.positions
+        sums = LogitSums(held.state[rows, positions][seen.mask], held.tokenizer_size)
+        sums.add(seen.real.detach(), self._targets[rows, positions][seen.mask], seen.columns.start)
+        held.state[rows, positions][seen.mask] = sums.state
 
     def merge(self, other: LossRecorder) -> None:
-        """Adds what `other` saw."""
-        self._sums.take(other._sums)
+        """Add the tokens that `other` saw."""
+        if other._sums is not None:
+            self._held().take(other._sums)
 
-    def records(self) -> list[Record]:
-        """Every quantity of the three groups."""
-        measured, everything = self._sums.measured(), self._seen
+    def finish(self) -> list[Record]:
+        """Every quantity of the three groups; no record if no logits were seen."""
+        return [] if self._sums is None else self._records(self._sums)
+
+    @property
+    def _probe(self) -> ProbeTokens:
+        assert self.context.probe is not None
+        return self.context.probe
+
+    @cached_property
+    def _scored(self) -> Bool[np.ndarray, "sequences positions"]:
+        """The predictions that have a real next token."""
+        mask = self._probe.mask
+        scored = np.zeros(mask.shape, dtype=bool)
+        scored[:, :-1] = mask[:, :-1] & mask[:, 1:]
+        return scored
+
+    @cached_property
+    def _targets(self) -> Int64[np.ndarray, "sequences positions"]:
+        return np.where(self._scored, np.roll(self._probe.token_ids, -1, axis=1), 0)
+
+    def _held(self) -> LogitSums:
+        if self._sums is None:
+            shape = self._probe.token_ids.shape
+            self._sums = LogitSums.zeros(shape, tokenizer_size=self._probe.tokenizer_size)
+        return self._sums
+
+    def _seen(self, sums: LogitSums) -> Bool[np.ndarray, "sequences positions"]:
+        """The tokens of which every logit was seen."""
+        columns = self.context.config.vocab_size if self.context.config else 1
+        seen: np.ndarray = sums.columns >= columns
+        return seen
+
+    def _records(self, sums: LogitSums) -> list[Record]:
+        measured, everything = sums.measured(), self._seen(sums)
         without_first = everything.copy()
         without_first[:, 0] = False
         records = []
@@ -117,7 +106,8 @@ class LossRecorder:
                 ]
         finite = np.logical_and.reduce(np.isfinite(measured))
         records.append(_record("logits/status", _status(everything, finite)))
-        return [*records, *self._by_position(measured, finite), *self._by_token(measured, finite)]
+        scored = everything & self._scored
+        return [*records, *self._by_position(measured, scored, finite), *self._by_token(measured, scored, finite)]
 
     def _loss(
         self, measured: Float[np.ndarray, "6 sequences positions"], inside: Bool[np.ndarray, "sequences positions"]
@@ -133,11 +123,14 @@ class LossRecorder:
         }
 
     def _by_position(
-        self, measured: Float[np.ndarray, "6 sequences positions"], finite: Bool[np.ndarray, "sequences positions"]
+        self,
+        measured: Float[np.ndarray, "6 sequences positions"],
+        all_scored: Bool[np.ndarray, "sequences positions"],
+        finite: Bool[np.ndarray, "sequences positions"],
     ) -> list[Record]:
         records = []
         for number, domain in enumerate(self._probe.domains):
-            scored = self._seen & self._scored & (self._probe.domain == number)[:, None]
+            scored = all_scored & (self._probe.domain == number)[:, None]
             sums = np.where(scored, measured[CROSS_ENTROPY], 0.0).sum(axis=0)
             counts = scored.sum(axis=0)
             means = np.full(scored.shape[1], math.nan, np.float32)
@@ -146,10 +139,12 @@ class LossRecorder:
             records.append(_record("loss/status", _status(scored, finite), domain))
         return records
 
+    @staticmethod
     def _by_token(
-        self, measured: Float[np.ndarray, "6 sequences positions"], finite: Bool[np.ndarray, "sequences positions"]
+        measured: Float[np.ndarray, "6 sequences positions"],
+        scored: Bool[np.ndarray, "sequences positions"],
+        finite: Bool[np.ndarray, "sequences positions"],
     ) -> list[Record]:
-        scored = self._seen & self._scored
         losses = np.full(scored.shape, math.nan, np.float32)
         losses[:, 1:] = np.where(scored, measured[CROSS_ENTROPY], math.nan)[:, :-1]
         return [_record("tokens/token_cross_entropy", losses), _record("tokens/status", _status(scored, finite))]

@@ -1,13 +1,16 @@
-"""Massive activations: the largest numbers of a layer's output, where they stand, and how they compare to the median.
+"""Massive activations: the largest numbers of a layer's output, their places, and their ratio to the median.
 
     >>> import torch
-    >>> recorder = MassiveRecorder(token_ids=np.array([[7, 8]]))
-    >>> recorder.observe(0, torch.tensor([[[0.0, 1.0], [-900.0, 2.0]]]), np.ones((1, 2), dtype=bool), slice(0, 1))
-    >>> values = {record.quantity.name: record.values for record in recorder.records()}
-    >>> values["massive_value"][0], values["massive_token_id"][0], values["massive_feature"][0]
-    (np.float64(-900.0), np.int64(8), np.int64(0))
+    >>> from olmo_dynamics.names import Site
+    >>> from olmo_dynamics.recorders.base import Observation
+    >>> massive = MassiveActivations()
+    >>> x, mask = torch.tensor([[[0.0, 1.0], [-900.0, 2.0]]]), np.ones((1, 2), dtype=bool)
+    >>> massive.add(Observation(values=x, site=Site.RESIDUAL_OUT, layer=0, mask=mask, rows=slice(0, 1)), probe=None)
+    >>> values = massive.finish_layer(0)
+    >>> values["value"][0], values["position"][0], values["feature"][0]
+    (np.float64(-900.0), np.int64(1), np.int64(0))
 
-The median is taken over all positions and features of one sequence, position 0 included: that is where they are.
+The median is taken over all positions and features of one sequence, with position 0, where most of them are.
 Sun et al. 2024, arXiv:2402.17762: an activation is massive above 100 and at (about) 1000 times that median.
 """
 
@@ -17,36 +20,34 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64, UInt
-from torch import Tensor
+from jaxtyping import Float, Int64, UInt
 
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.names import Record
-from olmo_dynamics.quantities import MASSIVE_RANKS, find
-from olmo_dynamics.recorders.compiled import compiled
-from olmo_dynamics.recorders.observed import observed_tokens, values_of
-from olmo_dynamics.recorders.token_kernels import (
+from olmo_dynamics.quantities import MASSIVE_RANKS
+from olmo_dynamics.recorders.base import Observation
+from olmo_dynamics.recorders.context import ProbeTokens
+from olmo_dynamics.recorders.kernels.jit import jit
+from olmo_dynamics.recorders.kernels.token_codes import values_of
+from olmo_dynamics.recorders.kernels.tokens import (
     LARGEST,
     LOWER_MEDIAN,
-    Tokens,
     middle_magnitudes,
     strip_signs,
-    tokens_of,
 )
 
 MASSIVE_ABOVE = 100.0
 MASSIVE_MEDIANS = 1000.0
-_TOP = 3
+TOP = 3
 
 
-@compiled
+@jit
 def _largest_places(
     codes: UInt[np.ndarray, "positions width"],
     largest: UInt[np.ndarray, " positions"],
     top: Int64[np.ndarray, " ranks"],
     places: Int64[np.ndarray, " ranks"],
 ) -> None:
-    """Fills the largest magnitudes, largest first, and where in the flattened array they stand; ties: the earlier one."""
+    """Fill the largest magnitudes, largest first, and their places in the flattened array; of equal ones, the earlier."""
     positions, width = codes.shape
     all_but_sign = np.iinfo(codes.dtype).max >> 1
     top[:] = -1
@@ -75,85 +76,53 @@ class _Sequence:
     massive: int
 
 
-class MassiveRecorder:
-    """The quantities `outliers/massive_*`; recorders that saw different sequences merge exactly."""
+class MassiveActivations:
+    """The quantities `outliers/massive_*`; two that saw different sequences merge exactly."""
 
-    def __init__(self, token_ids: Int64[np.ndarray, "sequences positions"]) -> None:
-        self._token_ids = token_ids
+    def __init__(self) -> None:
         self._layers: dict[int, dict[int, _Sequence]] = {}
+        self._token_ids: Int64[np.ndarray, "sequences positions"] | None = None
 
-    def observe(
-        self,
-        layer: int,
-        x: Float[Tensor, "batch positions width"],
-        mask: Bool[np.ndarray, "batch positions"],
-        sequences: slice,
-    ) -> None:
-        """Adds whole sequences of a layer's output; `sequences` are their places in the probe.
+    def add(self, seen: Observation, probe: ProbeTokens | None) -> None:
+        """Add whole sequences of a layer's output.
 
         Raises:
-            OptionError: the sequences were cut, so that their medians cannot be known.
+            OptionError: the sequences are cut, so that their medians are unknown.
         """
-        observed = observed_tokens(x, mask)
-        self.add(layer, observed.codes, tokens_of(observed), mask, sequences)
-
-    def add(
-        self,
-        layer: int,
-        codes: UInt[np.ndarray, "tokens width"],
-        tokens: Tokens,
-        mask: Bool[np.ndarray, "batch positions"],
-        sequences: slice,
-    ) -> None:
-        """The same, where it is known what its tokens are like."""
-        positions, wanted = mask.shape[1], self._token_ids.shape[1]
-        if positions != wanted:
-            raise OptionError(
-                f"massive activations need whole sequences of {wanted} positions; got {positions}: do not cut them"
-            )
-        seen = self._layers.setdefault(layer, {})
-        for row, (number, real) in enumerate(zip(range(sequences.start, sequences.stop), mask, strict=True)):
+        positions = seen.mask.shape[1]
+        if probe is not None:
+            self._token_ids = probe.token_ids
+            if positions != probe.token_ids.shape[1]:
+                raise OptionError(
+                    f"massive activations need whole sequences of {probe.token_ids.shape[1]} positions (got {positions}); "
+                    "do not cut them"
+                )
+        layer = self._layers.setdefault(seen.layer, {})
+        for row, (number, real) in enumerate(zip(range(seen.rows.start, seen.rows.stop), seen.mask, strict=True)):
             if real.any():
                 there = row * positions + np.flatnonzero(real)
-                seen[number] = _measure(codes[there], tokens.magnitudes[there], np.flatnonzero(real))
+                layer[number] = _measure(seen.codes.codes[there], seen.tokens.magnitudes[there], np.flatnonzero(real))
 
-    def merge(self, other: MassiveRecorder) -> None:
-        """Adds what `other` saw."""
+    def merge(self, other: MassiveActivations) -> None:
+        """Add the sequences that `other` saw."""
+        self._token_ids = other._token_ids if self._token_ids is None else self._token_ids
         for layer, sequences in other._layers.items():
             self._layers.setdefault(layer, {}).update(sequences)
 
-    @property
-    def layers(self) -> set[int]:
-        """The layers seen."""
-        return set(self._layers)
-
-    def take(self, layer: int) -> MassiveRecorder:
-        """Gives up what was seen of one layer, as a recorder of its own."""
-        taken = MassiveRecorder(self._token_ids)
-        if layer in self._layers:
-            taken._layers[layer] = self._layers.pop(layer)
-        return taken
-
     def finite(self, layer: int) -> bool | None:
-        """Whether all activations of a layer's output were finite; None where none were seen."""
+        """True if all activations of a layer's output were finite; None if no token was seen."""
         seen = self._layers.get(layer)
         return all(math.isfinite(sequence.values[0]) for sequence in seen.values()) if seen else None
 
-    def records(self) -> list[Record]:
-        """What was measured at every layer seen."""
-        records = []
-        for layer, sequences in self._layers.items():
-            values = self._summary(dict(sorted(sequences.items()))) if sequences else {}
-            records += [
-                Record(find(f"outliers/massive_{name}"), value, {"layer": layer}) for name, value in values.items()
-            ]
-        return records
-
-    def _summary(self, sequences: dict[int, _Sequence]) -> dict[str, np.ndarray]:
+    def finish_layer(self, layer: int) -> dict[str, np.ndarray]:
+        """The values of a layer by name, whose state is dropped; empty if no token was seen."""
+        sequences = dict(sorted(self._layers.pop(layer, {}).items()))
+        if not sequences:
+            return {}
         seen = list(sequences.values())
-        top = np.full((len(seen), _TOP), math.nan)
+        top = np.full((len(seen), TOP), math.nan)
         for row, sequence in zip(top, seen, strict=True):
-            row[: len(sequence.values)] = np.abs(sequence.values[:_TOP])
+            row[: len(sequence.values)] = np.abs(sequence.values[:TOP])
         return self._largest(sequences) | {
             "median": np.asarray(np.mean([sequence.median for sequence in seen])),
             "top3": top.mean(axis=0),
@@ -172,9 +141,12 @@ class MassiveRecorder:
             "value": _padded(values[first], math.nan),
             "sequence": _padded(numbers[first], -1),
             "position": _padded(positions[first], -1),
-            "token_id": _padded(self._token_ids[numbers[first], positions[first]], -1),
+            "token_id": _padded(self._ids(numbers[first], positions[first]), -1),
             "feature": _padded(features[first], -1),
         }
+
+    def _ids(self, sequences: Int64[np.ndarray, " n"], positions: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        return np.full(len(sequences), -1) if self._token_ids is None else self._token_ids[sequences, positions]
 
 
 def _measure(
@@ -203,7 +175,7 @@ def _count_massive(codes: UInt[np.ndarray, "positions width"], largest: float, m
 
 
 def _padded(values: np.ndarray, filler: float | int) -> np.ndarray:
-    """The values up to `MASSIVE_RANKS` of them, for models with fewer numbers than that."""
+    """The values, padded to `MASSIVE_RANKS` of them for models with fewer numbers."""
     padded = np.full(MASSIVE_RANKS, filler, values.dtype)
     padded[: len(values)] = values
     return padded

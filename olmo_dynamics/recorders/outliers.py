@@ -1,65 +1,65 @@
 """Outlier features, by magnitude and relative to each token's own RMS, and massive activations.
 
     >>> import torch
-    >>> recorder = OutlierRecorder(token_ids=np.array([[7, 8]]))
-    >>> x = torch.tensor([[[0.0, 7.0], [1.0, 6.0]]])
-    >>> recorder.observe(Site.RESIDUAL_IN, 0, x, np.ones((1, 2), dtype=bool), slice(0, 1))
-    >>> values = {record.quantity.name: record.values for record in recorder.records()}
+    >>> from olmo_dynamics.recorders.base import Observation
+    >>> recorder = OutlierRecorder()
+    >>> x, mask = torch.tensor([[[0.0, 7.0], [1.0, 6.0]]]), np.ones((1, 2), dtype=bool)
+    >>> recorder.observe(Observation(values=x, site=Site.RESIDUAL_MIDDLE, layer=0, mask=mask, rows=slice(0, 1)))
+    >>> values = {record.quantity.name: record.values for record in [*recorder.finish_layer(0), *recorder.finish()]}
     >>> values["feature_abs_max"], float(values["llmint8_count"])
     (array([1., 7.], dtype=float32), 1.0)
 
 The inputs of attention and of the MLP are read, as in LLM.int8: the stream entering a block and the stream between its
-two halves, or what the input norms make of them.
+two halves, or the outputs of the input norms if the model has them.
 Counts are kept by feature and threshold, so that any rule can be applied to a store later.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64, UInt
-from torch import Tensor
+from jaxtyping import Float, Int64, UInt
 
-from olmo_dynamics.names import Record, Site, Status
-from olmo_dynamics.quantities import RMS_THRESHOLDS, THRESHOLDS, WITHOUT_FIRST, find
-from olmo_dynamics.recorders.compiled import compiled
-from olmo_dynamics.recorders.llmint8 import LLMINT8_THRESHOLD, llmint8_rule, outlier_features
-from olmo_dynamics.recorders.massive import MassiveRecorder
-from olmo_dynamics.recorders.observed import Observed, observed_tokens, values_of
-from olmo_dynamics.recorders.token_kernels import (
+from olmo_dynamics.names import Site
+from olmo_dynamics.quantities import GROUPS, MASSIVE_RANKS, RMS_THRESHOLDS, THRESHOLDS, WITHOUT_FIRST, find
+from olmo_dynamics.quantities.declaration import Record, Status
+from olmo_dynamics.recorders.base import Observation, Recorder
+from olmo_dynamics.recorders.kernels.jit import jit
+from olmo_dynamics.recorders.kernels.token_codes import TokenCodes, values_of
+from olmo_dynamics.recorders.kernels.tokens import (
     LARGEST,
-    Tokens,
+    TokenStats,
     raise_maxima,
     read_codes,
     scratch_row,
     strip_signs,
-    tokens_of,
 )
+from olmo_dynamics.recorders.llmint8 import LLMINT8_THRESHOLD, llmint8_rule, outlier_features
+from olmo_dynamics.recorders.massive import TOP, MassiveActivations
 
-INPUTS = {
-    Site.RESIDUAL_IN: "attention_input",
-    Site.RESIDUAL_MIDDLE: "mlp_input",
-    Site.ATTENTION_INPUT: "attention_input",
-    Site.MLP_INPUT: "mlp_input",
-}
-"""Labels of the `input` axis, by the site they are read at: the latter two where a model norms its sublayers' inputs."""
+_NORMED = frozenset({Site.ATTENTION_INPUT, Site.MLP_INPUT})
+"""Inputs of a block's two halves in a model with norms on its sublayers' inputs."""
 
-OUTPUTS = (Site.EMBEDDING, Site.RESIDUAL_OUT)
-"""Where massive activations are looked for."""
+_OUTPUTS = frozenset({Site.EMBEDDING, Site.RESIDUAL_OUT})
+"""Sites of massive activations; the first half of the next block reads them where there is no input norm."""
+
+_ATTENTION, _MLP = "attention_input", "mlp_input"
+"""Labels of the `input` axis."""
 
 _LIMITS = np.array(THRESHOLDS)
 _RMS_LIMITS = np.array(RMS_THRESHOLDS)
 
 
-@compiled
+@jit
 def _count_at_least(magnitudes: Float[np.ndarray, " width"], limit: float, counts: Int64[np.ndarray, " width"]) -> None:
     for i in range(len(magnitudes)):
         counts[i] += np.int64(np.float64(magnitudes[i]) >= limit)
 
 
-@compiled
+@jit
 def _raise_maxima(
     codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"], maxima: UInt[np.ndarray, " width"]
 ) -> None:
@@ -69,7 +69,7 @@ def _raise_maxima(
         raise_maxima(magnitudes, maxima)
 
 
-@compiled
+@jit
 def _count_above(
     codes: UInt[np.ndarray, "tokens width"],
     rows: Int64[np.ndarray, " n"],
@@ -77,7 +77,7 @@ def _count_above(
     of_rows: tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]],
     counts: tuple[Int64[np.ndarray, "limits width"], Int64[np.ndarray, "multiples width"]],
 ) -> None:
-    """Counts, by feature, the tokens in these rows at or above each limit, and each multiple of the token's RMS.
+    """Count, by feature, the tokens in these rows at or above each limit, and each multiple of the token's RMS.
 
     `of_rows` are the largest magnitude and the RMS of each of these tokens.
     """
@@ -108,12 +108,12 @@ class _Above:
         self.above_rms = np.zeros((len(RMS_THRESHOLDS), width), np.int64)
         self.abs_max = np.zeros(width)
 
-    def add(self, observed: Observed, rows: Int64[np.ndarray, " n"], tokens: Tokens) -> None:
+    def add(self, observed: TokenCodes, rows: Int64[np.ndarray, " n"], tokens: TokenStats) -> None:
         codes = observed.codes
         maxima = np.zeros(codes.shape[1], codes.dtype)
         _raise_maxima(codes, rows, maxima)
         self.abs_max = np.maximum(self.abs_max, values_of(maxima))
-        # A NaN sorts last: whatever stands beside it must still be counted.
+        # A NaN sorts last: the numbers beside it must still be counted.
         largest = np.nan_to_num(values_of(tokens.magnitudes[rows, LARGEST]), nan=math.inf)
         of_rows = largest, np.sqrt(tokens.squares[rows] / observed.width)
         _count_above(codes, rows, scratch_row(codes), of_rows, (self.above, self.above_rms))
@@ -145,7 +145,7 @@ class _Fractions:
         }
 
     def at_six(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What LLM.int8's rule reads: maxima, share of tokens at 6 and more, and at 6 RMS and more."""
+        """The numbers that LLM.int8's rule reads: maxima, share of tokens at 6 and more, and at 6 RMS and more."""
         return (
             self.abs_max,
             self.above[THRESHOLDS.index(LLMINT8_THRESHOLD)],
@@ -153,85 +153,99 @@ class _Fractions:
         )
 
 
-class OutlierRecorder:
+class OutlierRecorder(Recorder):
     """The group `outliers`; recorders that saw different tokens (whole sequences of them) merge exactly.
 
-    `harvest` drops a layer's counts and keeps only what the rule over all layers needs.
+    A finished layer drops its counts and keeps only the numbers that the rule over all layers needs.
     """
 
-    def __init__(self, token_ids: Int64[np.ndarray, "sequences positions"]) -> None:
-        self._places: dict[tuple[Site, int], tuple[_Above, _Above]] = {}  # first positions, the rest
-        self._massive = MassiveRecorder(token_ids)
+    group = GROUPS["outliers"]
+    sites = _NORMED | _OUTPUTS | {Site.RESIDUAL_MIDDLE}
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[str, int], tuple[_Above, _Above]] = {}  # by input and layer: first positions, the rest
+        self._massive = MassiveActivations()
         self._at_six: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {"": [], WITHOUT_FIRST: []}
+        self._reads_stream = True
 
-    def observe(
-        self,
-        site: Site,
-        layer: int,
-        x: Float[Tensor, "batch positions width"],
-        mask: Bool[np.ndarray, "batch positions"],
-        sequences: slice,
-    ) -> None:
-        """Adds whole sequences where `mask` is true; `sequences` are their places in the probe."""
-        observed = observed_tokens(x, mask)
-        self.add(site, layer, (observed, tokens_of(observed)), mask, sequences)
+    def sites_in(self, available: Sequence[Site]) -> frozenset[Site]:
+        """The inputs after their norms if the model has such norms, else the stream; and the stream that leaves each block."""
+        inputs = _NORMED & set(available) or {Site.RESIDUAL_MIDDLE}
+        return frozenset(_OUTPUTS | inputs) & set(available)
 
-    def add(
-        self,
-        site: Site,
-        layer: int,
-        found: tuple[Observed, Tokens],
-        mask: Bool[np.ndarray, "batch positions"],
-        sequences: slice,
-    ) -> None:
-        """The same, where it is known what its tokens are like."""
-        observed, tokens = found
-        if site in INPUTS:
-            first, rest = self._place(site, layer, observed.width)
-            first.add(observed, observed.first, tokens)
-            rest.add(observed, observed.rest, tokens)
-        if site in OUTPUTS:
-            self._massive.add(layer, observed.codes, tokens, mask, sequences)
+    def labels(self) -> Mapping[str, Sequence[str | int | float]]:
+        """The two inputs of a block, the thresholds, and the ranks of massive activations."""
+        return {
+            "input": (_ATTENTION, _MLP),
+            "threshold": THRESHOLDS,
+            "rms_threshold": RMS_THRESHOLDS,
+            "rank": range(1, MASSIVE_RANKS + 1),
+            "top": range(1, TOP + 1),
+        }
+
+    def begin(self) -> None:
+        """Read the stream that enters a block if the model has no norms on its inputs."""
+        self._reads_stream = not _NORMED & set(self.context.sites)
+
+    def observe(self, seen: Observation) -> None:
+        """Add whole sequences of one site.
+
+        Raises:
+            OptionError: the sequences are cut, so that their medians are unknown.
+        """
+        for place in self._inputs(seen):
+            first, rest = self._place(*place, seen.codes.width)
+            first.add(seen.codes, seen.codes.first, seen.tokens)
+            rest.add(seen.codes, seen.codes.rest, seen.tokens)
+        if seen.site in _OUTPUTS:
+            self._massive.add(seen, self.context.probe)
+
+    def _inputs(self, seen: Observation) -> Iterator[tuple[str, int]]:
+        """The inputs that these activations are, each with its block."""
+        if seen.site in (Site.RESIDUAL_MIDDLE, Site.MLP_INPUT):
+            yield _MLP, seen.layer
+        if seen.site is Site.ATTENTION_INPUT:
+            yield _ATTENTION, seen.layer
+        if seen.site in _OUTPUTS and self._reads_stream and seen.layer + 1 < self.context.layers:
+            yield _ATTENTION, seen.layer + 1
 
     def merge(self, other: OutlierRecorder) -> None:
-        """Adds what `other` saw and has not harvested."""
-        for (site, layer), theirs in other._places.items():
-            for mine, their in zip(self._place(site, layer, len(theirs[0].abs_max)), theirs, strict=True):
+        """Add the sequences that `other` saw and has not finished."""
+        for (label, layer), theirs in other._places.items():
+            for mine, their in zip(self._place(label, layer, len(theirs[0].abs_max)), theirs, strict=True):
                 mine.merge(their)
         self._massive.merge(other._massive)
 
-    def harvest(self, layer: int) -> list[Record]:
-        """What was measured at one layer; its counts are dropped."""
+    def finish_layer(self, layer: int) -> list[Record]:
+        """The records of one layer; its counts are dropped."""
         records, finite = [], [self._massive.finite(layer)]
-        for site in [site for site, at in self._places if at == layer]:
-            first, rest = self._places.pop((site, layer))
+        for label in [label for label, at in self._places if at == layer]:
+            first, rest = self._places.pop((label, layer))
             first.merge(rest)
-            at: dict[str, str | int | float] = {"input": INPUTS[site], "layer": layer}
+            at: dict[str, str | int | float] = {"input": label, "layer": layer}
             for suffix, fractions in (("", first.measured()), (WITHOUT_FIRST, rest.measured())):
-                if not np.isnan(fractions.above).any():  # else there were no tokens
+                if not np.isnan(fractions.above).any():  # unless there were no tokens
                     self._at_six[suffix].append(fractions.at_six())
                 records += [_record(name + suffix, value, at) for name, value in fractions.values().items()]
             finite.append(bool(np.isfinite(first.abs_max).all()) if first.tokens else None)
-        records += self._massive.take(layer).records()
+        massive = self._massive.finish_layer(layer)
+        records += [_record(f"massive_{name}", value, {"layer": layer}) for name, value in massive.items()]
         return [*records, _record("status", np.uint8(_status(finite)), {"layer": layer})] if records else []
 
-    def rule_records(self) -> list[Record]:
-        """LLM.int8's rule over all inputs of all layers harvested so far."""
+    def finish(self) -> list[Record]:
+        """LLM.int8's rule over all inputs of all layers; a pass that stops early has no such rule."""
+        if not self.context.whole:
+            return []
         return [
             _record(f"llmint8_{name}{suffix}", value, {})
             for suffix, places in self._at_six.items() if places
             for name, value in _apply_rule(*(np.array(part) for part in zip(*places, strict=True))).items()
         ]  # fmt: skip
 
-    def records(self) -> list[Record]:
-        """What was measured at every layer not yet harvested, and the rule over all of them."""
-        layers = sorted({layer for _, layer in self._places} | self._massive.layers)
-        return [record for layer in layers for record in self.harvest(layer)] + self.rule_records()
-
-    def _place(self, site: Site, layer: int, width: int) -> tuple[_Above, _Above]:
-        if (site, layer) not in self._places:
-            self._places[site, layer] = _Above(width), _Above(width)
-        return self._places[site, layer]
+    def _place(self, label: str, layer: int, width: int) -> tuple[_Above, _Above]:
+        if (label, layer) not in self._places:
+            self._places[label, layer] = _Above(width), _Above(width)
+        return self._places[label, layer]
 
 
 def _apply_rule(

@@ -16,31 +16,52 @@ import math
 import numpy as np
 from jaxtyping import UInt8
 
-from olmo_dynamics.names import Record, Status, TensorInfo
-from olmo_dynamics.quantities import QUANTILES, find
-from olmo_dynamics.recorders.moments import kurtosis, ratio
-from olmo_dynamics.recorders.order import quantiles_of
-from olmo_dynamics.recorders.survey import Survey, measurable, survey_tensor
+from olmo_dynamics.names import TensorInfo
+from olmo_dynamics.quantities import GROUPS, QUANTILES, find
+from olmo_dynamics.quantities.declaration import Reads, Record, Status
+from olmo_dynamics.recorders.base import Observation, Recorder
+from olmo_dynamics.recorders.kernels.moments import kurtosis, ratio
+from olmo_dynamics.recorders.kernels.order_statistics import quantiles_of
+from olmo_dynamics.recorders.kernels.tensor_stats import TensorStats, measurable, tensor_stats
 
 
 def measure_tensor(raw: UInt8[np.ndarray, " bytes"], info: TensorInfo) -> list[Record]:
-    """Every quantity of the group `parameters` for one tensor; none where it is empty or holds no floats.
+    """Every quantity of the group `parameters` for one tensor; no record if it is empty or holds no floats.
 
     Raises:
-        CheckpointError: there are more or fewer bytes than the tensor's shape asks for.
+        CheckpointError: there are more or fewer bytes than the tensor's shape needs.
     """
-    return parameter_records(survey_tensor(raw, info), info) if measurable(info) else []
+    return parameter_records(tensor_stats(raw, info), info) if measurable(info) else []
 
 
-def parameter_records(found: Survey, info: TensorInfo) -> list[Record]:
-    """The records of a tensor that was surveyed already."""
+def parameter_records(found: TensorStats, info: TensorInfo) -> list[Record]:
+    """The records of a tensor whose statistics are known already."""
     values = {**_elementwise(found), **_residual(found, info)}
     return [
         Record(find(f"parameters/{name}"), np.asarray(value), {"tensor": info.name}) for name, value in values.items()
     ]
 
 
-def _elementwise(found: Survey) -> dict[str, object]:
+class ParameterRecorder(Recorder):
+    """The group `parameters`: statistics of every tensor."""
+
+    group = GROUPS["parameters"]
+    reads = Reads.WEIGHTS
+
+    def __init__(self) -> None:
+        self._records: list[Record] = []
+
+    def observe(self, seen: Observation) -> None:
+        """Add one tensor."""
+        assert seen.tensor is not None
+        self._records += parameter_records(seen.stats, seen.tensor)
+
+    def finish(self) -> list[Record]:
+        """The records of all tensors."""
+        return self._records
+
+
+def _elementwise(found: TensorStats) -> dict[str, object]:
     n = found.count
     l2_norm = math.sqrt(found.square_sum)
     abs_max = max(abs(found.smallest), abs(found.largest))
@@ -67,15 +88,15 @@ def _elementwise(found: Survey) -> dict[str, object]:
     }
 
 
-def _status(found: Survey, abs_median: float) -> Status:
+def _status(found: TensorStats, abs_median: float) -> Status:
     if not found.finite:
         return Status.NONFINITE
     varied = found.moments[2] ** 2 > 0
     return Status.MEASURED if varied and abs_median > 0 else Status.DEGENERATE
 
 
-def _residual(found: Survey, info: TensorInfo) -> dict[str, object]:
-    """Norms along and across the residual stream; nothing for a tensor that does not touch it."""
+def _residual(found: TensorStats, info: TensorInfo) -> dict[str, object]:
+    """Norms along and across the residual stream; empty for a tensor that does not touch it."""
     if info.residual_axis is None:
         return {}
     features, vectors = found.axes.row_squares, found.axes.column_squares

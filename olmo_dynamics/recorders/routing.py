@@ -1,67 +1,77 @@
-"""Where tokens are sent: the load, the probabilities and the company of the experts of each layer.
+"""Routing of tokens: the load, the probabilities and the co-activation of the experts of each layer.
 
-    >>> import torch
-    >>> probe = Tokens(np.zeros((1, 2), dtype=int), tokenizer_size=1)  # doctest: +SKIP
-    >>> recorder = RoutingRecorder(probe)  # doctest: +SKIP
-    >>> recorder.observe(Site.ROUTER_LOGITS, 0, torch.zeros(1, 2, 64), slice(0, 1), slice(0, 2))  # doctest: +SKIP
-    >>> recorder.observe(Site.CHOSEN_EXPERTS, 0, chosen, slice(0, 1), slice(0, 2))  # doctest: +SKIP
+    >>> recorder = RoutingRecorder().start(Context(probe=probe))  # doctest: +SKIP
+    >>> recorder.observe(seen)  # doctest: +SKIP
+    >>> records = list(recorder.finish_layer(0))  # doctest: +SKIP
 
-The choice is the model's own, never taken again from the logits, so that ties fall as they fell there. Softmax and
+The choice is the model's own and never repeated from the logits, so that ties are broken as in the model. Softmax and
 log-sum-exp are float64, from the logits as the model computed them. Padding is not counted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int16, Int64, Shaped
+from jaxtyping import Bool, Float, Float64, Int16, Int64
 from torch import Tensor
 
-from olmo_dynamics.names import Record, Site, Status
-from olmo_dynamics.quantities import find
-from olmo_dynamics.recorders.losses import ProbeTokens
+from olmo_dynamics.names import Site
+from olmo_dynamics.quantities import GROUPS, find
+from olmo_dynamics.quantities.declaration import Record, Status
+from olmo_dynamics.recorders.base import Observation, Recorder
+from olmo_dynamics.recorders.context import ProbeTokens
 
 DEAD_BELOW = 0.1
-"""An expert is dead whose load is below this share of the mean load."""
+"""An expert is dead if its load is below this share of the mean load."""
 
-_NOBODY = -1  # chosen at padding, and where nothing was seen
+_NO_EXPERT = -1  # chosen by padding, and by tokens that were not seen
 
 
-class RoutingRecorder:
+class RoutingRecorder(Recorder):
     """The group `routing`, for any number of layers; recorders that saw different sequences merge exactly.
 
     Sums over probabilities are kept sequence by sequence, so that the order in which sequences come changes no bit.
     """
 
-    def __init__(self, probe: ProbeTokens) -> None:
-        self._probe = probe
+    group = GROUPS["routing"]
+    sites = frozenset({Site.ROUTER_LOGITS, Site.CHOSEN_EXPERTS})
+
+    def __init__(self) -> None:
         self._layers: dict[int, _Layer] = {}
 
-    def observe(
-        self, site: Site, layer: int, values: Shaped[Tensor, "batch positions width"], rows: slice, positions: slice
-    ) -> None:
-        """Adds the router logits, or the chosen experts, of some sequences and positions of the probe."""
-        seen = self._layers.setdefault(layer, _Layer())
-        mask = self._probe.mask[rows, positions]
-        if site is Site.ROUTER_LOGITS:
-            if seen.scores is None:
-                seen.scores = _Scores.of_nothing(len(self._probe.mask), values.shape[-1])
-            seen.scores.add(values, mask, rows)
-        if site is Site.CHOSEN_EXPERTS:
-            if seen.chosen is None:
-                seen.chosen = np.full((*self._probe.mask.shape, values.shape[-1]), _NOBODY, dtype=np.int16)
-            seen.chosen[rows, positions][mask] = values.detach().cpu().numpy()[mask]
+    def labels(self) -> Mapping[str, Sequence[str | int | float]]:
+        """The experts, the experts again as partners, and the choices of a token."""
+        assert self.context.config is not None
+        assert self.context.config.experts is not None
+        experts = self.context.config.experts
+        return {
+            "expert": range(experts.count),
+            "partner": range(experts.count),
+            "choice": range(1, experts.per_token + 1),
+        }
+
+    def observe(self, seen: Observation) -> None:
+        """Add the router logits, or the chosen experts, of some sequences and positions of the probe."""
+        layer, values, shape = self._layers.setdefault(seen.layer, _Layer()), seen.values, self._probe.mask.shape
+        if seen.site is Site.ROUTER_LOGITS:
+            if layer.scores is None:
+                layer.scores = _Scores.zeros(shape[0], values.shape[-1])
+            layer.scores.add(values, seen.mask, seen.rows)
+        if seen.site is Site.CHOSEN_EXPERTS:
+            if layer.chosen is None:
+                layer.chosen = np.full((*shape, values.shape[-1]), _NO_EXPERT, dtype=np.int16)
+            layer.chosen[seen.rows, seen.positions][seen.mask] = values.detach().cpu().numpy()[seen.mask]
 
     def merge(self, other: RoutingRecorder) -> None:
-        """Adds what `other` saw."""
+        """Add the sequences that `other` saw."""
         for layer, seen in other._layers.items():
             self._layers.setdefault(layer, _Layer()).merge(seen)
 
-    def harvest(self, layer: int) -> list[Record]:
-        """What was measured at one layer, which is dropped."""
+    def finish_layer(self, layer: int) -> list[Record]:
+        """The records of one layer, whose state is dropped."""
         seen = self._layers.pop(layer, None)
         if seen is None or seen.scores is None or seen.chosen is None:
             return []
@@ -69,9 +79,10 @@ class RoutingRecorder:
         records = [Record(find(f"routing/{name}"), np.asarray(value), {"layer": layer}) for name, value in measured]
         return records + self._by_domain(layer, seen.chosen, seen.scores.experts)
 
-    def records(self) -> list[Record]:
-        """What was measured at every layer not yet harvested."""
-        return [record for layer in sorted(self._layers) for record in self.harvest(layer)]
+    @property
+    def _probe(self) -> ProbeTokens:
+        assert self.context.probe is not None
+        return self.context.probe
 
     def _by_domain(self, layer: int, chosen: Int16[np.ndarray, "sequences positions k"], experts: int) -> list[Record]:
         quantity = find("routing/domain_specialisation")
@@ -84,14 +95,14 @@ class RoutingRecorder:
 
 @dataclass
 class _Scores:
-    """By sequence: probabilities summed over tokens, the squares of log-sum-exp, and how many tokens there were."""
+    """Sums by sequence: of probabilities over tokens, of the squares of log-sum-exp, and the number of tokens."""
 
     probabilities: Float64[np.ndarray, "sequences experts"]
     squares: Float64[np.ndarray, " sequences"]
     tokens: Int64[np.ndarray, " sequences"]
 
     @classmethod
-    def of_nothing(cls, sequences: int, experts: int) -> _Scores:
+    def zeros(cls, sequences: int, experts: int) -> _Scores:
         return cls(np.zeros((sequences, experts)), np.zeros(sequences), np.zeros(sequences, dtype=np.int64))
 
     @property
@@ -116,18 +127,18 @@ class _Scores:
 
 @dataclass
 class _Layer:
-    """What was seen of one layer."""
+    """The sums and choices of one layer."""
 
     scores: _Scores | None = None
     chosen: Int16[np.ndarray, "sequences positions k"] | None = None
 
     def merge(self, other: _Layer) -> None:
         if other.scores is not None:
-            self.scores = self.scores or _Scores.of_nothing(*other.scores.probabilities.shape)
+            self.scores = self.scores or _Scores.zeros(*other.scores.probabilities.shape)
             self.scores.merge(other.scores)
         if other.chosen is not None:
-            mine = np.full_like(other.chosen, _NOBODY) if self.chosen is None else self.chosen
-            self.chosen = np.where(other.chosen == _NOBODY, mine, other.chosen)
+            mine = np.full_like(other.chosen, _NO_EXPERT) if self.chosen is None else self.chosen
+            self.chosen = np.where(other.chosen == _NO_EXPERT, mine, other.chosen)
 
 
 def _measured(scores: _Scores, chosen: Int16[np.ndarray, "sequences positions k"]) -> Iterator[tuple[str, object]]:
@@ -155,19 +166,19 @@ def _measured(scores: _Scores, chosen: Int16[np.ndarray, "sequences positions k"
 
 def _sent(chosen: Int16[np.ndarray, "sequences positions k"]) -> Int64[np.ndarray, "tokens k"]:
     """The choices of the tokens that were seen."""
-    sent: np.ndarray = chosen[chosen[..., 0] != _NOBODY].astype(np.int64)
+    sent: np.ndarray = chosen[chosen[..., 0] != _NO_EXPERT].astype(np.int64)
     return sent
 
 
 def count_choices(chosen: Int64[np.ndarray, "tokens k"], experts: int) -> Int64[np.ndarray, " experts"]:
-    """N_i: the tokens sent to each expert."""
+    """N_i: the number of tokens sent to each expert."""
     return np.bincount(chosen.ravel(), minlength=experts)
 
 
 def domain_specialisation(
     counts: Int64[np.ndarray, "*domains experts"], per_token: int
 ) -> Float64[np.ndarray, "*domains experts"]:
-    """Of each domain's tokens, the share sent to each expert; sums to `per_token`, NaN for a domain without tokens.
+    """The share of each domain's tokens sent to each expert; sums to `per_token`, NaN for a domain without tokens.
 
     OLMoE, arXiv:2409.02060, equation 7: `counts` are N_i(D), of which each token gave `per_token`.
     """
@@ -177,7 +188,7 @@ def domain_specialisation(
 
 
 def co_activation(chosen: Int64[np.ndarray, "tokens k"], experts: int) -> Float[np.ndarray, "experts experts"]:
-    """N_ij / N_i: of the tokens sent to i, the share sent to j as well, whatever their ranks among the k.
+    """N_ij / N_i: the share of the tokens of expert i that are sent to j as well, whatever their ranks among the k.
 
     OLMoE, arXiv:2409.02060, equation 6. NaN on the diagonal, and in the row of an expert without tokens.
     """

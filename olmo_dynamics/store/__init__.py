@@ -1,4 +1,4 @@
-"""What we keep: measurements of many revisions in one Zarr folder that xarray opens without us.
+"""Stores: measurements of many revisions in one Zarr folder that xarray opens without this package.
 
 >>> store = Store.open("olmo2-1b.zarr")  # doctest: +SKIP
 >>> store.done  # doctest: +SKIP

@@ -1,7 +1,7 @@
 """Files that are wholly there or not there.
 
-Beside a store's folder `run.zarr` lies, only while somebody writes it, `run.zarr.partial`: the file being written, before
-its rename. It is beside and not inside it, so a killed writer leaves no stray file in the store.
+While somebody writes a store `run.zarr`, the file being written lies beside it as `run.zarr.partial` until its rename. It
+is beside the store and not inside it, so a killed writer leaves no stray file there.
 
     >>> write_atomic(Path("run.zarr/zarr.json"), b"{}", partial=Path("run.zarr.partial"))  # doctest: +SKIP
 """
@@ -27,7 +27,7 @@ def beside(store: Path, suffix: str) -> Path:
 
 
 def stamp_of(path: Path) -> tuple[int, int] | None:
-    """What tells a file from another that took its name; None where there is none."""
+    """A stamp that tells a file from another of the same name; None where there is no file."""
     try:
         found = path.stat()
     except OSError:
@@ -47,8 +47,8 @@ def write_atomic(path: Path, data: bytes, *, partial: Path) -> None:
 
 
 @contextmanager
-def becoming(path: Path, *, partial: Path) -> Iterator[BinaryIO]:
-    """Write a file piece by piece under the name `partial`; when the block ends well it has its own name."""
+def atomic_writer(path: Path, *, partial: Path) -> Iterator[BinaryIO]:
+    """Write a file piece by piece under the name `partial`; it is given its own name when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with partial.open("wb") as file:
@@ -60,7 +60,7 @@ def becoming(path: Path, *, partial: Path) -> Iterator[BinaryIO]:
 
 
 def overwrite(path: Path, offset: int, data: bytes) -> None:
-    """Put bytes in place of as many others of a file, which keeps its size."""
+    """Replace some bytes of a file by as many others; its size stays."""
     descriptor = os.open(path, os.O_WRONLY)
     try:
         written = 0
@@ -72,10 +72,10 @@ def overwrite(path: Path, offset: int, data: bytes) -> None:
 
 @contextmanager
 def write_errors_named(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into an error that says what to do.
+    """Turn refusals of the operating system into errors that say what to do.
 
     Raises:
-        DiskFullError: no space left, or none left to this user.
+        DiskFullError: no space left on the disk, or in this user's quota.
         StoreError: writing there is not allowed.
     """
     try:

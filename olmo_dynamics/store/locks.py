@@ -1,10 +1,10 @@
-"""Who writes a store: one process, or several that share its revisions out in parts.
+"""Locks of a store: one process writes it, or several that each take a part of its revisions.
 
-Beside a store's folder `run.zarr` lies `run.zarr.lock` while one process writes all of it, or `run.zarr.2-of-8.lock` while one
-writes that part. Parts are measured in parallel; each takes `run.zarr.turn` for the milliseconds in which it writes, so no
-two ever write at once, and every writer begins from what the others left.
+The lock `run.zarr.lock` lies beside the store `run.zarr` while one process writes all of it, and `run.zarr.2-of-8.lock` while
+one writes that part. Parts are measured in parallel; each holds `run.zarr.turn` for the milliseconds in which it writes, so
+no two ever write at once, and every writer begins from the state that the others left.
 
-    >>> with locked(Path("run.zarr"), "2/8"), turn(Path("run.zarr")):  # doctest: +SKIP
+    >>> with locked(Path("run.zarr"), "2/8"), exclusive_append(Path("run.zarr")):  # doctest: +SKIP
     ...     write_rows(...)
 """
 
@@ -23,14 +23,14 @@ from olmo_dynamics.store.files import beside, write_errors_named
 
 @contextmanager
 def locked(store: Path, part: str | None = None) -> Iterator[None]:
-    """Be the only writer of a store, or of a part of it such as `2/8`, while the block runs.
+    """Hold a store, or a part of it such as `2/8`, as its only writer while the block runs.
 
-    A lock whose process is gone from this machine is taken over; one from another machine is respected, since nothing
-    here can tell whether its process lives.
+    A lock whose process no longer runs on this machine is taken over; one from another machine is respected, since nothing
+    here can tell whether its process still runs.
 
     Raises:
-        OptionError: the part is none.
-        StoreBusyError: somebody else is writing it.
+        OptionError: the part is not of the form K/N.
+        StoreBusyError: another process is writing it.
     """
     lock = beside(store, _suffix(part))
     mine = f"{os.getpid()} {_started(os.getpid())} {socket.gethostname()}"
@@ -50,8 +50,8 @@ def locked(store: Path, part: str | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def turn(store: Path) -> Iterator[None]:
-    """Wait until no other part is writing; a process that dies gives its turn back."""
+def exclusive_append(store: Path) -> Iterator[None]:
+    """Wait until no other part is writing, then exclude all others; a process that dies releases the lock."""
     import fcntl  # not on Windows, where a store is written by one process
 
     path = beside(store, ".turn")
@@ -60,7 +60,7 @@ def turn(store: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if not _is_same_file(descriptor, path):
-                continue  # it was removed by whoever had the turn before
+                continue  # removed by the process that held it before
             try:
                 yield
             finally:
@@ -82,12 +82,12 @@ def _suffix(part: str | None) -> str:
         return ".lock"
     found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", part)
     if not found or int(found[1]) > int(found[2]):
-        raise OptionError(f"a part of a store is K/N such as 2/8; {part} came")
+        raise OptionError(f"a part of a store must be K/N such as 2/8, with K from 1 to N (got {part})")
     return f".{found[1]}-of-{found[2]}.lock"
 
 
 def _rivals(store: Path, part: str | None) -> list[Path]:
-    """The locks that must not be there beside one's own: of all parts, or of the whole."""
+    """The locks that exclude this one: of all parts, or of the whole."""
     if part is not None:
         return [lock] if (lock := beside(store, ".lock")).exists() else []
     names = re.compile(re.escape(store.name) + r"\.\d+-of-\d+\.lock")
@@ -115,7 +115,7 @@ def _acquire(lock: Path, mine: str, store: Path) -> None:
 
 
 def _remove_stale(lock: Path, holder: str) -> None:
-    """Remove a dead process's lock, and only that: it is moved aside first, so two that find it cannot both win."""
+    """Remove a dead process's lock, and only that: it is moved aside first, so two processes that find it cannot both win."""
     aside = lock.with_name(f"{lock.name}.{os.getpid()}")
     try:
         lock.rename(aside)
@@ -149,7 +149,7 @@ def _is_gone(holder: str) -> bool:
 
 
 def _started(pid: int) -> str:
-    """When a process began, in the kernel's ticks since boot; empty where the system does not tell."""
+    """The start of a process, in the kernel's ticks since boot; empty where the system does not tell."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:

@@ -1,7 +1,7 @@
 """The append log: an array's rows in files of their own, or in a file with their neighbours where they are small.
 
-Numbers that share a file lie uncompressed, so a row is put in its place, and read from it, without touching the others.
-Nothing but a row's writer looks at it before the marks say that it is there, and the marks are one byte a row.
+Numbers that share a file lie uncompressed, so a row is written in its place, and read from it, without touching the others.
+Only a row's writer looks at it before its marks are set; the marks are one byte per row.
 
     >>> write_rows(path, spec, 7, values[np.newaxis])  # doctest: +SKIP
     >>> read_rows(path, spec, 0, 8).shape  # doctest: +SKIP
@@ -20,7 +20,7 @@ from olmo_dynamics.store.zarr_format import ArraySpec, chunk_path, decode, empty
 
 
 def write_rows(store: Path, spec: ArraySpec, start: int, rows: np.ndarray) -> None:
-    """Write rows from `start` on, whatever shape the array has so far; other rows of their chunks stay as they are."""
+    """Write rows from `start` on, whatever the array's shape so far; other rows of their chunks stay as they are."""
     per_chunk = spec.chunks[0]
     done = 0
     while done < len(rows):
@@ -43,7 +43,7 @@ def _write_into_chunk(store: Path, spec: ArraySpec, path: Path, offset: int, row
 
 
 def _around(rows: np.ndarray, offset: int, spec: ArraySpec, data: bytes | None) -> np.ndarray:
-    """A chunk with these rows in their places, and the others as its file has them or empty."""
+    """A chunk with these rows in their places, and the other rows from its file, or empty."""
     chunk = empty_rows(spec, spec.chunks[0]) if data is None else decode(data, spec).copy()
     chunk[offset : offset + len(rows)] = rows
     return chunk
@@ -70,7 +70,7 @@ def read_columns(store: Path, spec: ArraySpec, rows: tuple[int, int], columns: s
 
 
 def _files(store: Path, spec: ArraySpec, start: int, stop: int) -> Iterator[tuple[Path, int, int, int]]:
-    """The files of some rows: which of these rows each holds, from the how manieth of its own."""
+    """The files of some rows: for each its path, the first and last of these rows in it, and its own row to begin at."""
     per_chunk = spec.chunks[0]
     for number in range(start // per_chunk, -(-stop // per_chunk)):
         path = chunk_path(store / spec.path, spec, number)

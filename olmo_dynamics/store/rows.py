@@ -1,63 +1,136 @@
-"""One revision's records, laid into one row an array.
+"""The records of one revision, gathered into one row per array.
 
->>> dict(lay(records, layout, ("parameters",)))["parameters/rms"].shape  # doctest: +SKIP
+>>> rows = records_to_row(records, layout, {"parameters/rms"})  # doctest: +SKIP
+>>> dict(rows)["parameters/rms"].shape  # doctest: +SKIP
 (147,)
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from olmo_dynamics.errors import StoreError
-from olmo_dynamics.names import Quantity, Record
+from olmo_dynamics.errors import StoreError, StoreMismatchError
+from olmo_dynamics.quantities.declaration import STATUS, Group, Quantity, Record, Status
 from olmo_dynamics.store.layout import Layout
 
 _FILLS: dict[str, float | int] = {"float64": np.nan, "float32": np.nan, "int64": -1, "int16": -1, "uint8": 0}
 
+_ByKey = Mapping[str, list[Record]]
 
-def lay(records: Iterable[Record], layout: Layout, groups: Collection[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """The row of every quantity of some groups, each group's status last; fill where no record says otherwise.
 
-    Keys are `group/name`. Records of the layout's other groups are passed over.
+def records_to_row(
+    records: Iterable[Record], layout: Layout, keys: Collection[str]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The rows of some quantities by their keys `group/name`, each `status` last; fill where no record gives a value.
+
+    Records of other quantities of the layout's groups are passed over. A `status` without a record is derived from the
+    group's other records.
 
     Raises:
-        StoreError: a record has no place in the layout.
+        StoreError: a record belongs to a group that the layout lacks, or has no place in its quantity.
+        StoreMismatchError: a record's quantity has other axes or another dtype than the layout's.
     """
-    by_quantity: dict[str, list[Record]] = {}
+    by_key: dict[str, list[Record]] = {}
     for record in records:
-        by_quantity.setdefault(record.quantity.key, []).append(record)
-    places = {quantity.key: quantity for group in layout.groups for quantity in layout.quantities(group)}
-    strangers = [key for key in by_quantity if key not in places]
-    if strangers:
-        raise StoreError(
-            f"a record of {strangers[0]} came to a store of {', '.join(layout.groups)}; record that group too"
+        by_key.setdefault(record.quantity.key, []).append(record)
+    _check(by_key, layout)
+    chosen = [quantity for group in layout.groups.values() for quantity in group.quantities if quantity.key in keys]
+    for quantity in sorted(chosen, key=lambda each: each.name == STATUS):
+        if quantity.name == STATUS and quantity.key not in by_key:
+            yield quantity.key, _status(quantity, layout.groups[quantity.group], by_key, layout)
+        else:
+            yield quantity.key, _row(quantity, by_key.get(quantity.key, []), layout)
+
+
+def _check(by_key: _ByKey, layout: Layout) -> None:
+    for key, [record, *_] in by_key.items():
+        group, _, name = key.partition("/")
+        if group not in layout.groups:
+            raise StoreError(
+                f"a store of {', '.join(layout.groups)} cannot hold a record of {key}; add its group first"
+            )
+        if name in layout.groups[group]:
+            _check_same(layout.groups[group][name], record.quantity)
+
+
+def _check_same(held: Quantity, given: Quantity) -> None:
+    if (held.axes, held.dtype) != (given.axes, given.dtype):
+        mine, theirs = (f"{each.dtype} on {', '.join(each.axes) or 'no axis'}" for each in (held, given))
+        raise StoreMismatchError(
+            f"the store holds {held.key} as {mine}, and the record is {theirs}; "
+            "give the quantity another name, or use another store"
         )
-    for key, quantity in sorted(places.items(), key=lambda item: item[1].name == "status"):
-        if quantity.group in groups:
-            yield key, _row(quantity, by_quantity.get(key, []), layout)
 
 
 def _row(quantity: Quantity, records: list[Record], layout: Layout) -> np.ndarray:
     row = np.full(layout.shape(quantity), _FILLS[quantity.dtype], dtype=quantity.dtype)
+    filled = set()
     for record in records:
-        place = _place(record, layout)
-        values = np.asarray(record.values)
+        place = _place(record, quantity.axes, layout)
+        key = tuple(each if isinstance(each, int) else None for each in place)
+        if key in filled:
+            raise StoreError(f"{quantity.key} at {record.at} must be recorded once (got two records)")
+        filled.add(key)
+        values = _fitting(np.asarray(record.values), quantity, record)
         if values.shape != row[place].shape:
             raise StoreError(
-                f"a record of {quantity.key} at {record.at} wants the shape {row[place].shape}; it has {values.shape}"
+                f"a record of {quantity.key} at {record.at} must have the shape {row[place].shape} (got {values.shape})"
             )
         row[place] = values
     return row
 
 
-def _place(record: Record, layout: Layout) -> tuple[Any, ...]:
-    axes = record.quantity.axes
-    strange = [name for name in record.at if name not in axes]
+def _fitting(values: np.ndarray, quantity: Quantity, record: Record) -> np.ndarray:
+    """Values that the quantity's dtype can hold: for floats any numbers, for integers whole ones within their range."""
+    if values.dtype.kind in "biuf":
+        if values.dtype == quantity.dtype or np.dtype(quantity.dtype).kind == "f":
+            return values
+        with np.errstate(invalid="ignore"):
+            whole = values.astype(quantity.dtype)
+        if np.array_equal(whole, values):
+            return whole
+    raise StoreError(f"a record of {quantity.key} at {record.at} must fit {quantity.dtype} (got {_some(values)})")
+
+
+def _some(values: np.ndarray) -> str:
+    """The values, or the first three of them."""
+    shown = ", ".join(str(each) for each in values.ravel()[:3].tolist())
+    return f"{shown}, …" if values.size > 3 else shown
+
+
+def _place(record: Record, axes: tuple[str, ...], layout: Layout) -> tuple[Any, ...]:
+    """The index of a record's values in a row along some axes."""
+    strange = [name for name in record.at if name not in record.quantity.axes]
     if strange:
         raise StoreError(
-            f"{record.quantity.key} lies on {', '.join(axes) or 'no axis'}; a record of it names {strange[0]}"
+            f"a record of {record.quantity.key} must name axes among {', '.join(record.quantity.axes) or 'none'} "
+            f"(got {strange[0]})"
         )
     return tuple(layout.position(name, record.at[name]) if name in record.at else slice(None) for name in axes)
+
+
+def _status(status: Quantity, group: Group, by_key: _ByKey, layout: Layout) -> np.ndarray:
+    """The status that follows from a group's records.
+
+    A cell is measured where a quantity over all of the status's axes has a record, and not finite where the record of a
+    quantity on just these axes holds NaN or Inf.
+    """
+    row = np.zeros(layout.shape(status), dtype=status.dtype)
+    over = [quantity for quantity in group.quantities if set(status.axes) <= set(quantity.axes)]
+    for quantity in over:
+        for record in by_key.get(quantity.key, []):
+            place = _place(record, status.axes, layout)
+            row[place] = np.maximum(row[place], _status_of(record, alone=quantity.axes == status.axes))
+    return row
+
+
+def _status_of(record: Record, *, alone: bool) -> np.ndarray | int:
+    values = np.asarray(record.values)
+    if not alone or values.dtype.kind != "f":
+        return Status.MEASURED
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(values.astype(record.quantity.dtype))
+    return np.where(finite, np.uint8(Status.MEASURED), np.uint8(Status.NONFINITE))

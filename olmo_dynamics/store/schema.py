@@ -1,6 +1,6 @@
-"""Which arrays a store holds, and what each says of itself.
+"""The arrays of a store, with their attributes.
 
-One group a kind of measurement, so that a single group opens labelled; `revisions`, what is known of each checkpoint; and
+One group per kind of measurement, so that a single group opens labelled; `revisions`, the facts about each checkpoint; and
 `probe`, the tokens that all of them read.
 
     >>> arrays = measured_arrays(layout, "parameters")  # doctest: +SKIP
@@ -11,24 +11,23 @@ One group a kind of measurement, so that a single group opens labelled; `revisio
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from olmo_dynamics.names import Quantity, Revision, Status
-from olmo_dynamics.store.layout import PROBE_AXES, REVISION, Axis, Layout
+from olmo_dynamics.names import Revision
+from olmo_dynamics.quantities.declaration import Quantity
+from olmo_dynamics.store.declarations import MARK, describe, flags, group_attributes, quantity_attributes
+from olmo_dynamics.store.layout import PROBE_AXES, RECORDED, REVISION, Axis, Layout
 from olmo_dynamics.store.zarr_format import TEXT, ArraySpec, data_type, rows_a_chunk
 
 REVISIONS = "revisions"
 PROBE = "probe"
 
 MISSING, COMPLETE = 0, 1
-"""What `revisions/status` says of a row, and a group's `recorded` of its part: planned only, or wholly there."""
-
-RECORDED = "recorded"
-"""The array of each measured group that says whose rows are there."""
+"""Values of `revisions/status` for a row, and of a group's marks for its part of it: planned only, or wholly there."""
 
 ArrayAndValues = tuple[ArraySpec, np.ndarray | None]
 
@@ -45,8 +44,8 @@ class Column:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """What the array says of itself."""
-        return _attributes(self.unit, self.long_name, self.formula, "the run")
+        """The attributes of the array."""
+        return describe(self.unit, self.long_name, self.formula, "the run")
 
 
 _NAME = Column(REVISION, TEXT, "revision", "the name its publisher gave it")
@@ -54,7 +53,7 @@ _STEP = Column("step", "int64", "step", "optimiser steps taken; -1 where the nam
 _TOKENS = Column("tokens", "int64", "tokens seen", "step * tokens per step; -1 where the batch is not known", "tokens")
 
 ALONG_REVISION = (_NAME, _STEP, _TOKENS)
-"""Known when a revision is planned, and repeated in every measured group."""
+"""Known when a revision is planned; repeated in every measured group."""
 
 PLANNED = (
     _NAME,
@@ -94,6 +93,24 @@ def measured_arrays(layout: Layout, group: str) -> Iterator[ArrayAndValues]:
         yield _quantity_spec(quantity, layout), None
 
 
+def added_arrays(
+    layout: Layout, quantities: Iterable[Quantity], *, mark: str, held: Collection[str]
+) -> Iterator[ArrayAndValues]:
+    """Quantities that join a group: their own mark, the axes that are not among those held, and the quantities."""
+    chosen = list(quantities)
+    group = chosen[0].group
+    column = replace(
+        _RECORDED, name=mark, formula=f"0 missing, 1 complete; read no array whose mark is {mark} where it is 0"
+    )
+    yield _growing(f"{group}/{mark}", column.dtype, _column_attributes(column)), None
+    for name in dict.fromkeys(name for quantity in chosen for name in quantity.axes):
+        if name not in held:
+            yield from _axis_arrays(group, layout.axes[name])
+    for quantity in chosen:
+        spec = _quantity_spec(quantity, layout)
+        yield replace(spec, attributes={**spec.attributes, MARK: mark}), None
+
+
 def probe_arrays(layout: Layout, arrays: Mapping[str, np.ndarray]) -> Iterator[ArrayAndValues]:
     """The group `probe`: arrays over sequence, or sequence and position."""
     shape = max((values.shape for values in arrays.values()), key=len, default=())
@@ -101,41 +118,38 @@ def probe_arrays(layout: Layout, arrays: Mapping[str, np.ndarray]) -> Iterator[A
     for axis in axes:
         yield from _axis_arrays(PROBE, axis)
     for name, values in arrays.items():
-        attributes = _attributes("1", _PROBE_NAMES.get(name, name), "one value a token or sequence", "the probe")
+        attributes = describe("1", _PROBE_NAMES.get(name, name), "one value per token or sequence", "the probe")
         yield _fixed(f"{PROBE}/{name}", PROBE_AXES[: values.ndim], values, attributes), values
 
 
-def group_attributes(layout: Layout, group: str) -> dict[str, Any]:
-    """What a group says of itself; `coordinates` tells xarray which arrays are labels and not measurements."""
+def node_attributes(layout: Layout, group: str) -> dict[str, Any]:
+    """The attributes of a group: of `revisions` and `probe` a title, of any other its declaration."""
     if group == REVISIONS:
-        return {"title": "what is known of each revision"}
-    names = PROBE_AXES if group == PROBE else layout.axis_names(group)
-    along = [name for axis in names if axis in layout.axes for name in layout.axes[axis].coordinates]
-    if group != PROBE:
-        along = [column.name for column in (*ALONG_REVISION, _RECORDED) if column is not _NAME] + along
-    return {"title": group, "coordinates": " ".join(along)} if along else {"title": group}
+        return {"title": "facts about each revision"}
+    if group == PROBE:
+        along = coordinates_of(layout, PROBE_AXES)
+        return {"title": group, "coordinates": " ".join(along)} if along else {"title": group}
+    along = [column.name for column in (*ALONG_REVISION, _RECORDED) if column is not _NAME]
+    return group_attributes(layout.groups[group], [*along, *coordinates_of(layout, layout.axis_names(group))])
+
+
+def coordinates_of(layout: Layout, axes: Iterable[str]) -> list[str]:
+    """The coordinates along some axes, beside the labels."""
+    return [name for axis in axes if axis in layout.axes for name in layout.axes[axis].coordinates]
 
 
 def _axis_arrays(group: str, axis: Axis) -> Iterator[ArrayAndValues]:
-    long_name, unit = _AXES.get(axis.name, (axis.name, "1"))
-    attributes = _attributes(unit, long_name, f"label of a place along {axis.name}", "the layout")
+    long_name, unit = _AXES.get(axis.name, (axis.name.replace("_", " "), "1"))
+    attributes = describe(unit, long_name, f"label of a place along {axis.name}", "the layout")
     yield _fixed(f"{group}/{axis.name}", (axis.name,), axis.labels, attributes), axis.labels
     for name, values in axis.coordinates.items():
-        attributes = _attributes("1", name.replace("_", " "), f"of each {axis.name}", "the layout")
+        attributes = describe("1", name.replace("_", " "), f"of each {axis.name}", "the layout")
         yield _fixed(f"{group}/{name}", (axis.name,), values, attributes), values
 
 
 def _quantity_spec(quantity: Quantity, layout: Layout) -> ArraySpec:
-    attributes = _attributes(quantity.unit, quantity.long_name, quantity.formula, quantity.source)
-    attributes |= {key: text for key, text in (("symbol", quantity.symbol), ("note", quantity.note)) if text}
-    attributes |= {
-        key: bound
-        for key, bound in zip(("valid_min", "valid_max"), quantity.valid, strict=True)
-        if math.isfinite(bound)
-    }
-    if quantity.name == "status":
-        attributes |= _flags({status.value: status.name.lower() for status in Status})
-    return _growing(quantity.key, quantity.dtype, attributes, axes=quantity.axes, row=layout.shape(quantity))
+    row = layout.shape(quantity)
+    return _growing(quantity.key, quantity.dtype, quantity_attributes(quantity), axes=quantity.axes, row=row)
 
 
 def _growing(
@@ -149,17 +163,9 @@ def _fixed(path: str, axes: tuple[str, ...], values: np.ndarray, attributes: dic
     return ArraySpec(path, axes, values.shape, values.shape, data_type(values), attributes)
 
 
-def _attributes(unit: str, long_name: str, formula: str, source: str) -> dict[str, Any]:
-    return {"units": unit, "long_name": long_name, "formula": formula, "source": source}
-
-
 def _column_attributes(column: Column) -> dict[str, Any]:
-    is_mark = column in (STATUS, _RECORDED)
-    return column.attributes | (_flags({MISSING: "missing", COMPLETE: "complete"}) if is_mark else {})
-
-
-def _flags(meanings: Mapping[int, str]) -> dict[str, Any]:
-    return {"flag_values": list(meanings), "flag_meanings": " ".join(meanings.values())}
+    is_mark = column is STATUS or column.name.startswith(RECORDED)
+    return column.attributes | (flags({MISSING: "missing", COMPLETE: "complete"}) if is_mark else {})
 
 
 def planned_values(column: Column, revisions: list[Revision]) -> np.ndarray:
@@ -189,7 +195,7 @@ _AXES = {
     "decile": ("tenth of the token ids seen in the probe, rarest first", "1"),
     "site": ("place in the forward pass", "1"),
     "layer": ("block; -1 outside the blocks", "1"),
-    "input": ("which input of a block", "1"),
+    "input": ("input of a block", "1"),
     "threshold": ("magnitude", "activation unit"),
     "rms_threshold": ("magnitude over the token's RMS", "1"),
     "rank": ("rank by magnitude, 1 the largest", "1"),

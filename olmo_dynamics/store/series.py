@@ -1,4 +1,4 @@
-"""The series of an array: what the log holds, turned so that one number over all revisions lies in one small piece.
+"""The series of an array: the log's numbers rearranged, so that one number over all revisions lies in one small piece.
 
 A shard holds 512 revisions, in compressed pieces of all of them by a few features (sites, tensors, …): Zarr's sharding, so
 any reader understands it. Shards lie beside the log's files in the same array under names of their own (`c/0/0` beside
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from olmo_dynamics.store.files import becoming, beside
+from olmo_dynamics.store.files import atomic_writer, beside
 from olmo_dynamics.store.log import read_columns
 from olmo_dynamics.store.zarr_format import (
     CHUNK_ROWS,
@@ -31,12 +31,12 @@ from olmo_dynamics.store.zarr_format import (
 )
 
 PIECE_BYTES = 1 << 18  # 256 KiB, before compression
-PASS_BYTES = 1 << 27  # 128 MiB, what is held at a time while a shard is written
-_ABSENT = 2**64 - 1  # how a shard's index says that a piece is all fill
+PASS_BYTES = 1 << 27  # 128 MiB, held at a time while a shard is written
+_ABSENT = 2**64 - 1  # in a shard's index: a piece that is all fill
 
 
 def has_series(spec: ArraySpec) -> bool:
-    """Whether an array is worth turning: numbers whose log is more than one file for `CHUNK_ROWS` revisions."""
+    """True if an array gains by a series: numbers whose log is more than one file per `CHUNK_ROWS` revisions."""
     return spec.dtype != TEXT and len(spec.shape) > 1 and spec.chunks[0] < CHUNK_ROWS
 
 
@@ -66,7 +66,7 @@ def shard_path(store: Path, spec: ArraySpec, number: int) -> Path:
 def write_shard(store: Path, spec: ArraySpec, number: int, is_there: np.ndarray) -> None:
     """Write one shard from the log; rows that are not there become fill."""
     index, place = [], 0
-    with becoming(shard_path(store, spec, number), partial=beside(store, ".partial")) as file:
+    with atomic_writer(shard_path(store, spec, number), partial=beside(store, ".partial")) as file:
         for piece in _pieces(store, spec, number, is_there):
             data = b"" if is_fill(piece, spec) else compress(np.ascontiguousarray(piece))
             index.append((place, len(data)) if data else (_ABSENT, _ABSENT))
@@ -110,7 +110,7 @@ def _spans(spec: ArraySpec) -> list[slice]:
 
 
 def _geometry(spec: ArraySpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """How many places of each axis of a row lie in one piece, and how many pieces lie along it.
+    """The number of places of each axis of a row in one piece, and the number of pieces along it.
 
     Whole from the last axis backwards while `PIECE_BYTES` hold them, then equal parts of one axis, then single places.
     """

@@ -1,11 +1,11 @@
-"""A store of measurements: one Zarr folder, one row a revision, each row wholly there or marked as missing.
+"""A store of measurements: one Zarr folder, one row per revision, each row wholly there or marked as missing.
 
 >>> store = Store.create("run.zarr", layout=layout, attributes=attributes, probe_arrays={})  # doctest: +SKIP
 >>> store.append(Revision("step1000"), records, dtype="BF16", weights_sha256="…")  # doctest: +SKIP
 >>> xarray.open_zarr("run.zarr", group="parameters").rms.sel(revision="step1000")  # doctest: +SKIP
 
-Rows stand in the order they were planned in. Whoever reads with xarray rather than through `Store` reads
-each group's `recorded` too: where it is 0 the revision is planned only, and what its row holds is not to be used.
+Rows stand in the order in which they were planned. With xarray rather than `Store`, read each group's `recorded` too (and
+`recorded_2`, … for arrays whose attribute `mark` names it): where it is 0 the row is not there, and must not be used.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from olmo_dynamics.errors import StoreError, StoreMismatchError
-from olmo_dynamics.names import Record, Revision, Status
-from olmo_dynamics.quantities import GROUPS
+from olmo_dynamics.names import Revision
+from olmo_dynamics.quantities import in_order
+from olmo_dynamics.quantities.declaration import Record, Status
 from olmo_dynamics.store.appending import extend, to_log, to_series
-from olmo_dynamics.store.creation import build, learn
-from olmo_dynamics.store.documents import as_numpy, difference
+from olmo_dynamics.store.creation import add_groups, add_quantities, build
+from olmo_dynamics.store.declarations import mark_of
 from olmo_dynamics.store.files import write_errors_named
 from olmo_dynamics.store.layout import Layout
-from olmo_dynamics.store.locks import locked, turn
+from olmo_dynamics.store.locks import exclusive_append, locked
 from olmo_dynamics.store.log import write_rows
+from olmo_dynamics.store.metadata import as_numpy, difference
 from olmo_dynamics.store.reading import ReadableStore
-from olmo_dynamics.store.rows import lay
-from olmo_dynamics.store.schema import ALONG_REVISION, COMPLETE, MISSING, RECORDED, REVISIONS
+from olmo_dynamics.store.rows import records_to_row
+from olmo_dynamics.store.schema import ALONG_REVISION, COMPLETE, MISSING, REVISIONS
 from olmo_dynamics.store.zarr_format import array_spec
 
 Mode = Literal["r", "a"]
@@ -60,7 +62,7 @@ class Store(ReadableStore):
         Args:
             path: a folder that does not exist yet.
             layout: the axes, and the groups recorded.
-            attributes: `source`, `model_type`, `model_config`, `compute_dtype`, `probe` (its `sha256`, …), and what else.
+            attributes: `source`, `model_type`, `model_config`, `compute_dtype`, `probe` (its `sha256`, …), and any others.
             probe_arrays: arrays [sequence] or [sequence, position]: `token_id`, `mask`, `domain`; none without a probe.
             part: such as `2/8`, where several processes share one store: the first of them makes it, the others open it.
 
@@ -77,28 +79,29 @@ class Store(ReadableStore):
         """Open a store, to read (`r`) or to append to as well (`a`).
 
         Raises:
-            StoreError: there is none, or it is not one of ours.
-            StoreMismatchError: another version of this library arranged it differently.
+            StoreError: there is no store, or it is not one of ours.
+            StoreMismatchError: the store has another layout version.
         """
         return cls(path, mode=mode)
 
     def check_same(self, layout: Layout, attributes: Mapping[str, Any]) -> None:
-        """Make sure that what is about to be appended can be compared with what is there.
+        """Check that new measurements can be compared with those that are there.
 
         Raises:
-            StoreMismatchError: another source, model config, probe, compute dtype or layout; it says which and how.
+            StoreMismatchError: another source, model config, probe, compute dtype or layout; the message says which and how.
         """
         self._refuse(difference(self.attributes, attributes) or self.layout.difference(layout))
 
     @contextmanager
     def lock(self, part: str | None = None) -> Iterator[None]:
-        """Be the store's only writer, or the only one of a part such as `2/8`.
+        """Hold the store, or a part of it such as `2/8`, as its only writer.
 
         Parts are written in parallel, each by one process; the whole only while no part is. `plan`, `append` and the like
         take the lock of the whole themselves where none is held.
 
         Raises:
-            OptionError: the part is none.
+            OptionError: the part is not of the form K/N.
+            StoreError: the store is open for reading only.
             StoreBusyError: another process is writing it.
         """
         if self.mode != "a":
@@ -116,13 +119,13 @@ class Store(ReadableStore):
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Hold the lock, and among parts the turn; begin from what other writers left."""
-        with self.lock(), write_errors_named(self.path), turn(self.path) if self._part else nullcontext():
+        """Hold the lock, and among parts the exclusive append; begin from the state that other writers left."""
+        with self.lock(), write_errors_named(self.path), exclusive_append(self.path) if self._part else nullcontext():
             self._load()
             yield
 
     def plan(self, revisions: Iterable[Revision]) -> None:
-        """Make room for revisions that are to come; those the store knows by name keep their row.
+        """Make room for further revisions; those that the store knows by name keep their row.
 
         Raises:
             StoreBusyError: another process is writing it.
@@ -134,7 +137,9 @@ class Store(ReadableStore):
     def add_groups(
         self, layout: Layout, *, attributes: Mapping[str, Any], probe_arrays: Mapping[str, np.ndarray]
     ) -> None:
-        """Make room for the groups of a layout that the store does not have; nothing that is there changes.
+        """Make room for the groups of a layout that the store lacks; nothing that is there changes.
+
+        Quantities that its groups lack are added by `add_quantities`.
 
         Args:
             layout: with the same labels on the axes of groups that are there; it may lack some of these groups.
@@ -142,7 +147,7 @@ class Store(ReadableStore):
             probe_arrays: as given to `create`; taken where the store has no probe yet.
 
         Raises:
-            StoreMismatchError: another source, model config, probe, compute dtype or layout; it says which and how.
+            StoreMismatchError: another source, model config, probe, compute dtype or layout; the message says which and how.
             StoreBusyError: another process is writing it.
             DiskFullError: no room; the store is as it was.
         """
@@ -150,12 +155,28 @@ class Store(ReadableStore):
             held = self.attributes
             probe = held["probe"] or attributes["probe"]
             found = difference({**held, "probe": attributes["probe"] and probe}, attributes)
-            self._refuse(found or self.layout.difference_along_shared(layout))
-            groups = [group for group in GROUPS if group in (*self.groups, *layout.groups)]
+            self._refuse(found or self.layout.difference_in_shared(layout))
+            groups = list(in_order(dict.fromkeys((*self.groups, *layout.groups))))
             document = {**self._document, "attributes": {**held, "probe": probe, "groups": groups}}
             planned = self.arrays(REVISIONS, planned=True)
             along = {column.name: planned[column.name] for column in ALONG_REVISION}
-            learn(self.path, document, layout, probe_arrays, along)
+            add_groups(self.path, document, layout, probe_arrays, along)
+            self._load()
+
+    def add_quantities(self, layout: Layout) -> None:
+        """Make room for the quantities that `lacking_quantities` names; nothing that is there changes.
+
+        They get a mark of their own in each group, such as `recorded_2`, which is not set for any revision yet. So each of
+        these revisions lacks the group until `append` back-fills it.
+
+        Raises:
+            StoreMismatchError: a quantity or group of the layout contradicts the store's; the message says which and how.
+            StoreBusyError: another process is writing it.
+            DiskFullError: no room; the store is as it was.
+        """
+        with self._writing():
+            self._refuse(self.layout.difference_in_shared(layout))
+            add_quantities(self.path, self._document, layout, self.lacking_quantities(layout), len(self._names))
             self._load()
 
     def append(
@@ -166,23 +187,29 @@ class Store(ReadableStore):
         dtype: str,
         weights_sha256: str,
         groups: Collection[str] | None = None,
+        quantities: Collection[str] | None = None,
         collected_at: datetime | None = None,
     ) -> None:
         """Write one revision's row in every array of some groups, and last the marks that it is there.
 
-        Of a revision that is there already, only groups that it lacks are written.
+        Of a revision that is there already, only groups and quantities that it lacks are written; numbers that are there
+        never change.
 
         Args:
             revision: planned before, or given a row now.
-            records: what was measured; quantities without a record stay NaN, records of other groups are passed over.
+            records: the measured values; quantities without a record stay at fill. Records of other groups, and of quantities
+                that the store lacks, are passed over.
             dtype: of the weights as stored, such as `BF16`.
             weights_sha256: hash of the weights.
             groups: those that were measured; all of the store's unless given.
+            quantities: the keys of those that were measured; all of these groups' unless given. An addition to a group of
+                which none was measured is still missing then.
             collected_at: when it was first measured; now, unless given.
 
         Raises:
             StoreError: a record has no place in the layout, or the store has no such group.
-            StoreMismatchError: the revision's other groups were measured from other weights.
+            StoreMismatchError: the revision's other numbers were measured from other weights, or a record's quantity has other
+                axes or another dtype than the store's.
             StoreBusyError: another process is writing it.
             DiskFullError: no room; what was being written counts as missing, all else stays.
         """
@@ -190,20 +217,23 @@ class Store(ReadableStore):
         facts = {"commit": revision.commit, "dtype": dtype, "weights_sha256": weights_sha256, "collected_at": when}
         with self._writing():
             self._plan([revision])
-            recorded = self.recorded(revision.name)
-            lacking = [group for group in self._checked(groups) if group not in recorded]
-            if lacking:
-                if recorded:
+            row = self._rows[revision.name]
+            is_there = self._mark(f"{REVISIONS}/status", row)
+            chosen = self._checked(groups)
+            marks = [mark for group in chosen for mark in self._marks_among(group, quantities)]
+            if is_there:
+                marks = [mark for mark in marks if not self._mark(mark, row)]
+            if marks:
+                if is_there:
                     self._check_weights(revision.name, weights_sha256)
-                    facts = {}
                 to_log(self.path, self._document)
-                self._write_row(self._rows[revision.name], records, lacking, facts)
+                self._write_row(row, records, marks, {} if is_there else facts)
                 self._load()
 
     def compact(self) -> None:
-        """Write every array's series beside its log, and read them from there until the next revision is appended.
+        """Write every array's series beside its log; readers take them from there until the next revision is appended.
 
-        Whoever has the store open goes on reading what it read. A compaction that was stopped is begun anew.
+        Readers that have the store open go on reading the numbers they read. A compaction that was stopped begins anew.
 
         Raises:
             StoreBusyError: another process is writing the store, or a part of it.
@@ -212,7 +242,8 @@ class Store(ReadableStore):
         with self._writing():
             if not self.is_compact:
                 complete = self._complete()
-                to_series(self.path, self._document, {each: complete & self._recorded(each) for each in self.groups})
+                marks = [mark for group in self.groups for mark in self._marks[group]]
+                to_series(self.path, self._document, {mark: complete & self._recorded(mark) for mark in marks})
                 self._load()
 
     def _plan(self, revisions: Iterable[Revision]) -> None:
@@ -239,21 +270,24 @@ class Store(ReadableStore):
         if found:
             raise StoreMismatchError(f"{self.path} holds other settings: {found}; use the same, or another store")
 
-    def _write_row(
-        self, row: int, records: Iterable[Record], groups: Collection[str], facts: Mapping[str, str]
-    ) -> None:
-        """Fill a row of some groups; the first time, when `facts` are given, all of `revisions` as well."""
-        marks = [f"{group}/{RECORDED}" for group in groups] + ([f"{REVISIONS}/status"] if facts else [])
-        for group in self.groups if facts else groups:  # of all: an attempt that was killed may have left one
-            self._write(f"{group}/{RECORDED}", row, MISSING)
-        for key, values in lay(records, self.layout, groups):
+    def _write_row(self, row: int, records: Iterable[Record], marks: Collection[str], facts: Mapping[str, str]) -> None:
+        """Fill a row of the arrays under some marks; the first time, when `facts` are given, all of `revisions` as well."""
+        everywhere = [mark for group in self.groups for mark in self._marks[group]]
+        for mark in everywhere if facts else marks:  # of all: an attempt that was killed may have left one
+            self._write(mark, row, MISSING)
+        for key, values in records_to_row(records, self.layout, self._under(marks)):
             self._write(key, row, values)
             if key == "parameters/status":
                 self._write(f"{REVISIONS}/nonfinite_tensors", row, np.count_nonzero(values == Status.NONFINITE))
         for name, fact in facts.items():
             self._write(f"{REVISIONS}/{name}", row, fact)
-        for mark in marks:
+        for mark in [*marks, *([f"{REVISIONS}/status"] if facts else [])]:
             self._write(mark, row, COMPLETE)
+
+    def _under(self, marks: Collection[str]) -> frozenset[str]:
+        """The quantities whose mark is among these."""
+        keys = (quantity.key for group in self.groups for quantity in self.quantities(group))
+        return frozenset(key for key in keys if mark_of(key, self._nodes) in marks)
 
     def _write(self, path: str, row: int, value: Any) -> None:
         spec = array_spec(path, self._nodes[path])

@@ -22,6 +22,8 @@ import numpy as np
 from numcodecs.vlen import VLenUTF8
 from numcodecs.zstd import Zstd
 
+from olmo_dynamics.errors import StoreMismatchError
+
 TEXT = "string"
 """The data type of variable-length text, as Zarr spells it."""
 
@@ -61,18 +63,32 @@ class ArraySpec:
 
     @property
     def is_compressed(self) -> bool:
-        """Whether a chunk is compressed: text and single rows; shared by rows of numbers, it is written in place."""
+        """True if chunks are compressed: of text and of single rows; chunks that rows of numbers share are written in place."""
         return self.dtype == TEXT or self.chunks[0] == 1
 
     @property
     def fill(self) -> Any:
-        """What an unwritten element reads as: NaN, -1, 0 or empty text."""
-        return float("nan") if _FILLS[self.dtype] == "NaN" else _FILLS[self.dtype]
+        """The value that an unwritten element reads as: NaN, -1, 0 or empty text."""
+        fill = fill_value(self.dtype)
+        return float("nan") if fill == "NaN" else fill
 
 
 def data_type(values: np.ndarray) -> str:
     """The Zarr data type of an array in memory."""
     return TEXT if values.dtype.kind in "OTU" else values.dtype.name
+
+
+def fill_value(dtype: str) -> Any:
+    """The fill of a data type, as JSON has it.
+
+    Raises:
+        StoreMismatchError: a later version wrote the array, in a type that is unknown here.
+    """
+    if dtype not in _FILLS:
+        raise StoreMismatchError(
+            f"an array must hold one of {', '.join(_FILLS)} (got {dtype}, of a later version); write with that version"
+        )
+    return _FILLS[dtype]
 
 
 def array_document(spec: ArraySpec) -> dict[str, Any]:
@@ -84,7 +100,7 @@ def array_document(spec: ArraySpec) -> dict[str, Any]:
         "data_type": spec.dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(spec.chunks)}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-        "fill_value": _FILLS[spec.dtype],
+        "fill_value": fill_value(spec.dtype),
         "codecs": [to_bytes(spec.dtype), *([ZSTD] if spec.is_compressed else [])],
         "attributes": dict(spec.attributes),
         "dimension_names": list(spec.dimensions),
@@ -100,7 +116,7 @@ def to_bytes(dtype: str) -> dict[str, Any]:
 
 
 def array_spec(path: str, document: Mapping[str, Any]) -> ArraySpec:
-    """The array that a `zarr.json` of ours describes; `chunks` are those of its log, whichever form it is read in."""
+    """The array that a `zarr.json` describes; `chunks` are those of its log, in whichever form it is read."""
     shape = tuple(document["shape"])
     chunks = tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
     if is_series(document):
@@ -110,14 +126,14 @@ def array_spec(path: str, document: Mapping[str, Any]) -> ArraySpec:
 
 
 def is_series(document: Mapping[str, Any]) -> bool:
-    """Whether an array's `zarr.json` points at its series rather than at its log."""
+    """True if an array's `zarr.json` points at its series rather than at its log."""
     return bool(document["codecs"][0]["name"] == "sharding_indexed")
 
 
 def rows_a_chunk(row_bytes: int) -> int:
-    """How many revisions share a chunk: one where a row is large; a power of two within `CHUNK_BYTES` where it is small.
+    """The number of revisions per chunk: one where a row is large; a power of two within `CHUNK_BYTES` where it is small.
 
-    Small rows share, since a table over 500 revisions would otherwise open 500 files an array.
+    Small rows share, since a table over 500 revisions would otherwise open 500 files per array.
     """
     fitting = max(1, CHUNK_BYTES // row_bytes)
     return min(CHUNK_ROWS, 1 << (fitting.bit_length() - 1))
@@ -129,7 +145,7 @@ def group_document(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def root_document(attributes: Mapping[str, Any], nodes: Mapping[str, Any]) -> dict[str, Any]:
-    """The store's own `zarr.json`: it repeats every node's, so that one file changes the shape of all arrays at once."""
+    """The store's own `zarr.json`: it repeats that of every node, so that one file changes the shapes of all arrays at once."""
     consolidated = {"kind": "inline", "must_understand": False, "metadata": dict(nodes)}
     return {**group_document(attributes), "consolidated_metadata": consolidated}
 
@@ -145,7 +161,7 @@ def chunk_path(array: Path, spec: ArraySpec, number: int) -> Path:
 
 
 def is_fill(values: np.ndarray, spec: ArraySpec) -> bool:
-    """Whether nothing is in these rows: a chunk of them needs no file."""
+    """True if these rows are all fill: a chunk of them needs no file."""
     return bool((np.isnan(values) if values.dtype.kind == "f" else values == spec.fill).all())
 
 
@@ -159,7 +175,7 @@ def encode(chunk: np.ndarray, spec: ArraySpec) -> bytes:
 
 
 def decode(data: bytes, spec: ArraySpec) -> np.ndarray:
-    """The rows that bytes hold: of a compressed chunk all, else as many as were read."""
+    """The rows in some bytes: all of a compressed chunk, else as many as were read."""
     held = _ZSTD.decode(data) if spec.is_compressed else data
     if spec.dtype == TEXT:
         return np.asarray(VLenUTF8().decode(held), dtype=object).reshape(spec.chunks)
@@ -167,7 +183,7 @@ def decode(data: bytes, spec: ArraySpec) -> np.ndarray:
 
 
 def compress(data: Any) -> bytes:
-    """Bytes as `ZSTD` has them."""
+    """Compress bytes by `ZSTD`."""
     return bytes(_ZSTD.encode(data))
 
 

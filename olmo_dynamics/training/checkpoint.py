@@ -1,15 +1,26 @@
-"""A checkpoint folder: what transformers loads, and beside it all that an exact resume needs.
+"""A checkpoint folder: a model that transformers loads, and the state that an exact resume needs.
 
     step40-tokens81920/
         config.json  model.safetensors  generation_config.json      the model, float32
         tokenizer.json  tokenizer_config.json                       for AutoTokenizer
         training_state/optimizer.safetensors, state.json            moments; counters, recipe, random state (no pickle)
-        lineage.json                                                where the run came from, library versions
+        lineage.json                                                the parent of the run, library versions
 
-It is written in a hidden folder and renamed, so a folder under its final name is whole.
+It is written in a hidden folder and renamed, so a folder under its final name is complete.
 
-    >>> folder = write_checkpoint(Path("run"), state, recipe=recipe, tokenizer_json=tokenizer, lineage={"parent": None})
-    >>> state, recipe = read_checkpoint(folder)
+    >>> from tempfile import TemporaryDirectory
+    >>> from olmo_dynamics.model import ModelConfig
+    >>> from olmo_dynamics.training.state import new_state
+    >>> config = ModelConfig(hidden_size=8, layers=1, heads=2, kv_heads=2, head_dim=4, intermediate_size=16, vocab_size=32,
+    ...                      max_positions=16, norm_eps=1e-6, rope_theta=5e5)
+    >>> recipe = Recipe(steps=10)
+    >>> with TemporaryDirectory() as run:
+    ...     folder = write_checkpoint(
+    ...         Path(run), new_state(config, recipe), recipe=recipe, tokenizer_json=None, lineage={"parent": None}
+    ...     )
+    ...     state, same = read_checkpoint(folder)
+    >>> folder.name, state.step, same == recipe
+    ('step0-tokens0', 0, True)
 """
 
 from __future__ import annotations
@@ -34,9 +45,9 @@ from torch import Tensor
 
 from olmo_dynamics.errors import CheckpointError, DiskFullError, OptionError, TrainingError
 from olmo_dynamics.model import build_model, parse_config, to_config_json
-from olmo_dynamics.training.ranks import whole_state
+from olmo_dynamics.training.distributed import gather_state
 from olmo_dynamics.training.recipe import Recipe
-from olmo_dynamics.training.spikes import History
+from olmo_dynamics.training.spike_skipping import LossHistory
 from olmo_dynamics.training.state import TrainState, build_optimizer
 from olmo_dynamics.training.trainer import Event
 
@@ -55,9 +66,9 @@ def checkpoint_name(step: int, tokens_seen: int) -> str:
 
 @dataclass(frozen=True)
 class CheckpointWriter:
-    """A callback of `train` that writes a checkpoint at each of the recipe's `save_at` steps, unless it is there.
+    """A callback of `train` that writes a checkpoint at each of the recipe's `save_at` steps, unless it exists.
 
-    With `keep`, only so many of the latest stay, and the run's first beside them: an older one goes when a new one is whole.
+    With `keep`, only that many of the latest stay, and the run's first: an older one is deleted when a new one is complete.
     """
 
     run: Path
@@ -68,16 +79,16 @@ class CheckpointWriter:
 
     def __post_init__(self) -> None:
         if self.keep is not None and self.keep < 1:
-            raise OptionError(f"keep must be at least 1 checkpoint; got {self.keep}")
+            raise OptionError(f"keep must be at least 1 (got {self.keep})")
 
     def __call__(self, event: Event) -> None:
-        """Write if it is time."""
+        """Write a checkpoint if its step is due."""
         if event.step in self.recipe.save_at:
             self.write(event.state)
 
     def write(self, state: TrainState) -> None:
-        """Write the state as it is now, unless its folder exists; of several processes one writes, and all must call this."""
-        whole = whole_state(state, self.recipe)
+        """Write the current state, unless its folder exists; one of several processes writes, and all must call this."""
+        whole = gather_state(state, self.recipe)
         if whole is None:
             return
         if not (self.run / checkpoint_name(state.step, state.tokens_seen)).exists():
@@ -90,7 +101,7 @@ class CheckpointWriter:
 
 
 def written_checkpoints(run: Path) -> list[Path]:
-    """The folders of a run that training wrote, by step."""
+    """The checkpoint folders of a run that training wrote, in order of their steps."""
     found = (path.parent for path in run.glob("step*-tokens*/lineage.json"))
     return sorted(found, key=lambda folder: int(folder.name.removeprefix("step").partition("-")[0]))
 
@@ -98,15 +109,15 @@ def written_checkpoints(run: Path) -> list[Path]:
 def write_checkpoint(
     run: Path, state: TrainState, *, recipe: Recipe, tokenizer_json: bytes | None, lineage: Mapping[str, Any]
 ) -> Path:
-    """Write `state` as one more folder of `run` and return the folder; no tokenizer's files where there is none.
+    """Write `state` as a new folder of `run` and return the folder; without a tokenizer, its files are left out.
 
-    Raises: TrainingError if the folder exists; DiskFullError.
+    Raises:
+        TrainingError: the folder exists.
+        DiskFullError: the checkpoint does not fit on the disk.
     """
     folder = run / checkpoint_name(state.step, state.tokens_seen)
     if folder.exists():
-        raise TrainingError(
-            f"a new checkpoint wants the name {folder.name}; got {folder}, which exists: move or delete it"
-        )
+        raise TrainingError(f"a new checkpoint needs the name {folder.name}, but {folder} exists: move or delete it")
     config = to_config_json(state.model.config, dtype="float32")
     with _folder_or_nothing(folder) as temporary:
         _write_model(temporary, state, config)
@@ -118,13 +129,16 @@ def write_checkpoint(
 
 
 def read_checkpoint(folder: Path) -> tuple[TrainState, Recipe]:
-    """The state and recipe that `write_checkpoint` wrote; training on from them repeats the first run bit for bit.
+    """Read the state and recipe that `write_checkpoint` wrote; training on from them repeats the first run bit for bit.
 
-    Raises: CheckpointError for a folder that has no training state, one of another version, or a damaged one.
+    Raises:
+        CheckpointError: the folder has no training state, one of another version, or a damaged one.
     """
     path = folder / STATE_FILE
     if not path.is_file():
-        raise CheckpointError(f"resuming wants {path}; it is missing: choose a checkpoint folder that training wrote")
+        raise CheckpointError(
+            f"resuming needs {path}, which is missing: choose a checkpoint folder that training wrote"
+        )
     saved = parse_training_state(path.read_bytes(), str(path))
     model = build_model(parse_config(json.loads((folder / "config.json").read_bytes())), device="cpu")
     model.load_state_dict(_tensors(folder / "model.safetensors"))
@@ -144,33 +158,34 @@ def read_checkpoint(folder: Path) -> tuple[TrainState, Recipe]:
 
 @dataclass(frozen=True)
 class SavedState:
-    """What `state.json` says: the counters, the recipe, the random state, the last loss, and what spikes are held against."""
+    """The contents of `state.json`: the counters, the recipe, the random state, the last loss, and recent losses."""
 
     step: int
     tokens_seen: int
     position: int
     recipe: Recipe
     generator: torch.Generator
-    loss: float  # NaN where there was no update yet
-    history: History
+    loss: float  # NaN before the first update
+    history: LossHistory
 
 
 def parse_training_state(text: bytes, path: str) -> SavedState:
-    """The contents of `state.json`; `path` names it in errors.
+    """Parse the contents of `state.json`; `path` names it in errors.
 
-    Raises: CheckpointError for one of another version.
+    Raises:
+        CheckpointError: the state is of another version.
     """
     saved = json.loads(text)
     if saved["state_version"] != STATE_VERSION:
         raise CheckpointError(
-            f"{path} must have state_version {STATE_VERSION}; got {saved['state_version']}: train anew"
+            f"{path} must have state_version {STATE_VERSION} (got {saved['state_version']}): train again"
         )
     generator = torch.Generator()
     generator.set_state(torch.frombuffer(bytearray(base64.b64decode(saved["random_state"])), dtype=torch.uint8))
     step, tokens_seen, position = (int(saved[name]) for name in COUNTERS)
     loss = math.nan if saved["loss"] is None else float(saved["loss"])
     return SavedState(
-        step, tokens_seen, position, Recipe.from_json(saved["recipe"]), generator, loss, History(**saved["history"])
+        step, tokens_seen, position, Recipe.from_json(saved["recipe"]), generator, loss, LossHistory(**saved["history"])
     )
 
 
@@ -183,20 +198,20 @@ def _write_model(folder: Path, state: TrainState, config: Mapping[str, Any]) -> 
 
 
 def _write_tokenizer(folder: Path, tokenizer_json: bytes, config: Mapping[str, Any]) -> None:
-    """The tokenizer as it came, and the few words beside it by which transformers finds its class and special tokens."""
+    """Write the tokenizer unchanged, and the config by which transformers finds its class and special tokens."""
     (folder / "tokenizer.json").write_bytes(tokenizer_json)
     contents = {token["id"]: token["content"] for token in json.loads(tokenizer_json)["added_tokens"]}
     special = {key: contents.get(config[f"{key}_id"]) for key in ("bos_token", "eos_token", "pad_token")}
-    words = {
+    settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": config["max_position_embeddings"],
         "clean_up_tokenization_spaces": False,
     }
-    _write_json(folder / "tokenizer_config.json", {**words, **{key: text for key, text in special.items() if text}})
+    _write_json(folder / "tokenizer_config.json", {**settings, **{key: text for key, text in special.items() if text}})
 
 
 def _write_training_state(folder: Path, state: TrainState, recipe: Recipe) -> None:
-    """Moments by parameter name (`{name}.exp_avg`, `{name}.exp_avg_sq`, `{name}.step`), the rest as JSON."""
+    """Write moments by parameter name (`{name}.exp_avg`, `{name}.exp_avg_sq`, `{name}.step`), the rest as JSON."""
     folder.mkdir()
     moments = {
         f"{name}.{kind}": tensor
@@ -215,25 +230,27 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, FileNotFoundError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): delete this checkpoint, an earlier one resumes") from None
+        raise CheckpointError(
+            f"{path} is damaged ({error}): delete this checkpoint and resume from an earlier one"
+        ) from None
 
 
 def _restore_moments(state: TrainState, moments: Mapping[str, Tensor]) -> None:
     parameters = dict(state.model.named_parameters())
     for key, tensor in moments.items():
         name, _, kind = key.rpartition(".")
-        wanted = () if kind == "step" else tuple(parameters[name].shape) if name in parameters else None
-        if wanted != tuple(tensor.shape):
+        shape = () if kind == "step" else tuple(parameters[name].shape) if name in parameters else None
+        if shape != tuple(tensor.shape):
             raise CheckpointError(
-                f"{MOMENTS_FILE}: {key} wants the shape {list(wanted) if wanted is not None else 'of a parameter'}; got "
-                f"{list(tensor.shape)}: delete this checkpoint, an earlier one resumes"
+                f"{MOMENTS_FILE}: {key} must have the shape {list(shape) if shape is not None else 'of a parameter'} (got "
+                f"{list(tensor.shape)}): delete this checkpoint and resume from an earlier one"
             )
         state.optimizer.state[parameters[name]][kind] = tensor.clone()
     for name, parameter in parameters.items() if moments else ():
         if parameter.requires_grad and len(state.optimizer.state[parameter]) != 3:
             raise CheckpointError(
-                f"{MOMENTS_FILE}: {name} wants a step and two moments; got {sorted(state.optimizer.state[parameter]) or 'none'}: "
-                "delete this checkpoint, an earlier one resumes"
+                f"{MOMENTS_FILE}: {name} must have a step and two moments (got "
+                f"{sorted(state.optimizer.state[parameter]) or 'none'}): delete this checkpoint and resume from an earlier one"
             )
 
 
@@ -243,28 +260,32 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _folder_or_nothing(folder: Path) -> Iterator[Path]:
-    """A folder under another name that takes its final one if all goes well, and is deleted if not.
+    """A folder under a temporary name that is renamed on success and deleted on failure.
 
-    It lies a level deeper than finished checkpoints do, so nobody who lists the run takes it for one.
+    It lies one level deeper than finished checkpoints, so that listing the run does not find it.
     """
     temporary = folder.parent / PARTIAL / folder.name
-    shutil.rmtree(temporary.parent, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(temporary.parent, ignore_errors=True)  # left by a process that was killed
     temporary.mkdir(parents=True)
     try:
         yield temporary
         for path in temporary.rglob("*.*"):
-            _reach_disk(path)  # before the name does, should the power fail
+            _reach_disk(path)  # before the rename, in case of a power failure
         temporary.rename(folder)
     except BaseException as error:
-        if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):  # safetensors gives only text
-            raise DiskFullError(f"no room for {folder}: free some space, run again; what was finished stays") from None
+        if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(
+            error
+        ):  # safetensors has only the text
+            raise DiskFullError(
+                f"no space for {folder}: free some space and run again; finished checkpoints are kept"
+            ) from None
         raise
     finally:
         shutil.rmtree(temporary.parent, ignore_errors=True)
 
 
 def _remove(folder: Path) -> None:
-    """Take a folder's final name away first, so that no half of it is ever taken for a checkpoint."""
+    """Delete a folder, renamed first, so that a half-deleted one is never taken for a checkpoint."""
     aside = folder.parent / PARTIAL / folder.name
     aside.parent.mkdir(exist_ok=True)
     folder.rename(aside)

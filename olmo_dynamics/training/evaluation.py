@@ -1,8 +1,8 @@
-"""The loss on held-out tokens while training: at the fork, every so many steps after it, and at the end.
+"""The loss on held-out tokens during training: at the fork, every so many steps after it, and at the end.
 
-`evaluation.csv` beside the checkpoints has a row a file and a measurement; what is resumed keeps the rows up to its step.
+`evaluation.csv` beside the checkpoints has one row per file and evaluation; a resumed fork keeps the rows up to its step.
 
-    >>> evaluator = Evaluator.open(folder, {"c4.npy": files}, recipe=recipe, every=100, begin=40)   # doctest: +SKIP
+    >>> evaluator = Evaluator(path, {"c4.npy": files}, recipe=recipe, every=100, begin=40)          # doctest: +SKIP
     >>> train(state, recipe, batches, callbacks=[evaluator, writer]); evaluator.last                # doctest: +SKIP
     {'c4.npy': 3.127}
 """
@@ -18,22 +18,22 @@ import numpy as np
 import torch
 
 from olmo_dynamics.model import LanguageModel
-from olmo_dynamics.training.batch import Batch
+from olmo_dynamics.training.data.batch import Batch
+from olmo_dynamics.training.data.instances import TokenFiles
+from olmo_dynamics.training.distributed import gather_model, rank
 from olmo_dynamics.training.objective import evaluate
-from olmo_dynamics.training.ranks import rank, whole_model
 from olmo_dynamics.training.recipe import Recipe
 from olmo_dynamics.training.state import TrainState
-from olmo_dynamics.training.token_files import TokenFiles
 from olmo_dynamics.training.trainer import Event
 
 COLUMNS = ("step", "tokens", "file", "loss")
 TABLE = "evaluation.csv"
-_SEQUENCES = 8  # run at once
+_SEQUENCES = 8  # per forward pass
 
 
 @dataclass
 class Evaluator:
-    """A callback of `train`, to be called before whatever writes checkpoints; `last` has the latest losses by file.
+    """A callback of `train`, to be called before checkpoints are written; `last` has the latest losses by file.
 
     A loss is the mean cross-entropy in nats of all labels of the file's instances, in the order of the file.
     """
@@ -47,22 +47,22 @@ class Evaluator:
     last: dict[str, float] = field(default_factory=dict)
 
     def resume(self, step: int) -> None:
-        """Take up the table on disk, up to that step."""
+        """Read the table on disk, up to that step."""
         if self.path.exists():
             with self.path.open(newline="", encoding="utf-8") as file:
                 self.rows = [tuple(row) for row in csv.reader(file) if row[0] != "step" and int(row[0]) <= step]
             self.last = {name: float(loss) for _, _, name, loss in self.rows}
 
     def __call__(self, event: Event) -> None:
-        """Measure if it is time; write the table when a checkpoint is due."""
+        """Evaluate if its step is due; write the table when a checkpoint is due."""
         if (event.step - self.begin) % self.every == 0 or event.step == self.recipe.steps:
             self.measure(event.state)
         if event.step in self.recipe.save_at:
             self.save()
 
     def measure(self, state: TrainState) -> dict[str, float]:
-        """The losses of the model as it is now; of several processes one measures, and all must call this."""
-        model = whole_model(state.model) if self.files else None
+        """The losses of the current model; one of several processes evaluates, and all must call this."""
+        model = gather_model(state.model) if self.files else None
         if model is None:
             return {}
         self.last = {name: held_out_loss(model, files) for name, files in self.files.items()}

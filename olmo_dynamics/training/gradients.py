@@ -1,8 +1,8 @@
-"""The gradient of a batch: micro-batch by micro-batch, by one thread or by several that each take a share of the sequences.
+"""The gradient of a batch: micro-batch by micro-batch, by one thread or by several that share the sequences.
 
-A small model is bound by the barriers between torch's own threads: where another process holds one of the cores, each
-of hundreds of operations waits for it. Workers meet once a step instead. Their shares are summed in a fixed order, so the
-result depends on how many workers and micro-batches there are, and on nothing else.
+A small model is bound by the barriers between torch's own threads: while another process holds one of the cores, each
+of hundreds of operations waits for it. Workers synchronise once per step instead. Their shares are summed in a fixed order,
+so the result depends only on the numbers of workers and micro-batches.
 
     >>> with open_gradients(state.model, recipe) as gradients:                                  # doctest: +SKIP
     ...     losses = gradients.of(batch)
@@ -21,19 +21,19 @@ from torch import Tensor
 
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.model import LanguageModel
-from olmo_dynamics.training.batch import Batch
-from olmo_dynamics.training.compute import Compute, open_compute, trained
-from olmo_dynamics.training.objective import Losses, Share, objective
-from olmo_dynamics.training.ranks import ShardedGradients, as_float, count
+from olmo_dynamics.training.data.batch import Batch
+from olmo_dynamics.training.distributed import ShardedGradients, as_float, process_count
+from olmo_dynamics.training.execution import Execution, open_execution, trainable
+from olmo_dynamics.training.objective import BatchShare, LossTerms, objective
 from olmo_dynamics.training.recipe import Recipe
 
 Part = tuple[Tensor, list[Tensor]]
-"""A part's addends: the terms of the loss in float64, and the gradients, of one micro-batch as they came, of more in float32."""
+"""A part's addends: the terms of the loss in float64; the gradients, in float32 if summed over several micro-batches."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """`count` threads, or the caller's own where there is one worker."""
+    """`count` threads, or the caller's own for one worker."""
 
     count: int
     threads: ThreadPoolExecutor | None
@@ -43,10 +43,11 @@ class Pool:
 def open_pool(count: int) -> Iterator[Pool]:
     """A pool of `count` workers; each of several runs torch on a single thread.
 
-    Raises: OptionError for less than one.
+    Raises:
+        OptionError: there is less than one worker.
     """
     if count < 1:
-        raise OptionError(f"training wants at least 1 worker; got {count}")
+        raise OptionError(f"workers must be at least 1 (got {count})")
     if count == 1:
         yield Pool(1, None)
         return
@@ -56,41 +57,41 @@ def open_pool(count: int) -> Iterator[Pool]:
 
 @dataclass
 class Gradients:
-    """What makes the gradients of one model, batch after batch."""
+    """Gradients of one model, batch after batch."""
 
-    compute: Compute
+    execution: Execution
     recipe: Recipe
     pool: Pool
     _warm: bool = field(default=False, init=False)
 
-    def of(self, batch: Batch) -> Losses:
-        """Leave the gradient of the batch's loss in every trained `parameter.grad` of the masters."""
-        self.compute.refresh()
-        share = Share(batch.denominator(self.recipe.mean_over), len(batch))
-        batch = batch.to(self.compute.head.device)
+    def of(self, batch: Batch) -> LossTerms:
+        """Compute the gradient of the batch's loss, into every trained `parameter.grad` of the masters."""
+        self.execution.refresh()
+        share = BatchShare(batch.denominator(self.recipe.mean_over), len(batch))
+        batch = batch.to(self.execution.head.device)
         parts = list(batch.split(-(-len(batch) // self.pool.count)))
         losses, gradients = zip(*self._map(partial(self._sum, share=share), parts), strict=True)
-        for parameter, shares in zip(trained(self.compute.masters), zip(*gradients, strict=True), strict=True):
+        for parameter, shares in zip(trainable(self.execution.masters), zip(*gradients, strict=True), strict=True):
             parameter.grad = add_up(shares)
-        return Losses(*torch.stack(losses).sum(0).tolist())
+        return LossTerms(*torch.stack(losses).sum(0).tolist())
 
     def _map(self, work: partial[Part], parts: list[Batch]) -> list[Part]:
-        """The work done on each part; the first time one after the other, so that one thread compiles and the rest reuse."""
+        """Do the work on each part; the first time in sequence, so that one thread compiles and the rest reuse it."""
         threads = self.pool.threads
         if threads is None:
             return [work(part) for part in parts]
-        if self.compute.compiled and not self._warm:
+        if self.execution.compiled and not self._warm:
             self._warm = True
             return [threads.submit(work, part).result() for part in parts]
         return list(threads.map(work, parts))
 
-    def _sum(self, part: Batch, *, share: Share) -> Part:
-        """A worker's addend, summed over its micro-batches."""
+    def _sum(self, part: Batch, *, share: BatchShare) -> Part:
+        """Sum a worker's addend over its micro-batches."""
         losses = torch.zeros((), dtype=torch.float64)
         total: list[Tensor] = []
         for micro in part.split(self.recipe.micro_batch or len(part)):
-            terms = objective(self.compute, micro, self.recipe, share)
-            gradients = torch.autograd.grad(terms[0], trained(self.compute.model))
+            terms = objective(self.execution, micro, self.recipe, share)
+            gradients = torch.autograd.grad(terms[0], trainable(self.execution.model))
             losses = losses + terms.detach().double().cpu()
             total = [add_up(pair) for pair in zip(total, gradients, strict=True)] if total else list(gradients)
         return losses, total
@@ -100,17 +101,17 @@ class Gradients:
 def open_gradients(
     model: LanguageModel, recipe: Recipe, *, workers: int | None = None
 ) -> Iterator[Gradients | ShardedGradients]:
-    """The maker of a model's gradients; None leaves the number of workers to the recipe."""
-    if count() > 1:  # what is taken apart rounds itself, and is not compiled
-        with open_compute(model, replace(recipe, dtype="float32", compile=False)) as compute:
-            yield ShardedGradients(compute, recipe)
+    """Prepare to compute a model's gradients; None leaves the number of workers to the recipe."""
+    if process_count() > 1:  # a sharded model rounds its own weights, and is not compiled
+        with open_execution(model, replace(recipe, dtype="float32", compile=False)) as execution:
+            yield ShardedGradients(execution, recipe)
         return
-    with open_pool(recipe.workers if workers is None else workers) as pool, open_compute(model, recipe) as compute:
-        yield Gradients(compute, recipe, pool)
+    with open_pool(recipe.workers if workers is None else workers) as pool, open_execution(model, recipe) as execution:
+        yield Gradients(execution, recipe, pool)
 
 
 def add_up(addends: Sequence[Tensor]) -> Tensor:
-    """The sum in float32 at least, in place where the first is that already."""
+    """The sum in float32 or better, in place if the first addend is in it already."""
     total = addends[0].to(torch.promote_types(addends[0].dtype, torch.float32))
     for addend in addends[1:]:
         total.add_(addend)

@@ -1,10 +1,13 @@
-"""The loss of the head, computed a slice of rows at a time so that the logits are never whole.
+"""The loss of the head, computed slice by slice, so that the logits never exist as a whole.
 
-With a vocabulary of 100,000 the logits of a batch outweigh the model. Each slice's gradient is taken while its logits
-exist, so nothing is computed twice and nothing large is kept for the backward pass.
+With a vocabulary of 100,000 the logits of a batch are larger than the model. Each slice's gradient is computed while its
+logits exist, so nothing is computed twice and nothing large is kept for the backward pass.
 
-    >>> loss, cross_entropy = head_loss(hidden, model.lm_head.weight, labels, z_loss=1e-5)
+    >>> hidden, weight = torch.ones(2, 4, requires_grad=True), torch.zeros(3, 4, requires_grad=True)
+    >>> loss, cross_entropy = head_loss(hidden, weight, torch.tensor([0, 2]), z_loss=1e-5)
     >>> loss.backward()
+    >>> round(cross_entropy.item(), 4)  # ln(3)
+    1.0986
 """
 
 from __future__ import annotations
@@ -33,14 +36,14 @@ def head_loss(
 
     With `z = logsumexp(logits)` of a row: `cross_entropy = sum(z - logits[label]) / count` in nats per token, and
     `loss = cross_entropy + z_loss · sum(z²) / count`; `count` is the number of rows if not given. Products are in the
-    weights' dtype, all that follows them, the gradient of the weights among it, is summed in float32, losses in float64.
+    weights' dtype; everything after them, including the gradient of the weights, is summed in float32, losses in float64.
     Only `loss` has a gradient, once.
     """
     return _apply(hidden, weight, labels, z_loss, count or max(labels.numel(), 1))
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Both losses forward; the gradients of hidden and weight are made on the way, and only scaled on the way back."""
+    """Both losses; the forward pass computes the gradients of hidden and weight, and the backward pass only scales them."""
 
     @staticmethod
     def forward(
@@ -66,7 +69,7 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden_gradient, weight_gradient = ctx.gradients
-        del ctx.gradients  # scaled in place: a copy of the second would weigh as much as the head
+        del ctx.gradients  # scaled in place: a copy of the second would be as large as the head
         return hidden_gradient.mul_(slope), weight_gradient.mul_(slope).to(ctx.dtype), None, None, None
 
 
@@ -74,7 +77,7 @@ _apply: Callable[[Tensor, Tensor, Tensor, float, int], tuple[Tensor, Tensor]] = 
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """`total += left @ right`, rounded to their dtype before it is added where that is narrower than `total`'s."""
+    """`total += left @ right`, rounded to their dtype before the addition if that is narrower than `total`'s."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
     else:

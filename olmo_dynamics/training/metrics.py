@@ -1,8 +1,13 @@
-"""What is told of each update, as a plain row: to a table, a progress bar, TensorBoard, Weights & Biases.
+"""Metrics of each update, as a plain row for a table, a progress bar, TensorBoard or Weights & Biases.
 
->>> rows = []
->>> metrics = Metrics([rows.append], tokens_seen=state.tokens_seen)
->>> train(state, recipe, tokens, callbacks=[metrics])
+>>> from olmo_dynamics.model import ModelConfig
+>>> from olmo_dynamics.training.recipe import Recipe
+>>> from olmo_dynamics.training.state import new_state
+>>> from olmo_dynamics.training.trainer import train
+>>> config = ModelConfig(hidden_size=8, layers=1, heads=2, kv_heads=2, head_dim=4, intermediate_size=16, vocab_size=32,
+...                      max_positions=16, norm_eps=1e-6, rope_theta=5e5)
+>>> recipe, rows = Recipe(steps=1, sequences_per_step=4, sequence_length=16), []
+>>> state = train(new_state(config, recipe), recipe, torch.arange(100).numpy() % 32, callbacks=[Metrics([rows.append])])
 >>> list(rows[0])[:5]
 ['step', 'tokens', 'loss', 'gradient_norm', 'learning_rate']
 """
@@ -26,11 +31,10 @@ was made), `tokens_per_second`, `memory_bytes`; with experts `balance` and `rout
 
 @dataclass
 class Metrics:
-    """A callback of `train` that makes a row of each update and hands it to every sink, in order.
+    """A callback of `train` that makes one row per update and passes it to every sink, in order.
 
-    `tokens_seen` is what had been seen before the first update. A rate is that of wall-clock time since the last row, so
-    what other callbacks do in between counts; `memory_bytes` is the most that was ever held: on the GPU where the model
-    is, else by the process.
+    `tokens_seen` counts the tokens before the first update. The rate is over wall-clock time since the last row, so it
+    includes other callbacks; `memory_bytes` is the peak so far: of the GPU if the model is on one, else of the process.
     """
 
     sinks: Sequence[Callable[[Row], None]]
@@ -58,7 +62,7 @@ class Metrics:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes held so far: by torch on a CUDA device, else resident in this process."""
+    """Peak memory so far, in bytes: by torch on a CUDA device, else resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024  # Linux counts kibibytes

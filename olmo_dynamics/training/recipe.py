@@ -1,6 +1,6 @@
-"""How to train, decided before the first step: batch, schedule, optimiser, seed, and when to save.
+"""The recipe of a run, decided before its first step: batch, schedule, optimiser, seed, and the steps to save at.
 
-A recipe is a frozen record that refuses what cannot mean anything, so the loop that follows it needs no checks.
+A recipe is frozen and refuses invalid values, so the training loop needs no checks.
 
     >>> recipe = Recipe(steps=100, warmup_steps=10, peak_lr=1e-3, save_at=log_spaced(100, 6))
     >>> recipe.save_at, recipe.tokens_per_step
@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.training.marks import Repeats
-from olmo_dynamics.training.orders import Order
+from olmo_dynamics.training.data.batch_size import BatchSizes
+from olmo_dynamics.training.data.masks import Repeats
+from olmo_dynamics.training.data.order import DataOrder
 from olmo_dynamics.training.schedule import Schedule, cosine_with_warmup
-from olmo_dynamics.training.sizes import BatchSizes
 
 EMBEDDING = "model.embed_tokens.weight"
 MEANS = ("labels", "positions")
@@ -28,7 +28,7 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """All that decides a run beside its model and its data; the defaults are OLMo 2's where size does not matter.
+    """Everything that decides a run beside its model and its data; defaults that do not depend on size are OLMo 2's.
 
     The learning rate climbs from 0 to `peak_lr` over `warmup_steps`, then follows half a cosine down to
     `final_fraction * peak_lr` at `steps`. `save_at` lists steps; 0 is the model before any update.
@@ -47,24 +47,24 @@ class Recipe:
     frozen: tuple[str, ...] = ()  # globs of parameters that are not trained
     clip: float = 1.0  # largest global L2 norm of the gradient
     z_loss: float = 1e-5  # weight of mean(logsumexp(logits)²)
-    mean_over: str = "labels"  # the loss's denominator; OLMo's is "positions", one more a sequence
+    mean_over: str = "labels"  # the loss's denominator; OLMo's is "positions", one more per sequence
     seed: int = 0
     save_at: tuple[int, ...] = ()
     schedule: Schedule | None = None  # in place of the warm-up and cosine above
-    order: Order | None = None  # in place of OLMo-core's order from the data's beginning
+    order: DataOrder | None = None  # in place of OLMo-core's order from the data's beginning
     step_stays_zero: bool = False  # SkipStepAdamW before its fix: AdamW's own step is 1 in every update
-    batch_growth: tuple[tuple[int, int], ...] = ()  # (batches since the data's place, sequences from then on)
-    mixture: tuple[float, ...] = ()  # each data file's weight, where they are mixed
+    batch_growth: tuple[tuple[int, int], ...] = ()  # (batches since this run began, sequences from then on)
+    mixture: tuple[float, ...] = ()  # each data file's weight, if they are mixed
     mask_documents: bool = False  # attention within documents
-    repeats: Repeats | None = None  # which sequences do not count
-    workers: int = 1  # threads that share a batch; a part of the recipe since sums depend on it
+    repeats: Repeats | None = None  # sequences whose labels do not count
+    workers: int = 1  # threads that share a batch; part of the recipe because sums depend on it
     dtype: str = "float32"  # of the forward and backward pass; masters, sums and moments are float32 in any case
-    micro_batch: int | None = None  # sequences that a worker runs at once; None: all of its share
-    activation_checkpointing: bool = False  # keep only what enters a block, and run it again in the backward pass
-    compile: bool | None = None  # blocks by torch.compile; None: where it saves more than it costs
-    balance_loss: float = 0.01  # weight of the experts' balance; OLMoE's. No part of a model without experts
+    micro_batch: int | None = None  # sequences that a worker computes at once; None: its whole share
+    activation_checkpointing: bool = False  # keep only the input of a block, and run it again in the backward pass
+    compile: bool | None = None  # blocks by torch.compile; None: if it saves more than it costs
+    balance_loss: float = 0.01  # weight of the experts' balance; OLMoE's. Unused without experts
     router_z_loss: float = 0.001  # weight of mean(logsumexp(router logits)²); OLMoE's
-    skip_spikes: bool = False  # OLMo-core's SkipStepAdamW: make no update whose loss or gradient stands out
+    skip_spikes: bool = False  # OLMo-core's SkipStepAdamW: skip updates whose loss or gradient norm is an outlier
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -92,17 +92,17 @@ class Recipe:
 
     @property
     def sizes(self) -> BatchSizes:
-        """Sequences of each batch."""
+        """The number of sequences of each batch."""
         return BatchSizes(self.sequences_per_step, self.batch_growth)
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens that one update sees, before its batches grow."""
+        """Tokens of one update, before batches grow."""
         return self.sequences_per_step * self.sequence_length
 
     @property
     def tokens_in_run(self) -> int:
-        """Tokens from the first step that is saved to the last: the same for a run and for what is resumed of it."""
+        """Tokens from the first saved step to the last: the same for a run and for its resumption."""
         return (self.steps - min(self.save_at, default=0)) * self.tokens_per_step
 
     def learning_rate(self, step: int, tokens_seen: int | None = None) -> float:
@@ -122,9 +122,9 @@ class Recipe:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Recipe:
-        """The recipe that `to_json` wrote."""
+        """Read the recipe that `to_json` wrote."""
         values = _tuples(fields)
-        for name, kind in (("schedule", Schedule), ("order", Order), ("repeats", Repeats)):
+        for name, kind in (("schedule", Schedule), ("order", DataOrder), ("repeats", Repeats)):
             if values.get(name) is not None:
                 values[name] = kind(**values[name])
         return cls(**values)
@@ -133,13 +133,14 @@ class Recipe:
 def log_spaced(steps: int, count: int) -> tuple[int, ...]:
     """`count` different steps from 0 to `steps`, both kept, the others evenly spaced in log step.
 
-    Where there are too few steps it is all of them. A model changes fastest at the start, so equal ratios of steps show
+    If there are too few steps, it is all of them. A model changes fastest at the start, so equal ratios of steps show
     equal amounts of change.
 
-    Raises: OptionError for fewer than two revisions or no step.
+    Raises:
+        OptionError: there are fewer than two revisions, or no step.
     """
     if steps < 1 or count < 2:
-        raise OptionError(f"log spacing needs at least 1 step and 2 revisions; got steps {steps} and count {count}")
+        raise OptionError(f"log spacing needs at least 1 step and 2 revisions (got steps {steps} and count {count})")
     chosen = [0]
     for remaining in range(min(count - 1, steps), 0, -1):
         previous = chosen[-1]
@@ -155,6 +156,6 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _need(holds: bool, name: str, wanted: str, came: object) -> None:
+def _need(holds: bool, name: str, must_be: str, given: object) -> None:
     if not holds:
-        raise OptionError(f"recipe: {name} must be {wanted}; got {came!r}")
+        raise OptionError(f"recipe: {name} must be {must_be} (got {given!r})")

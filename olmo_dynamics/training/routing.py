@@ -1,6 +1,6 @@
-"""What keeps a router from sending every token to the same experts: its two losses, and the logits they are made of.
+"""The two losses that balance a router over its experts, and the hook that captures the router logits.
 
->>> logits = torch.zeros(1, 6, 64)  # a router that knows no preference
+>>> logits = torch.zeros(1, 6, 64)  # a router without preference
 >>> float(router_z(logits))  # ln(64)²
 17.29...
 """
@@ -20,9 +20,9 @@ from olmo_dynamics.names import Site
 
 
 def balance(logits: Float[Tensor, "layers tokens experts"], per_token: int) -> Float[Tensor, ""]:
-    """`E / k · sum over experts of f · P`, the mean over layers: 1 where all experts are used alike, E / k at worst.
+    """`E / k · sum over experts of f · P`, the mean over layers: 1 if all experts are used equally, E / k at worst.
 
-    `f` is how often an expert is chosen, per token (its sum is `k`), without gradient; `P` the mean of its probability.
+    `f` is the frequency of an expert's choice, per token (its sum is `k`), without gradient; `P` its mean probability.
     Both over the tokens given, a micro-batch, as in megablocks and so in OLMoE's training; OLMo-core's formula too.
     """
     layers, tokens, experts = logits.shape
@@ -37,29 +37,29 @@ def router_z(logits: Float[Tensor, "layers tokens experts"]) -> Float[Tensor, ""
     return logits.float().logsumexp(-1).square().mean()
 
 
-class RouterEar:
-    """Hears what the routers of a model say, each thread its own forward pass."""
+class RouterHook:
+    """Captures the router logits of a model, in each thread those of its own forward pass."""
 
     def __init__(self, model: LanguageModel) -> None:
         self._thread = threading.local()
         routers = [tap for tap in taps(model) if tap.site is Site.ROUTER_LOGITS]
-        self._handles = [tap.register_forward_hook(self._hear) for tap in routers]
+        self._handles = [tap.register_forward_hook(self._keep) for tap in routers]
 
     @contextmanager
-    def listening(self) -> Iterator[list[Tensor]]:
-        """The logits of each layer, in order, of what this thread runs meanwhile."""
-        heard: list[Tensor] = []
-        self._thread.heard = heard
+    def capture(self) -> Iterator[list[Tensor]]:
+        """The logits of each layer, in order, of the forward passes of this thread within."""
+        captured: list[Tensor] = []
+        self._thread.logits = captured
         try:
-            yield heard
+            yield captured
         finally:
-            del self._thread.heard
+            del self._thread.logits
 
     def close(self) -> None:
-        """Leave the model."""
+        """Remove the hooks from the model."""
         for handle in self._handles:
             handle.remove()
 
-    def _hear(self, tap: object, inputs: object, logits: Tensor) -> None:
-        if hasattr(self._thread, "heard"):  # not so when checkpointing runs a block again
-            self._thread.heard.append(logits.flatten(0, -2))
+    def _keep(self, tap: object, inputs: object, logits: Tensor) -> None:
+        if hasattr(self._thread, "logits"):  # not when checkpointing runs a block again
+            self._thread.logits.append(logits.flatten(0, -2))

@@ -1,10 +1,17 @@
-"""The loop: count, forward and backward, clip, learning rate, update. Who wants to watch passes a callback.
+"""The training loop: forward and backward, clip, count, learning rate, update. A monitor is passed as a callback.
 
 The order is that of OLMo and OLMo-core, so a checkpoint of step N has applied the learning rate of N.
 
-    >>> state = train(new_state(config, recipe), recipe, tokens, callbacks=[lambda event: print(event.loss)])
-    >>> state.step == recipe.steps
-    True
+    >>> from olmo_dynamics.model import ModelConfig
+    >>> from olmo_dynamics.training.state import new_state
+    >>> config = ModelConfig(hidden_size=8, layers=1, heads=2, kv_heads=2, head_dim=4, intermediate_size=16, vocab_size=32,
+    ...                      max_positions=16, norm_eps=1e-6, rope_theta=5e5)
+    >>> recipe = Recipe(steps=2, sequences_per_step=4, sequence_length=16)
+    >>> state = new_state(config, recipe)
+    >>> train(state, recipe, np.arange(1000) % 32, callbacks=[lambda event: print(event.step)]).tokens_seen
+    1
+    2
+    128
 """
 
 from __future__ import annotations
@@ -18,26 +25,26 @@ import numpy as np
 from jaxtyping import Integer
 
 from olmo_dynamics.errors import DivergedError, TrainingError
-from olmo_dynamics.training.batch import Batch
-from olmo_dynamics.training.data import Windows
+from olmo_dynamics.training.data.batch import Batch
+from olmo_dynamics.training.data.windows import Windows
 from olmo_dynamics.training.gradients import clip_gradients, open_gradients
-from olmo_dynamics.training.objective import Losses
+from olmo_dynamics.training.objective import LossTerms
 from olmo_dynamics.training.recipe import Recipe
 from olmo_dynamics.training.state import TrainState
 
 
 @runtime_checkable
 class Batches(Protocol):
-    """Whatever hands out the batch after `position` others, the same one each time it is asked."""
+    """A source of batches: the batch after `position` others, the same one at each call."""
 
     def batch(self, position: int) -> Batch:
-        """That batch."""
+        """The batch after `position` others."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What a callback is told after an update; `state` is the live one, to be read."""
+    """An update, as a callback sees it; `state` is the live one: read it, never change it."""
 
     step: int
     tokens_seen: int
@@ -45,8 +52,8 @@ class Event:
     gradient_norm: float  # before clipping
     learning_rate: float
     state: TrainState
-    losses: Losses
-    skipped: bool = False  # the update was not made, since its numbers stand out: see `spikes`
+    losses: LossTerms
+    skipped: bool = False  # no update was made, since it is an outlier: see `spike_skipping`
 
 
 def train(
@@ -57,14 +64,15 @@ def train(
     callbacks: Sequence[Callable[[Event], None]] = (),
     workers: int | None = None,
 ) -> TrainState:
-    """Take `state` from its step to the recipe's last, in place, and return it; a finished state comes back as it is.
+    """Train `state` from its step to the recipe's last, in place, and return it; a finished state is returned unchanged.
 
-    `data` is a token array, taken as `Windows`, or whatever hands out batches. One worker leaves the threads to torch;
+    `data` is a token array, read as `Windows`, or a source of batches. One worker leaves the threads to torch;
     several share each batch and run torch on one thread each, which suits models of a few million parameters (see
-    `gradients`); None leaves it to the recipe.
+    `gradients`); None leaves the number to the recipe.
 
-    Raises: TrainingError for data shorter than a batch, and for tokens outside the vocabulary; DivergedError for a loss or
-    gradient that is not finite: `state` is then that of the step before, whole.
+    Raises:
+        TrainingError: the data are shorter than a batch, or a token id is outside the vocabulary.
+        DivergedError: the loss or the gradient is not finite; `state` is then the whole state of the step before.
     """
     length, sequences = recipe.sequence_length, recipe.sequences_per_step
     batches: Batches = Windows(data, length, sequences, recipe.seed) if isinstance(data, np.ndarray) else data
@@ -102,7 +110,7 @@ def train(
 
 
 def update(state: TrainState, recipe: Recipe, learning_rate: float) -> None:
-    """One step of AdamW by the gradients at hand."""
+    """Make one step of AdamW with the current gradients."""
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
     state.optimizer.step()
@@ -112,22 +120,23 @@ def update(state: TrainState, recipe: Recipe, learning_rate: float) -> None:
 
 
 def next_batch(batches: Batches, state: TrainState) -> Batch:
-    """The batch that the state's next step takes.
+    """The batch of the state's next step.
 
-    Raises: TrainingError for token ids outside the vocabulary.
+    Raises:
+        TrainingError: a token id is outside the vocabulary.
     """
     batch = batches.batch(state.position)
     rows, most = state.model.config.vocab_size, int(batch.token_ids.max())
     if most >= rows:
         raise TrainingError(
-            f"step {state.step + 1} wanted token ids below {rows}, the model's vocabulary; got {most}: "
-            "tokenise with this model's tokenizer"
+            f"step {state.step + 1}: token ids must be below {rows}, the model's vocabulary (got {most}): "
+            "tokenize with this model's tokenizer"
         )
     return batch
 
 
 def _diverged(step: int, loss: float, gradient_norm: float) -> DivergedError:
     return DivergedError(
-        f"step {step} wanted a finite loss and gradient; got loss {loss} and gradient norm {gradient_norm}: "
+        f"step {step}: loss and gradient must be finite (got loss {loss} and gradient norm {gradient_norm}): "
         "resume from the last checkpoint with a lower peak_lr or a longer warm-up"
     )

@@ -1,4 +1,4 @@
-"""A clean little run, which single tests then spoil, behind a hub or in memory."""
+"""A small clean run, which single tests then damage, behind a hub or in memory."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from huggingface_hub import close_session, constants
 
 from olmo_dynamics.auditing import Audit, Finding, audit
 from olmo_dynamics.checkpoints import MemorySource
+from olmo_dynamics.checkpoints.http.retry import RetryPolicy
 from olmo_dynamics.checkpoints.hub import HubSource
-from olmo_dynamics.checkpoints.patience import Patience
 from tests.checkpoints.conftest import Tensors, noise, pack
 from tests.hub import LocalHub
 
@@ -24,7 +24,7 @@ Run = dict[str, Files]
 
 
 def tensors(seed: int, *, dtype: str = "F32", width: int = 64) -> dict[str, Tensors]:
-    """Two shards of random tensors, large enough that their headers weigh little."""
+    """Two shards of random tensors, large enough that their headers matter little."""
     return {
         "model-00001-of-00002.safetensors": {"model.embed_tokens.weight": noise(seed, 128, width, dtype=dtype)},
         "model-00002-of-00002.safetensors": {
@@ -35,7 +35,7 @@ def tensors(seed: int, *, dtype: str = "F32", width: int = 64) -> dict[str, Tens
 
 
 def files(seed: int, config: dict[str, object] | None = None, **others: object) -> Files:
-    """A sharded checkpoint whose weights follow from the seed."""
+    """A sharded checkpoint whose weights are given by the seed."""
     shards = tensors(seed, **others)
     homes = {name: file for file, inside in shards.items() for name in inside}
     return {
@@ -50,7 +50,7 @@ def name_of(step: int, stage: str = "stage1-") -> str:
 
 
 def clean_run() -> Run:
-    """Ten steps of stage 1, six of stage 2, and `main`, with nothing wrong."""
+    """Ten steps of stage 1, six of stage 2, and `main`, without faults."""
     run = {name_of(step): files(step) for step in range(0, 10_000, 1000)}
     run |= {name_of(step, "stage2-ingredient1-"): files(50_000 + step) for step in range(1000, 7000, 1000)}
     return run | {"main": files(99_000)}
@@ -69,11 +69,11 @@ AuditHub = Callable[..., Audit]
 
 @pytest.fixture
 def audit_hub(hub: LocalHub) -> AuditHub:
-    """A function that audits a repo of the hub, as a process of its own would."""
+    """A function that audits a repo of the hub, as a separate process would."""
 
     def run(name: str = REPO, **options: object) -> Audit:
-        patience = Patience(tries=2, timeout=10.0, sleep=lambda *_: None)
-        return audit(HubSource(name, endpoint=hub.endpoint, token=False, patience=patience), **options)
+        retry = RetryPolicy(tries=2, timeout=10.0, sleep=lambda *_: None)
+        return audit(HubSource(name, endpoint=hub.endpoint, token=False, retry=retry), **options)
 
     return run
 

@@ -67,8 +67,8 @@ class TestOnAHub:
         after = hub.set_branch(REPO, name_of(5000), files(7)).id
         hub.repositories[REPO].branches.pop("main")
         assert [each.line for each in audit_hub().findings] == [
-            f"moved: {after[:12]} (wanted {before[:12]}, as at the last audit)",
-            "moved: no longer there (wanted what the last audit saw)",
+            f"moved: {after[:12]} (expected {before[:12]}, as at the last audit)",
+            "moved: no longer there (expected the branches of the last audit)",
         ]
         assert lines(audit_hub()) == []
 
@@ -90,7 +90,7 @@ class TestOnAHub:
 
 
 def seeded_run() -> Run:
-    """The clean run, spoilt in every way that one listing can show."""
+    """The clean run, with every fault that one listing can show."""
     run = clean_run()
     run[name_of(4000)] = run[name_of(3000)]
     run[name_of(6000)] = {name: data for name, data in files(6000).items() if "00002" not in name.split("-of-")[0]}
@@ -145,7 +145,7 @@ class TestDuplicates:
         finding = only(audit_memory(run))
         assert finding.severity is Severity.DOUBTFUL
         assert finding.line == (
-            f"duplicate: the same bytes in {shard}, though not in all files (wanted different weights at different steps)"
+            f"duplicate: the same bytes in {shard}, though not in all files (expected different weights at different steps)"
         )
 
 
@@ -153,9 +153,9 @@ class TestDuplicates:
     ("lost", "line"),
     [
         ("model-00002-of-00002.safetensors",
-         "incomplete: model-00002-of-00002.safetensors is missing (wanted 2 shards)"),
-        ("config.json", "incomplete: there is none (wanted config.json)"),
-        ("model-0000", "incomplete: there are none (wanted weights)"),
+         "incomplete: model-00002-of-00002.safetensors is missing (expected 2 shards)"),
+        ("config.json", "incomplete: no config (expected config.json)"),
+        ("model-0000", "incomplete: no weights (expected weights)"),
     ],
 )  # fmt: skip
 def test_what_is_missing(lost: str, line: str) -> None:
@@ -172,9 +172,9 @@ def test_headers_name_the_tensors() -> None:
     run[name_of(3000)]["model-00001-of-00002.safetensors"] = b"\xff" * 64
     found = {each.line for each in audit_memory(run, headers="stage1").findings}
     assert "shape: lm_head.weight [128, 65] not [128, 64], model.embed_tokens.weight [128, 65] not [128, 64], " \
-        "model.norm.weight [65] not [64] (wanted the tensors that most revisions have)" in found  # fmt: skip
-    assert "dtype: F32 in the headers (wanted BF16, as the config says)" in found
-    assert any(line.startswith(f"incomplete: {REPO}@{name_of(3000)}: model-00001-of-00002.safetensors: a header may take")
+        "model.norm.weight [65] not [64] (expected the tensors that most revisions have)" in found  # fmt: skip
+    assert "dtype: F32 in the headers (expected BF16, as in the config)" in found
+    assert any(line.startswith(f"incomplete: {REPO}@{name_of(3000)}: model-00001-of-00002.safetensors: a header must have")
                for line in found)  # fmt: skip
 
 
@@ -208,9 +208,9 @@ class TestConfigs:
         run[name_of(4000)] = files(4000, {"rope_theta": 10000, "rope_scaling": {"type": "yarn", "factor": 8.0}})
         found = {(str(each.severity), each.line) for each in audit_memory(run).findings}
         assert found == {
-            ("doubtful", "config: rope_theta = 10000 (wanted rope_theta = 500000, as in most of the stage)"),
-            ("doubtful", "config: rope_scaling.factor = 8.0 (wanted rope_scaling.factor = absent, as in most of the stage)"),
-            ("doubtful", 'config: rope_scaling.type = "yarn" (wanted rope_scaling.type = absent, as in most of the stage)'),
+            ("doubtful", "config: rope_theta = 10000 (expected rope_theta = 500000, as in most of the stage)"),
+            ("doubtful", "config: rope_scaling.factor = 8.0 (expected rope_scaling.factor = absent, as in most of the stage)"),
+            ("doubtful", 'config: rope_scaling.type = "yarn" (expected rope_scaling.type = absent, as in most of the stage)'),
         }  # fmt: skip
 
     def test_what_differs_between_stages_is_one_note(self) -> None:
@@ -229,8 +229,8 @@ class TestNames:
         run["stage2-ingredient1-step7000-tokens16B"] = files(12_000)
         found = audit_memory(run, KNOWN)
         assert [(str(each.severity), each.line) for each in found.findings] == [
-            ("doubtful", "label: 48B (wanted 21B, by the repo's rule (ceil))"),
-            ("note", "label: 16B (wanted 15B, by the repo's rule (ceil))"),
+            ("doubtful", "label: 48B (expected 21B, by the repo's rule (ceil))"),
+            ("note", "label: 16B (expected 15B, by the repo's rule (ceil))"),
         ]
 
     def test_a_label_unlike_the_others_of_an_unknown_run(self) -> None:
@@ -238,12 +238,12 @@ class TestNames:
         assert lines(audit_memory(run)) == []
         run["step1000-tokens2000000"] = files(1000)
         assert only(audit_memory(run)).line == (
-            "label: 2000000 (wanted about 1000000 of the label's unit, as the other labels say)"
+            "label: 2000000 (expected about 1000000 of the label's unit, by the other labels)"
         )
 
     def test_two_names_of_one_step(self) -> None:
         run = clean_run() | {"stage1-step3000-tokens6B": files(1)}
-        assert ("doubtful", "name: several names of one step (wanted one name a step)",
+        assert ("doubtful", "name: several names of one step (expected one name per step)",
                 ("stage1-step3000-tokens6B", name_of(3000))) in lines(audit_memory(run, KNOWN))  # fmt: skip
 
 

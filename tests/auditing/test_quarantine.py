@@ -1,4 +1,4 @@
-"""The quarantine file: written whole, found by itself, refused where it is another's."""
+"""The quarantine file: written whole, found by itself, refused if it is another source's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from olmo_dynamics.auditing import audit, find_quarantine
-from olmo_dynamics.auditing.record import Record, load_record, quarantine_path, record_path, save_record
+from olmo_dynamics.auditing.audit_record import AuditRecord, load_record, quarantine_path, record_path, save_record
 from olmo_dynamics.checkpoints import FolderSource, MemorySource
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.names import Revision
@@ -54,10 +54,10 @@ def test_says_why_and_whether_the_branch_moved(spoilt: Run, tmp_path: Path) -> N
     ("content", "message"),
     [
         (None, "the quarantine {path} cannot be read: No such file or directory"),
-        ("[]", "wanted a quarantine as `olmo-dyn audit tiny-org/tiny-run` writes it, {path} is none; audit again"),
-        ('{"source": "a/b"', "wanted a quarantine as `olmo-dyn audit tiny-org/tiny-run` writes it, {path} is none; audit again"),
+        ("[]", "{path} is not a quarantine as `olmo-dyn audit tiny-org/tiny-run` writes it; audit again"),
+        ('{"source": "a/b"', "{path} is not a quarantine as `olmo-dyn audit tiny-org/tiny-run` writes it; audit again"),
         ('{"source": "a/b", "revisions": {"x": 3}}',
-         "wanted a quarantine as `olmo-dyn audit tiny-org/tiny-run` writes it, {path} is none; audit again"),
+         "{path} is not a quarantine as `olmo-dyn audit tiny-org/tiny-run` writes it; audit again"),
         ('{"source": "a/b", "revisions": {}}', "{path} is the quarantine of a/b, not of tiny-org/tiny-run"),
     ],
 )  # fmt: skip
@@ -89,10 +89,10 @@ def test_a_cache_that_cannot_be_written_takes_nothing_from_an_audit(
 )
 def test_a_damaged_record_is_as_good_as_none(damage: str) -> None:
     source = MemorySource({}, REPO)
-    save_record(source, Record({"main": "c"}, {"c": {"a": (1, "h")}}, {}))
-    assert load_record(source) == Record({"main": "c"}, {"c": {"a": (1, "h")}}, {})
+    save_record(source, AuditRecord({"main": "c"}, {"c": {"a": (1, "h")}}, {}))
+    assert load_record(source) == AuditRecord({"main": "c"}, {"c": {"a": (1, "h")}}, {})
     record_path(source).write_text(damage)
-    assert load_record(source) == Record()
+    assert load_record(source) == AuditRecord()
 
 
 def test_two_folders_of_one_name_have_records_of_their_own(tmp_path: Path) -> None:
@@ -102,12 +102,12 @@ def test_two_folders_of_one_name_have_records_of_their_own(tmp_path: Path) -> No
 
 def test_lists_alone_need_lists_and_leave_no_quarantine(tmp_path: Path) -> None:
     source = MemorySource({}, REPO)
-    with pytest.raises(OptionError, match=r"^to audit lists only, name them: --lists FILE\.csv or a folder of lists$"):
+    with pytest.raises(OptionError, match=r"^--lists-only needs lists: give --lists FILE\.csv, or a folder of lists$"):
         audit(source, lists_only=True)
     (tmp_path / "a.csv").write_text("Step,Checkpoint Directory\n5,https://a.b/step6/\nx,https://a.b/step6/\n")
     found = audit(source, lists=[tmp_path / "a.csv"], lists_only=True)
     assert [each.line for each in found.findings] == [
-        "list: a.csv: line 2 leads to https://a.b/step6/ (wanted step5)",
-        "list: a.csv: wanted a whole number as Step, got 'x'",
+        "list: a.csv: line 2 points to https://a.b/step6/ (expected step5)",
+        "list: a.csv: Step must be a whole number (got 'x')",
     ]
     assert not quarantine_path(source).exists()

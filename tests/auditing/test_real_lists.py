@@ -11,7 +11,7 @@ from olmo_dynamics.auditing.auditor import inspect
 from olmo_dynamics.auditing.evidence import Evidence
 from olmo_dynamics.auditing.findings import Finding, Severity
 from olmo_dynamics.checkpoints import known_run, parse_revision
-from olmo_dynamics.checkpoints.official_lists import OfficialList, find_lists, parse_list
+from olmo_dynamics.checkpoints.catalog.official_lists import OfficialList, find_lists, parse_list
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def earlier_list(shared: Path, repo: str, name: str) -> OfficialList:
 
 
 def findings(repo: str, names: tuple[str, ...] = (), read: tuple[OfficialList, ...] = ()) -> list[Finding]:
-    """What names and lists tell; faults that are only known from `runs.toml` are left out."""
+    """Findings from names and lists, without the faults that are only known from `known_runs.toml`."""
     source = f"allenai/{repo}"
     revisions = tuple(map(parse_revision, names))
     found = inspect(Evidence(source, revisions, known_run(source), lists=read))
@@ -54,7 +54,8 @@ def one(found: list[Finding], words: str) -> Finding:
 class TestLists:
     def test_the_list_of_0724_is_that_of_the_original_7b(self, lists: Path) -> None:
         found = one(
-            of_lists(lists, "OLMo-7B-0724-hf"), "564 of 564 rows lead to OLMo 7B (wanted directories of OLMo 7B 0724)"
+            of_lists(lists, "OLMo-7B-0724-hf"),
+            "564 of 564 rows point to OLMo 7B (expected directories of OLMo 7B 0724)",
         )
         assert found.severity is Severity.WRONG
 
@@ -78,12 +79,12 @@ class TestLists:
         assert one(of_lists(lists, "OLMo-2-0325-32B"), "the same step and directory twice").revisions == ("step200000",)
 
     def test_32b_soup_is_of_another_format(self, lists: Path) -> None:
-        found = one(of_lists(lists, "OLMo-2-0325-32B"), "directories in olmo format (wanted olmo-core directories")
+        found = one(of_lists(lists, "OLMo-2-0325-32B"), "directories in olmo format (expected olmo-core directories")
         assert found.revisions == ("stage2-ingredientsoup-step11921",)
 
     def test_olmo_2_7b_lacks_the_end_of_stage_1_and_has_steps_off_the_cadence(self, lists: Path) -> None:
         found = of_lists(lists, "OLMo-2-1124-7B")
-        assert one(found, "no such row; the last is step 928000 (wanted step 928646 of stage 1")
+        assert one(found, "no such row; the last is step 928000 (expected step 928646 of stage 1")
         assert one(found, "off the cadence").revisions == tuple(f"step{n}" for n in (150, 600, 700, 850, 900, 2150))
 
     def test_olmo_3_7b_spells_one_stage_otherwise(self, lists: Path) -> None:
@@ -92,7 +93,7 @@ class TestLists:
         )
 
     def test_olmo_3_32b_goes_on_past_the_fork(self, lists: Path) -> None:
-        found = one(of_lists(lists, "Olmo-3-1125-32B"), "23 rows past it (wanted nothing past step 656000")
+        found = one(of_lists(lists, "Olmo-3-1125-32B"), "23 rows past it (expected nothing past step 656000")
         assert (found.revisions[0], found.revisions[-1]) == ("stage1-step657000", "stage1-step679000")
 
     def test_olmo_3_32b_counts_midtraining_from_step_678500(self, lists: Path) -> None:
@@ -126,7 +127,7 @@ class TestEarlierLists:
 
     def test_7b_ends_in_two_directories(self, shared: Path) -> None:
         read = earlier_list(shared, "OLMo-7B", "OLMo-7B.csv")
-        assert one(findings("OLMo-7B", read=(read,)), "one directory a step").revisions == ("step557000",)
+        assert one(findings("OLMo-7B", read=(read,)), "one directory per step").revisions == ("step557000",)
 
     def test_twin_has_a_gap_from_89500_to_237000(self, shared: Path) -> None:
         read = earlier_list(shared, "OLMo-7B-Twin-2T", "OLMo-7B-Twin-2T.csv")
@@ -149,7 +150,7 @@ class TestNames:
         ]
         assert [each.revisions for each in found] == [(f"stage2-ingredient{k}-step11931-tokens50B",) for k in (1, 2, 3)]
         assert {(each.severity, each.line) for each in found} == {
-            (Severity.NOTE, "label: 50B (wanted 51B, by the repo's rule (ceil))")
+            (Severity.NOTE, "label: 50B (expected 51B, by the repo's rule (ceil))")
         }
 
     def test_7b_names_without_a_stage_as_first_published(self, shared: Path) -> None:
@@ -171,7 +172,7 @@ class TestNames:
         found = findings("OLMo-7B-0424-hf", listed_names(shared, "OLMo-7B-0424-hf"))
         assert one(found, "cadence: no step47500 ")
         assert [each.revisions for each in found if each.kind == "label"] == [("step477000-tokens2000B",)]
-        assert one(found, "names that say no step").revisions == ("nitro",)
+        assert one(found, "names without a step").revisions == ("nitro",)
 
     def test_0724_gaps(self, shared: Path) -> None:
         found = one(findings("OLMo-7B-0724-hf", listed_names(shared, "OLMo-7B-0724-hf")), "cadence: no ")

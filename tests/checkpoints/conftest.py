@@ -14,8 +14,8 @@ from huggingface_hub import close_session, constants
 from safetensors import TensorSpec, serialize
 
 from olmo_dynamics.checkpoints import FolderSource, MemorySource, Source
+from olmo_dynamics.checkpoints.http.retry import RetryPolicy
 from olmo_dynamics.checkpoints.hub import HubSource
-from olmo_dynamics.checkpoints.patience import Patience
 from tests.hub import LocalHub
 
 REPO = "tiny-org/tiny-run"
@@ -91,18 +91,18 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
 
 @pytest.fixture
 def pauses() -> list[float]:
-    """The waits that a patient client would have made, in seconds."""
+    """The waits that a client would have made, in seconds."""
     return []
 
 
 @pytest.fixture
-def patience(pauses: list[float]) -> Patience:
-    """Patience that notes its waits instead of making them; three tries."""
+def retry(pauses: list[float]) -> RetryPolicy:
+    """A retry policy that records its waits instead of making them; three tries."""
 
     def note(stop: threading.Event, seconds: float) -> None:
         pauses.append(seconds)
 
-    return Patience(tries=3, timeout=10.0, sleep=note, jitter=lambda: 1.0)
+    return RetryPolicy(tries=3, timeout=10.0, sleep=note, jitter=lambda: 1.0)
 
 
 MakeSource = Callable[[Mapping[str, Files]], Source]
@@ -110,7 +110,7 @@ MakeSource = Callable[[Mapping[str, Files]], Source]
 
 @pytest.fixture(params=["folder", "memory", "hub"])
 def make_source(request: pytest.FixtureRequest, tmp_path: Path) -> MakeSource:
-    """A function that puts `{revision: files}` behind a source; tests that ask for it run once for each kind."""
+    """A function that puts `{revision: files}` behind a source; tests that ask for it run once per kind."""
 
     def in_folder(run: Mapping[str, Files]) -> Source:
         for revision, files in run.items():
@@ -123,7 +123,7 @@ def make_source(request: pytest.FixtureRequest, tmp_path: Path) -> MakeSource:
     def on_hub(run: Mapping[str, Files]) -> Source:
         hub = request.getfixturevalue("hub")
         hub.add_repo(REPO, run)
-        return HubSource(REPO, endpoint=hub.endpoint, token=False, patience=request.getfixturevalue("patience"))
+        return HubSource(REPO, endpoint=hub.endpoint, token=False, retry=request.getfixturevalue("retry"))
 
     makers: dict[str, MakeSource] = {"folder": in_folder, "memory": MemorySource, "hub": on_hub}
     return makers[request.param]

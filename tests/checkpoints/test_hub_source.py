@@ -12,9 +12,9 @@ import pytest
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from olmo_dynamics.checkpoints.catalogue import Catalogue, catalogue_path, load_catalogue, save_catalogue
+from olmo_dynamics.checkpoints.catalog.refs_cache import CachedRefs, load_refs, refs_path, save_refs
+from olmo_dynamics.checkpoints.http.retry import RetryPolicy
 from olmo_dynamics.checkpoints.hub import HubSource
-from olmo_dynamics.checkpoints.patience import Patience
 from olmo_dynamics.errors import (
     AccessError,
     CheckpointError,
@@ -31,35 +31,35 @@ OTHER = single_files({"model.norm.weight": noise(9, 4)})
 
 
 class Hub:
-    """The tiny run on a hub, and new sources on it as separate processes would make them."""
+    """The tiny run on a hub, and new sources of it, as separate processes would make them."""
 
-    def __init__(self, hub: LocalHub, cache: Path, patience: Patience) -> None:
+    def __init__(self, hub: LocalHub, cache: Path, retry: RetryPolicy) -> None:
         hub.add_repo(REPO, RUN)
-        self.server, self.cache, self.patience = hub, cache, patience
+        self.server, self.cache, self.retry = hub, cache, retry
 
     def source(self, name: str = REPO, token: str | bool = False) -> HubSource:
-        return HubSource(name, endpoint=self.server.endpoint, cache=self.cache, token=token, patience=self.patience)
+        return HubSource(name, endpoint=self.server.endpoint, cache=self.cache, token=token, retry=self.retry)
 
     @property
     def host(self) -> str:
         return self.server.endpoint.removeprefix("http://")
 
     def asked(self, noun: str) -> int:
-        """How many requests had that in their address."""
+        """The number of requests with that text in their address."""
         return sum(noun in request.path for request in self.server.requests)
 
     def commit(self, branch: str) -> str:
         return self.server.repositories[REPO].branches[branch].id
 
     def age_catalogue(self, seconds: float) -> None:
-        kept = load_catalogue(REPO, self.server.endpoint, self.cache)
+        kept = load_refs(REPO, self.server.endpoint, self.cache)
         assert kept is not None
-        save_catalogue(replace(kept, fetched_at=kept.fetched_at - seconds), self.cache)
+        save_refs(replace(kept, fetched_at=kept.fetched_at - seconds), self.cache)
 
 
 @pytest.fixture
-def run(hub: LocalHub, tmp_path: Path, patience: Patience) -> Hub:
-    return Hub(hub, tmp_path / "catalogues", patience)
+def run(hub: LocalHub, tmp_path: Path, retry: RetryPolicy) -> Hub:
+    return Hub(hub, tmp_path / "catalogues", retry)
 
 
 def message_of(kind: type[Exception], attempt: Callable[[], object]) -> str:
@@ -235,13 +235,13 @@ class TestCaches:
             assert set(checkpoint.tensors) == set(SINGLE)
             assert checkpoint.bytes_moved > 0
 
-    def test_nothing_is_written_but_the_catalogue(self, run: Hub, tmp_path: Path) -> None:
+    def test_only_the_list_of_revisions_is_written(self, run: Hub, tmp_path: Path) -> None:
         source = run.source()
         with source.open(source.find("main")) as checkpoint:
             checkpoint.read_many(list(checkpoint.tensors.values()))
             assert checkpoint.config
         written = [path for path in tmp_path.rglob("*") if path.is_file()]
-        assert written == [catalogue_path(REPO, run.server.endpoint, run.cache)]
+        assert written == [refs_path(REPO, run.server.endpoint, run.cache)]
 
 
 class TestRefusals:
@@ -291,9 +291,7 @@ class TestRefusals:
         )
 
     def test_a_revision_that_is_not_there(self, run: Hub) -> None:
-        expected = (
-            f"{REPO} has no revision 'step2'; near names: step20-tokens40960; `olmo-dyn revisions {REPO}` lists all 3"
-        )
+        expected = f"{REPO} has no revision 'step2'; `olmo-dyn revisions {REPO}` lists all 3; did you mean 'step20-tokens40960'?"
         assert message_of(UnknownRevisionError, lambda: run.source().find("step2")) == expected
         assert message_of(UnknownRevisionError, lambda: run.source().open(Revision("step2"))) == expected
 
@@ -303,14 +301,14 @@ class TestRefusals:
         source = run.source()
         revision = source.find("step20-tokens40960")
         assert message_of(UnknownRevisionError, lambda: source.open(revision)) == (
-            f"{REPO} has no revision 'step20-tokens40960'; near names: step3-tokens6144; "
-            f"`olmo-dyn revisions {REPO}` lists all 2"
+            f"{REPO} has no revision 'step20-tokens40960'; `olmo-dyn revisions {REPO}` lists all 2; "
+            "did you mean 'step3-tokens6144'?"
         )
 
     def test_a_commit_that_is_not_there(self, run: Hub) -> None:
         source = run.source()
-        assert message_of(UnknownRevisionError, lambda: source.open(source.find("0" * 40))).startswith(
-            f"{REPO} has no revision '{'0' * 40}'; near names: none; "
+        assert message_of(UnknownRevisionError, lambda: source.open(source.find("0" * 40))) == (
+            f"{REPO} has no revision '{'0' * 40}'; `olmo-dyn revisions {REPO}` lists all 3"
         )
 
     def test_a_file_that_is_listed_but_gone(self, run: Hub) -> None:
@@ -336,9 +334,9 @@ class TestRefusals:
 
 
 class TestNoNetwork:
-    def test_nobody_answers(self, tmp_path: Path, patience: Patience, pauses: list[float]) -> None:
-        patience = replace(patience, tries=6)
-        source = HubSource(REPO, endpoint="http://127.0.0.1:9", cache=tmp_path, token=False, patience=patience)
+    def test_nobody_answers(self, tmp_path: Path, retry: RetryPolicy, pauses: list[float]) -> None:
+        retry = replace(retry, tries=6)
+        source = HubSource(REPO, endpoint="http://127.0.0.1:9", cache=tmp_path, token=False, retry=retry)
         assert message_of(NetworkError, source.revisions) == (
             f"asking 127.0.0.1:9 about {REPO} failed 3 times, the last time because 127.0.0.1:9 gave ConnectError "
             "([Errno 111] Connection refused); check the connection and run it again (folders of checkpoints need no network)"
@@ -354,30 +352,30 @@ class TestNoNetwork:
         assert run.server.requests == []
 
     @pytest.mark.parametrize("endpoint", ["hub.example", "ftp://hub.example", "http://[::"])
-    def test_an_endpoint_that_is_no_address(self, tmp_path: Path, patience: Patience, endpoint: str) -> None:
-        source = HubSource(REPO, endpoint=endpoint, cache=tmp_path, token=False, patience=patience)
+    def test_an_endpoint_that_is_no_address(self, tmp_path: Path, retry: RetryPolicy, endpoint: str) -> None:
+        source = HubSource(REPO, endpoint=endpoint, cache=tmp_path, token=False, retry=retry)
         assert message_of(NetworkError, source.revisions) == (
-            f"{endpoint!r} is no address of a hub; correct HF_ENDPOINT or endpoint="
+            f"{endpoint!r} is not the address of a hub; correct HF_ENDPOINT or endpoint="
         )
 
 
-class TestCatalogue:
-    kept = Catalogue(REPO, "https://hub.example:8080", 1000.0, {"main": "abc"})
+class TestCachedRefs:
+    kept = CachedRefs(REPO, "https://hub.example:8080", 1000.0, {"main": "abc"})
 
     def test_is_read_back_as_written(self, tmp_path: Path) -> None:
-        save_catalogue(self.kept, tmp_path)
-        assert load_catalogue(REPO, "https://hub.example:8080", tmp_path) == self.kept
+        save_refs(self.kept, tmp_path)
+        assert load_refs(REPO, "https://hub.example:8080", tmp_path) == self.kept
         assert [path.name for path in tmp_path.iterdir()] == ["hub.example_8080--tiny-org--tiny-run.json"]
 
     def test_lies_in_the_cache_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OLMO_DYNAMICS_CACHE", str(tmp_path))
-        save_catalogue(self.kept)
-        assert load_catalogue(REPO, "https://hub.example:8080") == self.kept
+        save_refs(self.kept)
+        assert load_refs(REPO, "https://hub.example:8080") == self.kept
         assert [path.parent.name for path in tmp_path.rglob("*.json")] == ["catalogues"]
 
     def test_of_another_hub_is_another(self, tmp_path: Path) -> None:
-        save_catalogue(self.kept, tmp_path)
-        assert load_catalogue(REPO, "https://hub.example", tmp_path) is None
+        save_refs(self.kept, tmp_path)
+        assert load_refs(REPO, "https://hub.example", tmp_path) is None
 
     @pytest.mark.parametrize(
         "content",
@@ -385,13 +383,13 @@ class TestCatalogue:
          "fetched_at": 1.0, "commits": {"main": 3}}).encode()],
     )  # fmt: skip
     def test_that_cannot_be_read_is_as_good_as_none(self, tmp_path: Path, content: bytes) -> None:
-        catalogue_path(REPO, "https://hub.example:8080", tmp_path).write_bytes(content)
-        assert load_catalogue(REPO, "https://hub.example:8080", tmp_path) is None
+        refs_path(REPO, "https://hub.example:8080", tmp_path).write_bytes(content)
+        assert load_refs(REPO, "https://hub.example:8080", tmp_path) is None
 
     def test_that_cannot_be_written_is_no_failure(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"")
-        save_catalogue(self.kept, tmp_path / "file")
-        assert load_catalogue(REPO, "https://hub.example:8080", tmp_path / "file") is None
+        save_refs(self.kept, tmp_path / "file")
+        assert load_refs(REPO, "https://hub.example:8080", tmp_path / "file") is None
 
     def test_ages(self) -> None:
         assert self.kept.age(now=1060.0) == 60.0

@@ -1,4 +1,4 @@
-"""Shards are hashed from the tensors that pass, in whatever order, and a wrong one is refused with both hashes."""
+"""Shards are hashed from the tensors that are read, in any order, and a wrong one is refused with both hashes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from olmo_dynamics.checkpoints import MemorySource
+from olmo_dynamics.checkpoints.http.retry import RetryPolicy
 from olmo_dynamics.checkpoints.hub import HubSource
 from olmo_dynamics.checkpoints.integrity import ShardHashes
 from olmo_dynamics.checkpoints.memory import MemoryCheckpoint
-from olmo_dynamics.checkpoints.patience import Patience
 from olmo_dynamics.checkpoints.source import Checkpoint
 from olmo_dynamics.errors import IntegrityError
 from olmo_dynamics.names import Revision
@@ -29,7 +29,7 @@ MANY = {"model.safetensors": pack({f"model.layers.{layer}.w": noise(layer, 3, 5)
 
 
 class Published(MemoryCheckpoint):
-    """A checkpoint in memory of which hashes are published: those of `original`."""
+    """A checkpoint in memory with published hashes: those of `original`."""
 
     def __init__(self, contents: Mapping[str, bytes], original: Mapping[str, bytes] | None = None) -> None:
         super().__init__("run", Revision("step1"), contents)
@@ -46,9 +46,9 @@ def feed_all(hashes: ShardHashes, checkpoint: Checkpoint) -> None:
 
 
 class TestExpected:
-    def test_are_the_hubs_hashes_of_the_weights(self, hub: LocalHub, patience: Patience) -> None:
+    def test_are_the_hubs_hashes_of_the_weights(self, hub: LocalHub, retry: RetryPolicy) -> None:
         hub.add_repo(REPO, {**RUN, "bin": {"config.json": b"{}", "pytorch_model.bin": b"x"}})
-        source = HubSource(REPO, endpoint=hub.endpoint, token=False, patience=patience)
+        source = HubSource(REPO, endpoint=hub.endpoint, token=False, retry=retry)
         with source.open(Revision("step20-tokens40960")) as checkpoint:
             assert checkpoint.expected_sha256 == {name: sha256(FILES[name]) for name in SHARDS}
         with source.open(Revision("main")) as checkpoint:
@@ -111,20 +111,20 @@ class TestShardHashes:
             at = 7 + int.from_bytes(damaged[:8], "little")
             assert damaged[at] == ord(" ")
         damaged[at] ^= ord(" ") ^ ord("\n")
-        wanted, came = sha256(MANY["model.safetensors"]), sha256(bytes(damaged))
+        expected, found = sha256(MANY["model.safetensors"]), sha256(bytes(damaged))
         with Published({"model.safetensors": bytes(damaged)}, MANY) as checkpoint:
             hashes = ShardHashes(checkpoint)
             with pytest.raises(IntegrityError) as caught:
                 feed_all(hashes, checkpoint)
         assert hashes.checked == set()
         assert str(caught.value) == (
-            f"run@step1: model.safetensors should have sha256 {wanted}, what came has {came}; nothing measured of this "
-            "revision can be trusted: collect it again, and if it fails again, report it to the repo's owner"
+            f"run@step1: model.safetensors should have sha256 {expected}, the bytes received have {found}; nothing "
+            "measured of this revision can be trusted: collect it again, and if it fails again, report it to the repo's owner"
         )
 
-    def test_read_nothing_over_the_network(self, hub: LocalHub, patience: Patience, tmp_path: Path) -> None:
+    def test_read_nothing_over_the_network(self, hub: LocalHub, retry: RetryPolicy, tmp_path: Path) -> None:
         hub.add_repo(REPO, RUN)
-        source = HubSource(REPO, endpoint=hub.endpoint, cache=tmp_path, token=False, patience=patience)
+        source = HubSource(REPO, endpoint=hub.endpoint, cache=tmp_path, token=False, retry=retry)
         with source.open(Revision("step20-tokens40960")) as checkpoint:
             raws = checkpoint.read_many(list(checkpoint.tensors.values()))
             asked, moved = len(hub.requests), checkpoint.bytes_moved

@@ -1,4 +1,4 @@
-"""A repo joined with a list: each step is opened where it is."""
+"""A repo joined with a list: each step is opened where it exists."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from huggingface_hub import close_session
 
 from olmo_dynamics.checkpoints import MemorySource, Source
+from olmo_dynamics.checkpoints.http.retry import RetryPolicy
 from olmo_dynamics.checkpoints.listed import ListedSource
-from olmo_dynamics.checkpoints.patience import Patience
 from olmo_dynamics.errors import UnknownRevisionError, UnknownSourceError
 from olmo_dynamics.frames.run import Run
 from tests.checkpoints.conftest import CONFIG, SINGLE, pack, single_files
-from tests.checkpoints.formats.test_web import _Handler
+from tests.checkpoints.http.test_web_directory import _Handler
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def source(server: str, tmp_path: Path) -> Source:
     rows = "".join(f"{step},{server}/step{step}/\n" for step in (1000, 2000, 3000))
     (tmp_path / "list.csv").write_text("Step,Checkpoint Directory\n" + rows)
     repo = MemorySource({"step1000-tokens4B": single_files(), "main": single_files()}, "tiny-org/tiny")
-    patience = Patience(tries=2, timeout=10.0, sleep=lambda *_: None)
-    return ListedSource(repo, [tmp_path / "list.csv"], patience=patience)
+    retry = RetryPolicy(tries=2, timeout=10.0, sleep=lambda *_: None)
+    return ListedSource(repo, [tmp_path / "list.csv"], retry=retry)
 
 
 def test_steps_come_from_whichever_has_them(source: Source) -> None:
@@ -55,7 +55,7 @@ def test_steps_come_from_whichever_has_them(source: Source) -> None:
 
 
 def test_what_is_listed_and_not_there(source: Source, server: str) -> None:
-    with pytest.raises(UnknownSourceError, match=f"^no checkpoint answers at {server}/step3000: "):
+    with pytest.raises(UnknownSourceError, match=f"^no checkpoint at {server}/step3000: "):
         source.open(source.find("step3000"))
     with pytest.raises(UnknownRevisionError, match=r"^tiny-org/tiny has no revision 'step4000'; "):
         source.find("step4000")

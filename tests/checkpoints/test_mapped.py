@@ -1,4 +1,4 @@
-"""Local files: looked at where they lie, and given back behind."""
+"""Local files: read in place, and their memory returned afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every source promises, for a folder, for memory, and for a hub."""
+"""The contract of every source, for a folder, for memory, and for a hub."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from safetensors import deserialize
 
 from olmo_dynamics.checkpoints import FolderSource, MemorySource, open_source
+from olmo_dynamics.checkpoints.catalog.revision_names import named_revision
 from olmo_dynamics.checkpoints.hub import HubSource
-from olmo_dynamics.checkpoints.revision_names import named_revision, near_names
 from olmo_dynamics.errors import (
     CheckpointError,
     HeaderError,
@@ -51,8 +51,8 @@ class TestEverySource:
     def test_refuses_an_unknown_revision_with_near_names(self, make_source: MakeSource) -> None:
         source = make_source(RUN)
         message = (
-            f"{source.name} has no revision 'step20'; near names: step20-tokens40960; "
-            f"`olmo-dyn revisions {source.name}` lists all 3"
+            f"{source.name} has no revision 'step20'; `olmo-dyn revisions {source.name}` lists all 3; "
+            "did you mean 'step20-tokens40960'?"
         )
         with pytest.raises(UnknownRevisionError) as caught:
             source.find("step20")
@@ -144,10 +144,10 @@ class TestEverySource:
             with pytest.raises(CheckpointError) as caught:
                 checkpoint.read(TensorInfo("w", "F32", (2,), "model.safetensors", size, size + 8))
             assert str(caught.value) == (
-                f"{source.name}@main: wanted bytes {size} to {size + 8} of model.safetensors, but the file has {size} bytes; "
-                "take tensors from this checkpoint"
+                f"{source.name}@main: cannot read bytes {size} to {size + 8} of model.safetensors: the file has {size} bytes; "
+                "use tensors of this checkpoint"
             )
-            with pytest.raises(CheckpointError, match="but there is no such file"):
+            with pytest.raises(CheckpointError, match=r"of other\.safetensors: there is no such file"):
                 checkpoint.read(TensorInfo("w", "F32", (2,), "other.safetensors", 0, 8))
 
     def test_reads_a_tensor_without_elements_and_an_empty_file(self, make_source: MakeSource) -> None:
@@ -190,7 +190,7 @@ BROKEN: dict[str, tuple[dict[str, bytes], type[CheckpointError], str]] = {
     "shard that is a number": (
         broken_index(**{"lm_head.weight": 7}),
         IndexFileError,
-        f"{INDEX}: tensor 'lm_head.weight' should be in 7, which is no file name",
+        f"{INDEX}: tensor 'lm_head.weight' should be in 7, which is not a file name",
     ),
     "tensor that no header holds": (
         broken_index(ghost=SECOND),
@@ -205,27 +205,27 @@ BROKEN: dict[str, tuple[dict[str, bytes], type[CheckpointError], str]] = {
     "index without a map": (
         sharded_files() | {INDEX: b'{"weight_map": {}}'},
         IndexFileError,
-        f"{INDEX}: weight_map must map tensors to files, got {{}}",
+        f"{INDEX}: weight_map must map tensors to files (got {{}})",
     ),
     "index that is a list": (
         sharded_files() | {INDEX: b"[]"},
         IndexFileError,
-        f"{INDEX}: wanted a JSON object, got []; fetch the file again",
+        f"{INDEX} must be a JSON object (got []); fetch the file again",
     ),
     "two files and no index": (
         without(sharded_files(), INDEX),
         IndexFileError,
-        f"found 2 safetensors files (model-00001-of-00002.safetensors, …) and no {INDEX} to say which tensor is where",
+        f"found 2 safetensors files (model-00001-of-00002.safetensors, …) and no {INDEX} that tells which tensor is where",
     ),
     "no weights": (
         {"config.json": b"{}"},
         CheckpointError,
-        f"wanted model.safetensors or {INDEX}, found config.json",
+        f"there must be model.safetensors or {INDEX}; found config.json",
     ),
     "truncated file": (
         single_files() | {"model.safetensors": pack(SINGLE)[:-5]},
         HeaderError,
-        f"model.safetensors: its tensors end at byte {len(pack(SINGLE))}, the file has {len(pack(SINGLE)) - 5} bytes; "
+        f"model.safetensors: its tensors end at byte {len(pack(SINGLE))}, but the file has {len(pack(SINGLE)) - 5} bytes; "
         "it is cut off, fetch it again",
     ),
 }
@@ -244,8 +244,8 @@ def test_every_source_refuses_broken_weights_alike(make_source: MakeSource, case
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (b"[1]", "config.json: wanted a JSON object, got [1]; fetch the file again"),
-        (b"{}x", "config.json: wanted JSON, got b'{}x' (Extra data: line 1 column 3 (char 2)); fetch the file again"),
+        (b"[1]", "config.json must be a JSON object (got [1]); fetch the file again"),
+        (b"{}x", "config.json must be JSON (got b'{}x': Extra data: line 1 column 3 (char 2)); fetch the file again"),
         (None, "has no file config.json; among its 1 files are model.safetensors"),
     ],
 )
@@ -261,7 +261,7 @@ def test_config_of_absurd_size_is_not_read() -> None:
     source = MemorySource({"main": {"config.json": b" " * ((16 << 20) + 1)}})
     with source.open(source.find("main")) as checkpoint, pytest.raises(CheckpointError) as caught:
         _ = checkpoint.config
-    assert str(caught.value) == "memory@main: config.json may take 16777216 bytes, it has 16777217"
+    assert str(caught.value) == "memory@main: config.json must have at most 16777216 bytes (got 16777217)"
 
 
 def test_single_file_wins_over_an_index() -> None:
@@ -292,16 +292,16 @@ class TestFolder:
             ("odd name", None),
         ]
 
-    def test_says_what_it_wanted_where_there_is_no_checkpoint(self, tmp_path: Path) -> None:
+    def test_says_what_must_be_there_if_there_is_no_checkpoint(self, tmp_path: Path) -> None:
         with pytest.raises(UnknownSourceError) as caught:
             FolderSource(tmp_path).revisions()
         assert str(caught.value) == (
-            f"{tmp_path} holds no checkpoint: wanted config.json and weights in it, or in sub-folders such as "
+            f"{tmp_path} holds no checkpoint: config.json and weights must be in it, or in sub-folders such as "
             "step1000-tokens2097152"
         )
         with pytest.raises(UnknownSourceError) as caught:
             FolderSource(tmp_path / "gone").revisions()
-        assert str(caught.value) == f"wanted a folder of checkpoints, {tmp_path / 'gone'} is none; check the path"
+        assert str(caught.value) == f"{tmp_path / 'gone'} is not a folder; check the path"
 
     def test_arrays_view_the_file_and_outlive_the_checkpoint(self, tmp_path: Path) -> None:
         (tmp_path / "main").mkdir()
@@ -323,7 +323,7 @@ class TestFolder:
             with pytest.raises(CheckpointError) as caught:
                 _ = checkpoint.config
         assert str(caught.value) == (
-            f"{tmp_path}@main: config.json had 2 bytes when it was opened, it has 4 now; "
+            f"{tmp_path}@main: config.json had 2 bytes when it was opened, and now has 4; "
             "wait until it is written, and open it again"
         )
 
@@ -347,7 +347,7 @@ class TestOpenSource:
         with pytest.raises(UnknownSourceError) as caught:
             open_source(name)
         assert str(caught.value) == (
-            f"wanted a folder of checkpoints or a hub repo such as allenai/OLMo-2-0425-1B, got {name!r}; "
+            f"a source must be a folder of checkpoints or a hub repo such as allenai/OLMo-2-0425-1B (got {name!r}); "
             "check the spelling and the working directory"
         )
 
@@ -364,16 +364,6 @@ class TestOpenSource:
 )
 def test_only_a_label_without_unit_is_a_count(name: str, tokens: int | None) -> None:
     assert named_revision(name).tokens == tokens
-
-
-def test_near_names_put_continuations_first() -> None:
-    names = ["main", "stage1-step10-tokens1B", "stage1-step100-tokens1B", "stage2-step10"]
-    assert near_names("stage1-step10", names, 3) == [
-        "stage1-step10-tokens1B",
-        "stage1-step100-tokens1B",
-        "stage2-step10",
-    ]
-    assert near_names("nothing like it", names) == []
 
 
 def test_memory_and_folders_need_no_hub_library() -> None:

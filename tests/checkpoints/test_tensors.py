@@ -1,4 +1,4 @@
-"""Headers and indices: what the safetensors library wrote is read alike, and what nobody should write is refused."""
+"""Headers and indices: files of the safetensors library are read the same, and invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FILE = "model.safetensors"
 
 
 class Shelf:
-    """Files in memory that can be read by span, and a note of every round of reads."""
+    """Files in memory that can be read by span, and a record of every round of reads."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self.files = files
@@ -48,7 +48,7 @@ class Shelf:
 
 
 def framed(header: object, data: int = 0) -> bytes:
-    """A file of that header, JSON or bytes, and `data` zeros."""
+    """A file with that header, JSON or bytes, and `data` zeros."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + bytes(data)
 
@@ -99,14 +99,14 @@ class TestLikeTheLibrary:
 
 
 def check(tensors: list[TensorInfo], size: int) -> None:
-    """In order, inside the file, and without overlap."""
+    """Assert that tensors are in order, inside the file, and without overlap."""
     ends = [0, *(tensor.stop for tensor in tensors)]
     assert all(end <= tensor.start <= tensor.stop <= size for end, tensor in zip(ends, tensors, strict=False))
     assert all(0 <= tensor.nbytes <= size for tensor in tensors)
 
 
 class TestAnyBytes:
-    """Whatever the bytes, the answer is sound tensors or a `HeaderError` of one line."""
+    """Any bytes give valid tensors or a `HeaderError` of one line."""
 
     json_values = st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -170,62 +170,69 @@ BEGIN = 8 + LENGTH
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        (b"", "wanted 8 bytes of header length, the file has 0 bytes; fetch it again"),
-        (b"1234567", "wanted 8 bytes of header length, the file has 7 bytes; fetch it again"),
+        (b"", ": a safetensors file must have at least 8 bytes (got 0); fetch it again"),
+        (b"1234567", ": a safetensors file must have at least 8 bytes (got 7); fetch it again"),
         (
             (100_000_001).to_bytes(8, "little"),
-            "a header may take 100000000 bytes, its length field says 100000001; the file is damaged or is not safetensors",
+            ": a header must have at most 100000000 bytes (its length field says 100000001); "
+            "the file is damaged or is not safetensors",
         ),
         (
             (9).to_bytes(8, "little") + b"{}",
-            "the header should take 9 bytes, 2 are left in the file; it is cut off, fetch it again",
+            ": its header should have 9 bytes, but only 2 are left; the file is cut off, fetch it again",
         ),
-        (framed(b"[]"), "wanted a JSON object, got []; fetch the file again"),
+        (framed(b"[]"), " must be a JSON object (got []); fetch the file again"),
         (
             framed(b"\xff{}"),
-            r"wanted JSON, got b'\xff{}' ('utf-8' codec can't decode byte 0xff in position 0: invalid start byte); "
+            r" must be JSON (got b'\xff{}': 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte); "
             "fetch the file again",
         ),
         (
             framed(b'{"w": 1, "w": 1}'),
-            "wanted JSON, got b'{\"w\": 1, \"w\": 1}' (key 'w' appears 2 times); fetch the file again",
+            " must be JSON (got b'{\"w\": 1, \"w\": 1}': key 'w' appears 2 times); fetch the file again",
         ),
-        (framed({"__metadata__": {"a": 1}}), "__metadata__ must map text to text, got {'a': 1}"),
-        (framed({"w": 3}), "tensor 'w' must have dtype, shape and data_offsets, got 3"),
-        (framed({"w": {"dtype": "F32"}}), "tensor 'w' must have dtype, shape and data_offsets, got {'dtype': 'F32'}"),
-        (framed(b'{"\\ud800": 3}'), r"tensor '\ud800' has a name that is not Unicode text"),
-        (framed({"w": entry(shape=[-1])}), "tensor 'w' must have a shape of at most 64 whole numbers, got [-1]"),
-        (framed({"w": entry(shape=[True])}), "tensor 'w' must have a shape of at most 64 whole numbers, got [True]"),
+        (framed({"__metadata__": {"a": 1}}), ": __metadata__ must map text to text (got {'a': 1})"),
+        (framed({"w": 3}), ": tensor 'w' must have dtype, shape and data_offsets (got 3)"),
+        (
+            framed({"w": {"dtype": "F32"}}),
+            ": tensor 'w' must have dtype, shape and data_offsets (got {'dtype': 'F32'})",
+        ),
+        (framed(b'{"\\ud800": 3}'), r": tensor '\ud800' has a name that is not Unicode text"),
+        (framed({"w": entry(shape=[-1])}), ": tensor 'w' must have a shape of at most 64 whole numbers (got [-1])"),
+        (framed({"w": entry(shape=[True])}), ": tensor 'w' must have a shape of at most 64 whole numbers (got [True])"),
         (
             framed({"w": entry(shape=[1] * 65)}),
-            "tensor 'w' must have a shape of at most 64 whole numbers, got [1, 1, 1, 1, 1, 1, ...]",
+            ": tensor 'w' must have a shape of at most 64 whole numbers (got [1, 1, 1, 1, 1, 1, ...])",
         ),
-        (framed({"w": entry(offsets=[0])}), "tensor 'w' must have two whole numbers as data_offsets, got [0]"),
-        (framed({"w": entry(offsets=[0, -1])}), "tensor 'w' must have two whole numbers as data_offsets, got [0, -1]"),
-        (framed({"w": entry(shape=[3])}), "tensor 'w' of dtype F32 and shape [3] takes 12 bytes, its span has 8"),
+        (framed({"w": entry(offsets=[0])}), ": tensor 'w' must have two whole numbers as data_offsets (got [0])"),
+        (
+            framed({"w": entry(offsets=[0, -1])}),
+            ": tensor 'w' must have two whole numbers as data_offsets (got [0, -1])",
+        ),
+        (framed({"w": entry(shape=[3])}), ": tensor 'w' of dtype F32 and shape [3] takes 12 bytes, but its span has 8"),
         (
             framed({"w": entry(offsets=[8, 0])}, 8),
-            "tensor 'w' of dtype F32 and shape [2] takes 8 bytes, its span has -8",
+            ": tensor 'w' of dtype F32 and shape [2] takes 8 bytes, but its span has -8",
         ),
         (
             framed({"w": entry()}, 7),
-            f"its tensors end at byte {BEGIN + 8}, the file has {BEGIN + 7} bytes; it is cut off, fetch it again",
+            f": its tensors end at byte {BEGIN + 8}, but the file has {BEGIN + 7} bytes; it is cut off, fetch it again",
         ),
         (
             framed({"w": entry()}, 9),
-            f"its tensors end at byte {BEGIN + 8}, the file has {BEGIN + 9} bytes; no tensor claims the rest",
+            f": its tensors end at byte {BEGIN + 8}, but the file has {BEGIN + 9} bytes; the rest belongs to no tensor",
         ),
     ],
 )
-def test_refusals_say_what_was_wanted_and_what_came(file: bytes, message: str) -> None:
+def test_refusals_say_what_must_hold_and_what_was_found(file: bytes, message: str) -> None:
     with pytest.raises(HeaderError) as caught:
         headers_of(file)
-    assert str(caught.value) == f"{FILE}: {message}"
+    assert str(caught.value) == f"{FILE}{message}"
 
 
 def test_unknown_dtypes_are_named() -> None:
     with pytest.raises(
-        HeaderError, match=r"^model\.safetensors: tensor 'w' has dtype 'F4'; known are F64, F32, BF16, "
+        HeaderError, match=r"^model\.safetensors: tensor 'w' has dtype 'F4'; known dtypes: F64, F32, BF16, "
     ):
         headers_of(framed({"w": entry(dtype="F4")}))
     with pytest.raises(HeaderError, match="has dtype None"):
@@ -233,21 +240,21 @@ def test_unknown_dtypes_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("second", "what"), [((4, 12), "overlaps the tensor before it"), ((12, 20), "leaves a hole before it")]
+    ("second", "what"), [((4, 12), "overlaps the tensor before it"), ((12, 20), "leaves a gap before it")]
 )
-def test_overlaps_and_holes_are_placed(second: tuple[int, int], what: str) -> None:
+def test_overlaps_and_gaps_are_placed(second: tuple[int, int], what: str) -> None:
     header = {"b": entry(offsets=second), "a": entry()}
     begin = 8 + len(json.dumps(header))
     with pytest.raises(HeaderError) as caught:
         headers_of(framed(header, 20))
     assert (
-        str(caught.value) == f"{FILE}: tensor 'b' {what}: wanted a start at byte {begin + 8}, got {begin + second[0]}"
+        str(caught.value) == f"{FILE}: tensor 'b' {what}: it must start at byte {begin + 8} (got {begin + second[0]})"
     )
 
 
 def test_deep_nesting_and_long_numbers_are_refused() -> None:
     for text in (b"[" * 100_000, b'{"a":' * 100_000, b'{"w": ' + b"9" * 10_000 + b"}"):
-        with pytest.raises(HeaderError, match=r"^model\.safetensors: wanted JSON, got "):
+        with pytest.raises(HeaderError, match=r"^model\.safetensors must be JSON \(got "):
             headers_of(framed(text))
 
 
@@ -276,7 +283,8 @@ class TestIndex:
         with pytest.raises(IndexFileError) as caught:
             read_index(shelf, {"model.safetensors.index.json": MAX_INDEX_BYTES + 1})
         assert (
-            str(caught.value) == "model.safetensors.index.json: an index may take 67108864 bytes, the file has 67108865"
+            str(caught.value)
+            == "model.safetensors.index.json: an index must have at most 67108864 bytes (got 67108865)"
         )
         assert shelf.rounds == []
 

@@ -6,31 +6,12 @@ import csv
 import io
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
 from olmo_dynamics.checkpoints import known_runs
-from olmo_dynamics.cli import main
 from tests.conftest import REVISIONS
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """Run `olmo-dyn ARGUMENTS` in this process: exit code, stdout, stderr."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["olmo-dyn", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture
@@ -56,7 +37,7 @@ def test_runs_in_three_formats(run) -> None:
 def test_one_run_in_full(run, name: str) -> None:
     code, out, _ = run("runs", name)
     assert code == 0
-    for words in ("OLMo 2 7B", "4194304 tokens a step (1024 x 4096)", "from step 928646", "seed 42069", "peteish7",
+    for words in ("OLMo 2 7B", "4194304 tokens per step (1024 x 4096)", "from step 928646", "seed 42069", "peteish7",
                   "allenai/OLMo issue 915", "ceil in allenai/OLMo-2-1124-7B", "average of the 3 ends of stage 2"):  # fmt: skip
         assert words in out
     facts = json.loads(run("runs", name, "--format", "json")[1])
@@ -68,12 +49,12 @@ def test_one_run_in_full(run, name: str) -> None:
     [
         (("runs", "gpt"), "no known run is called 'gpt'; there are OLMo 1B, "),
         (("runs", "olmo-2"), "'olmo-2' may be any of OLMo 2 7B, OLMo 2 13B, "),
-        (("audit", "no/such/folder"), "wanted a folder of checkpoints or a hub repo"),
-        (("audit", "{run}", "--lists-only"), "to audit lists only, name them"),
-        (("audit", "{run}", "--lists", "{none}"), "could not read"),
+        (("audit", "no/such/folder"), "a source must be a folder of checkpoints or a hub repo"),
+        (("audit", "{run}", "--lists-only"), "--lists-only needs lists"),
+        (("audit", "{run}", "--lists", "{none}"), "cannot read the list"),
         (("audit", "{run}", "--headers", "stage7"), "'stage7' matches no revision"),
         (("revisions", "{run}", "--lists", "{run}"), "no list in "),
-        (("collect", "{run}", "--out", "{none}", "--lists", "{none}"), "could not read"),
+        (("collect", "{run}", "--out", "{none}", "--lists", "{none}"), "cannot read the list"),
         (("audit", "https://a.example/step1"), "is one checkpoint on a web server; audit a hub repo or a folder"),
         (("collect", "{run}", "--out", "{none}", "--quarantine", "{none}"), "the quarantine "),
     ],
@@ -112,7 +93,7 @@ def test_collect_names_what_is_in_quarantine(run, twins: Path, tmp_path: Path) -
     planned = json.loads(run(*given, "--dry-run", "--format", "json")[1])
     assert planned["quarantined"] == list(REVISIONS[1:3]) and planned["revisions"] == [REVISIONS[0], REVISIONS[3]]
     code, out, _ = run(*given, "--quarantine", str(tmp_path / "q.json"))
-    assert code == 0 and f"left out, as {tmp_path / 'q.json'} says: {REVISIONS[1]}, {REVISIONS[2]}" in out
+    assert code == 0 and f"excluded, as {tmp_path / 'q.json'} says: {REVISIONS[1]}, {REVISIONS[2]}" in out
     facts = json.loads(run(*given, "--include-quarantined", "--format", "json")[1])
     assert facts.pop("outcome")["revisions"] == 2
     assert facts == {"store": str(tmp_path / "s.zarr"), "revisions": 4, "missing": 0, "quarantined": []}
@@ -135,6 +116,6 @@ def test_revisions_joined_with_a_list(run, tiny_run: Path, tmp_path: Path) -> No
 def test_audit_of_the_real_lists_prints_their_faults(run, shared: Path) -> None:
     lists = str(shared / "data" / "manifests")
     code, out, _ = run("audit", "allenai/OLMo-7B-0724-hf", "--lists", lists, "--lists-only")
-    assert code == 0 and "564 of 564 rows lead to OLMo 7B" in out
+    assert code == 0 and "564 of 564 rows point to OLMo 7B" in out
     _, out, _ = run("audit", "allenai/OLMo-2-1124-13B", "--lists", lists, "--lists-only")
     assert "step239000, step477000" in out and "ingredient3/step11000-unsharded/" in out

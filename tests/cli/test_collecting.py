@@ -12,10 +12,9 @@ import pytest
 
 from olmo_dynamics.checkpoints import hub as checkpoints_hub
 from olmo_dynamics.checkpoints.hub import HubSource
-from olmo_dynamics.cli import main
-from olmo_dynamics.collection import collect
+from olmo_dynamics.collecting import collect
 from olmo_dynamics.frames import open_store
-from olmo_dynamics.progress import Silent
+from olmo_dynamics.progress import Progress
 from tests.conftest import REVISIONS
 from tests.hub import Fault, LocalHub
 
@@ -25,27 +24,10 @@ OPTIONS = ("--batch", "2x16", "--record", "parameters,loss", "-q")
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run `olmo-dyn ARGUMENTS` in this process: exit code, stdout, stderr."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["olmo-dyn", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def whole(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "s.zarr"
-    collect(tiny_run, out=out, batch="2x16", record=("parameters", "loss"), progress=Silent())
+    collect(tiny_run, out=out, batch="2x16", record=("parameters", "loss"), progress=Progress())
     return out
 
 

@@ -15,40 +15,18 @@ from unittest.mock import Mock
 import polars as pl
 import pytest
 
-from olmo_dynamics.cli import cli, main
+from olmo_dynamics.cli import cli
 from olmo_dynamics.frames import open_store
 from tests.conftest import REVISIONS
 
 
-class Outcome:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """Run `olmo-dyn ARGUMENTS` in this process."""
-
-    def call(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["olmo-dyn", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def store(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from olmo_dynamics.collection import collect
-    from olmo_dynamics.progress import Silent
+    from olmo_dynamics.collecting import collect
+    from olmo_dynamics.progress import Progress
 
     out = tmp_path_factory.mktemp("cli") / "store.zarr"
-    collect(tiny_run, out=out, batch="6x16", progress=Silent())
+    collect(tiny_run, out=out, batch="6x16", progress=Progress())
     return out
 
 
@@ -97,8 +75,8 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     ("place", "problem", "code", "said"),
     [
         ("olmo_dynamics.store.series.compress", FULL, 2, "no room left on the disk of"),
-        ("olmo_dynamics.store.series.compress", KeyboardInterrupt(), 130, "interrupted; what was finished is kept"),
-        ("olmo_dynamics.collection.conductor.compact", KeyboardInterrupt(), 130, "interrupted; what was finished is kept"),
+        ("olmo_dynamics.store.series.compress", KeyboardInterrupt(), 130, "interrupted; finished work is kept"),
+        ("olmo_dynamics.collection.compact", KeyboardInterrupt(), 130, "interrupted; finished work is kept"),
     ],
     ids=["a full disk", "Ctrl-C during it", "Ctrl-C before it"],
 )  # fmt: skip
@@ -159,7 +137,7 @@ def test_ctrl_c_is_130(run, monkeypatch) -> None:
     monkeypatch.setattr("olmo_dynamics.frames.open_store", interrupted)
     outcome = run("show", "x.zarr")
     assert outcome.code == 130
-    assert outcome.err.strip() == "olmo-dyn: interrupted; what was finished is kept, the same command continues"
+    assert outcome.err.strip() == "olmo-dyn: interrupted; finished work is kept; run the same command again to continue"
 
 
 def test_our_own_bug_is_a_traceback(run, monkeypatch) -> None:

@@ -3,32 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from olmo_dynamics.cli import main
-
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run `olmo-dyn ARGUMENTS` in this process."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["olmo-dyn", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture
@@ -69,9 +49,9 @@ def test_batches_are_text_or_ids(run: Run, parent: tuple[str, str, str], shared:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (("--batch", "2by3"), "--batch wants sequences x tokens, such as 16x128; got '2by3'"),
-        (("--save", "1,x"), "--save wants whole numbers, such as 1,10,100; got '1,x'"),
-        (("--order", "random"), "order must be one of parent, olmo, olmo-core, shuffled, sequential; got 'random'"),
+        (("--batch", "2by3"), "--batch must be sequences x tokens, such as 16x128 (got '2by3')"),
+        (("--save", "1,x"), "--save must be whole numbers, such as 1,10,100 (got '1,x')"),
+        (("--order", "random"), "order must be one of parent, olmo, olmo-core, shuffled, sequential (got 'random')"),
     ],
 )
 def test_what_cannot_be_is_one_line(
@@ -80,7 +60,11 @@ def test_what_cannot_be_is_one_line(
     out = str(tmp_path / "a")
     assert run("fork", *parent, "--out", out, "--steps", "2", *changes) == (2, "", f"olmo-dyn: {message}\n")
     bare = run("fork", "somewhere", *parent[1:], "--out", out, "--steps", "2")
-    assert bare == (2, "", "olmo-dyn: wanted SOURCE@REVISION, such as allenai/OLMo-2-0425-1B@main; got 'somewhere'\n")
+    assert bare == (
+        2,
+        "",
+        "olmo-dyn: the argument must be SOURCE@REVISION, such as allenai/OLMo-2-0425-1B@main (got 'somewhere')\n",
+    )
 
 
 def test_a_config_file_gives_options_and_the_command_line_wins(
@@ -104,10 +88,10 @@ def test_a_config_file_gives_options_and_the_command_line_wins(
     assert made["memory"].startswith("3.7 MB + ") and made["time"].startswith("at least ")
     config.write_text("shedule = 'wsd'\n")
     code, _, err = run(*wanted)
-    assert code == 2 and err.startswith(f"olmo-dyn: {config}: shedule is no option; near names: schedule")
+    assert code == 2 and err.startswith(f"olmo-dyn: {config}: unknown option 'shedule'; did you mean 'schedule'?\n")
     config.write_text("steps = \n")
     code, _, err = run(*wanted)
-    assert code == 2 and err.startswith(f"olmo-dyn: --config wants a TOML file; {config} is none: ")
+    assert code == 2 and err.startswith(f"olmo-dyn: --config must be a TOML file; {config} is not: ")
 
 
 def test_batches_of_the_past_and_of_text(run: Run, parent: tuple[str, str, str], shared: Path, tmp_path: Path) -> None:

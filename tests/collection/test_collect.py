@@ -19,7 +19,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from olmo_dynamics.checkpoints import open_source, parse_revision
 from olmo_dynamics.checkpoints.hub import HubSource
-from olmo_dynamics.collection import collect, plan
+from olmo_dynamics.collecting import collect, plan
 from olmo_dynamics.errors import (
     CheckpointError,
     OlmoDynamicsError,
@@ -30,7 +30,7 @@ from olmo_dynamics.errors import (
 )
 from olmo_dynamics.frames import open_store
 from olmo_dynamics.names import TensorInfo
-from olmo_dynamics.progress import Silent
+from olmo_dynamics.progress import Progress
 from olmo_dynamics.quantities import GROUPS
 from olmo_dynamics.reporting import render_report
 from tests.collection import reference
@@ -39,7 +39,7 @@ from tests.hub import LocalHub
 from tests.runs import edit_config, write_revision
 
 DENSE_GROUPS = tuple(group for group in GROUPS if group != "routing")
-SMALL = {"batch": "6x16", "progress": Silent()}
+SMALL = {"batch": "6x16", "progress": Progress()}
 
 
 def contents(store: Path) -> dict[str, bytes]:
@@ -140,7 +140,7 @@ def test_nan_in_the_weights_is_recorded_and_reported(tmp_path: Path) -> None:
     save_file(tensors, file)
     heard: list[str] = []
 
-    class Listener(Silent):
+    class Listener(Progress):
         def note(self, text: str) -> None:
             heard.append(text)
 
@@ -160,8 +160,8 @@ def test_an_unknown_model_type_still_has_parameters(tmp_path: Path) -> None:
     for step in steps:
         torch.manual_seed(step)
         GPTNeoXForCausalLM(config).save_pretrained(tmp_path / "run" / f"step{step}")
-    store = collect(tmp_path / "run", out=tmp_path / "store.zarr", progress=Silent())
-    assert store.layout.groups == ("parameters",)
+    store = collect(tmp_path / "run", out=tmp_path / "store.zarr", progress=Progress())
+    assert store.groups == ("parameters",)
     table = store.table("parameters")
     assert table["step"].unique().sort().to_list() == list(steps)
     fused = table.filter(role="query_key_value", step=143000)
@@ -170,14 +170,18 @@ def test_an_unknown_model_type_still_has_parameters(tmp_path: Path) -> None:
     for row in fused.iter_rows(named=True):
         assert row["l2_norm"] == pytest.approx(float(np.linalg.norm(weights[row["tensor"]])), rel=1e-12)
     with pytest.raises(UnknownModelError, match=r"olmo2.*gpt_neox"):
-        collect(tmp_path / "run", out=tmp_path / "other.zarr", record=("activations",), progress=Silent())
+        collect(tmp_path / "run", out=tmp_path / "other.zarr", record=("activations",), progress=Progress())
     assert not (tmp_path / "other.zarr").exists()
     assert ">Weight norms over training</h2>" in render_report(store)
 
 
 def test_chosen_tensors_only(tiny_run: Path, tmp_path: Path) -> None:
     store = collect(
-        tiny_run, out=tmp_path / "s.zarr", record=("parameters",), tensors=("q_norm", "*.1.*k_norm*"), progress=Silent()
+        tiny_run,
+        out=tmp_path / "s.zarr",
+        record=("parameters",),
+        tensors=("q_norm", "*.1.*k_norm*"),
+        progress=Progress(),
     )
     names = sorted(set(store.table("parameters")["tensor"]))
     assert names == [
@@ -191,7 +195,7 @@ def test_only_chosen_bytes_move_over_the_wire(tiny_run: Path, tmp_path: Path) ->
     with LocalHub() as hub:
         hub.add_repo("allenai/tiny", {"main": tiny_run / "main"})
         source = HubSource("allenai/tiny", endpoint=hub.endpoint)
-        collect(source, out=tmp_path / "s.zarr", record=("parameters",), tensors=("q_norm",), progress=Silent())
+        collect(source, out=tmp_path / "s.zarr", record=("parameters",), tensors=("q_norm",), progress=Progress())
         spans = {each.range for each in hub.requests if each.host == "cdn"}
     tensors = [info for info in source_tensors(tiny_run / "main") if info.role == "q_norm"]
     beyond_the_header = {span for span in spans if span and span[0] > 0}
@@ -266,7 +270,7 @@ def test_options_that_mean_nothing(
     tiny_run: Path, tmp_path: Path, options: dict, kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind) as caught:
-        collect(tiny_run, out=tmp_path / "store.zarr", progress=Silent(), **options)
+        collect(tiny_run, out=tmp_path / "store.zarr", progress=Progress(), **options)
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "store.zarr").exists()
 
@@ -287,17 +291,17 @@ def test_a_probe_of_token_ids(tiny_run: Path, tmp_path: Path) -> None:
         out=tmp_path / "s.zarr",
         tokens=tmp_path / "ids.npy",
         batch="2x32",
-        progress=Silent(),
+        progress=Progress(),
     )
     assert store.probe()["token_id"].tolist() == np.arange(64).reshape(2, 32).tolist()
     np.save(tmp_path / "bad.npy", np.array([[1, 2, 999]]))
     with pytest.raises(ProbeError, match="999"):
-        collect(tiny_run, out=tmp_path / "t.zarr", tokens=tmp_path / "bad.npy", progress=Silent())
+        collect(tiny_run, out=tmp_path / "t.zarr", tokens=tmp_path / "bad.npy", progress=Progress())
 
 
 def test_bf16_weights_are_computed_in_bf16_unless_told(tmp_path: Path) -> None:
     write_revision(tmp_path / "run" / "step1", 0, dtype=torch.bfloat16)
-    store = collect(tmp_path / "run", out=tmp_path / "s.zarr", batch="2x8", progress=Silent())
+    store = collect(tmp_path / "run", out=tmp_path / "s.zarr", batch="2x8", progress=Progress())
     assert store.attributes["compute_dtype"] == "bfloat16"
     assert store.table("revisions")["dtype"].to_list() == ["BF16"]
 
@@ -305,7 +309,7 @@ def test_bf16_weights_are_computed_in_bf16_unless_told(tmp_path: Path) -> None:
 def test_interrupting_keeps_what_is_finished(tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "store.zarr"
 
-    class Interrupting(Silent):
+    class Interrupting(Progress):
         def finish(self, name: str) -> None:
             raise KeyboardInterrupt
 
@@ -342,17 +346,17 @@ def test_a_tokenizer_that_reads_the_probe_otherwise_is_refused(tiny_run: Path, t
     assert open_store(tmp_path / "other.zarr").done == set(REVISIONS[:2])
 
 
-def test_words_in_a_config_that_nobody_knows_are_mentioned(tiny_run: Path, tmp_path: Path) -> None:
+def test_unknown_keys_of_a_config_are_mentioned(tiny_run: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_run / "main", tmp_path / "run" / "main")
     edit_config(tmp_path / "run" / "main", a_new_word=3)
     heard: list[str] = []
 
-    class Listener(Silent):
+    class Listener(Progress):
         def note(self, text: str) -> None:
             heard.append(text)
 
     collect(tmp_path / "run", out=tmp_path / "s.zarr", batch="2x8", record=("loss",), progress=Listener())
-    assert heard == ["main: its config says a_new_word, which nobody here knows; taken to change nothing"]
+    assert heard == ["main: unknown config keys a_new_word; assumed to have no effect"]
 
 
 def test_words_in_a_config_that_change_the_computation_are_refused(tiny_run: Path, tmp_path: Path) -> None:

@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 import torch
 
-import olmo_dynamics.collection.measuring as measuring_module
-from olmo_dynamics.collection import collect
-from olmo_dynamics.collection.budget import Budget
-from olmo_dynamics.collection.fetching import Visit
-from olmo_dynamics.collection.itinerary import Bounds, Load, Stop
+import olmo_dynamics.collection.measure as measure_module
+from olmo_dynamics.collecting import collect
+from olmo_dynamics.collection.fetch_plan import Bounds, Load, Step
+from olmo_dynamics.collection.memory_budget import MemoryBudget
+from olmo_dynamics.collection.prefetch import RevisionStream
 from olmo_dynamics.collection.recorded_pass import RecordedPass
 from olmo_dynamics.frames import RecordedStore
 from olmo_dynamics.names import Revision, TensorInfo
-from olmo_dynamics.progress import Silent
+from olmo_dynamics.progress import Progress
 from tests.runs import write_run
 
 INFOS = [TensorInfo(name, "U8", (4,), "f", 4 * at, 4 * at + 4) for at, name in enumerate("abc")]
 
 
 def collected(run: Path, out: Path, **options: object) -> RecordedStore:
-    return collect(run, revisions="main", out=out, batch="4x16", progress=Silent(), **options)
+    return collect(run, revisions="main", out=out, batch="4x16", progress=Progress(), **options)
 
 
 def assert_near(found: RecordedStore, wanted: RecordedStore, *, rtol: float) -> None:
@@ -54,19 +54,19 @@ def test_a_stage_ahead_and_surveyed_there_the_records_are_the_same(
 ) -> None:
     here = collected(tiny_run, tmp_path / "here.zarr", dtype=dtype)
     surveyed = []
-    survey = measuring_module.survey_on_device
+    survey = measure_module.tensor_stats_on_device
 
     def note(x: torch.Tensor, info: TensorInfo, **options: bool) -> object:
         surveyed.append((info.name, x.dtype))
         return survey(x, info, **options)
 
-    monkeypatch.setattr(measuring_module, "is_apart", lambda device: True)
-    monkeypatch.setattr(measuring_module, "survey_on_device", note)
-    steps = follow(monkeypatch, (measuring_module.Measuring, "_take"), (RecordedPass, "run_prepared"))
-    monkeypatch.setattr(Visit, "has", lambda visit, stop: True)
+    monkeypatch.setattr(measure_module, "has_own_memory", lambda device: True)
+    monkeypatch.setattr(measure_module, "tensor_stats_on_device", note)
+    steps = follow(monkeypatch, (measure_module.Measurer, "_ready"), (RecordedPass, "run_prepared"))
+    monkeypatch.setattr(RevisionStream, "has", lambda stream, stop: True)
     there = collected(tiny_run, tmp_path / "there.zarr", dtype=dtype)
     assert_near(there, here, rtol=1e-6)
-    assert steps == ["_take", *["_take", "run_prepared"] * (len(steps) // 2 - 1), "run_prepared"]
+    assert steps == ["_ready", *["_ready", "run_prepared"] * (len(steps) // 2 - 1), "run_prepared"]
     assert {each for _, each in surveyed} == {torch.float32}  # as stored, whatever it is computed in
     assert len(surveyed) == len({name for name, _ in surveyed}) == len(here.layout.axes["tensor"].labels)
 
@@ -87,22 +87,22 @@ class TestOnCuda:
         self, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ahead = collected(tiny_run, tmp_path / "ahead.zarr", device="cuda", dtype="bfloat16")
-        monkeypatch.setattr(Visit, "has", lambda visit, stop: False)
+        monkeypatch.setattr(RevisionStream, "has", lambda stream, stop: False)
         in_turn = collected(tiny_run, tmp_path / "in_turn.zarr", device="cuda", dtype="bfloat16")
         assert_near(ahead, in_turn, rtol=0)
 
 
 def test_what_has_come_is_known_without_waiting() -> None:
-    visit = Visit(Revision("main", "a" * 40), Budget(Bounds.of(100)))
+    stream = RevisionStream(Revision("main", "a" * 40), MemoryBudget(Bounds.of(100)))
     reading: list[Future[dict[str, np.ndarray]]] = [Future(), Future()]
     for infos, future in zip((INFOS[:2], INFOS[2:]), reading, strict=True):
-        visit.send(Load(tuple(infos), early=False), future)
-    visit.end()
-    first, second = Stop(None, (INFOS[0],)), Stop(None, (INFOS[1], INFOS[2]))
-    assert not visit.has(first)
+        stream.send(Load(tuple(infos), early=False), future)
+    stream.end()
+    first, second = Step(None, (INFOS[0],)), Step(None, (INFOS[1], INFOS[2]))
+    assert not stream.has(first)
     reading[0].set_result({info.name: np.zeros(4, np.uint8) for info in INFOS[:2]})
-    assert visit.has(first)
-    assert not visit.has(second)
-    assert [info.name for info, _ in visit.take(first)] == ["a"]
+    assert stream.has(first)
+    assert not stream.has(second)
+    assert [info.name for info, _ in stream.tensors(first)] == ["a"]
     reading[1].set_result({"c": np.zeros(4, np.uint8)})
-    assert [info.name for info, _ in visit.take(second)] == ["b", "c"]
+    assert [info.name for info, _ in stream.tensors(second)] == ["b", "c"]

@@ -10,10 +10,9 @@ import pytest
 from huggingface_hub import close_session
 
 from olmo_dynamics.checkpoints.hub import HubSource
-from olmo_dynamics.collection import collect
+from olmo_dynamics.collecting import collect
 from olmo_dynamics.model import model_sites, parse_config
-from olmo_dynamics.names import Site
-from olmo_dynamics.progress import Silent
+from olmo_dynamics.progress import Progress
 from olmo_dynamics.reporting import write_report
 from tests.hub import LocalHub
 from tests.runs import FAMILIES, write_family_run
@@ -27,14 +26,14 @@ def test_from_the_hub_to_a_report(family: str, tmp_path: Path) -> None:
     with LocalHub() as hub:
         hub.add_repo(f"allenai/{family}-tiny", {name: run / name for name in NAMES})
         source = HubSource(f"allenai/{family}-tiny", endpoint=hub.endpoint)
-        store = collect(source, out=tmp_path / "store.zarr", batch="6x24", progress=Silent())
+        store = collect(source, out=tmp_path / "store.zarr", batch="6x24", progress=Progress())
         close_session()
     page = write_report(store, tmp_path / "report.html")
     assert store.done == set(NAMES) and store.attributes["model_type"] == family
     assert ("routing" in store.groups) == (family == "olmoe")
     config = parse_config(json.loads((run / "main" / "config.json").read_text()))
     measured = set(store.table("activations")["site"])
-    assert measured == {site.value for site in model_sites(config)} - {Site.LOGITS.value, Site.CHOSEN_EXPERTS.value}
+    assert measured == {site.value for site in model_sites(config) if site.is_measured}
     for group in store.groups:
         assert set(store.table(group)["status"]) == {"measured"}, group
     assert np.isfinite(store.table("loss")["cross_entropy"].to_numpy()).all()

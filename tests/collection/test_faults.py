@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from olmo_dynamics.checkpoints.http.retry import RetryPolicy
 from olmo_dynamics.checkpoints.hub import HubSource
-from olmo_dynamics.checkpoints.patience import Patience
-from olmo_dynamics.collection import collect
+from olmo_dynamics.collecting import collect
 from olmo_dynamics.errors import CheckpointError
 from olmo_dynamics.frames import open_store
-from olmo_dynamics.progress import Silent
+from olmo_dynamics.progress import Progress
 from tests.hub import Fault, LocalHub
 from tests.runs import write_revision
 
@@ -37,7 +37,7 @@ STEADY = {  # what a second try mends: kind, and what it needs beside
 REFUSED = {"wrong_payload": {"host": "cdn"}}
 """What leaves a revision out, until it is collected again."""
 
-IMPATIENT = Patience(tries=30, sleep=lambda stop, seconds: None)
+IMPATIENT = RetryPolicy(tries=30, sleep=lambda stop, seconds: None)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed") / "s.zarr"
-    collect(run, out=out, batch="2x16", record=RECORD, progress=Silent())
+    collect(run, out=out, batch="2x16", record=RECORD, progress=Progress())
     return out
 
 
@@ -82,8 +82,8 @@ def assert_same(out: Path, undisturbed: Path, names: tuple[str, ...] = NAMES) ->
 
 @pytest.mark.parametrize("kind", [*STEADY, *REFUSED])
 def test_one_fault(kind: str, hub: LocalHub, undisturbed: Path, tmp_path: Path) -> None:
-    options = {"batch": "2x16", "record": RECORD, "progress": Silent(), "revisions": "all:first2"}
-    source = HubSource(REPO, endpoint=hub.endpoint, patience=IMPATIENT)
+    options = {"batch": "2x16", "record": RECORD, "progress": Progress(), "revisions": "all:first2"}
+    source = HubSource(REPO, endpoint=hub.endpoint, retry=IMPATIENT)
     source.revisions()
     fault = hub.add_fault(
         Fault(kind, **{"path": "model.safetensors", "after": 2, "times": 2} | (STEADY | REFUSED)[kind])
@@ -100,13 +100,13 @@ def test_one_fault(kind: str, hub: LocalHub, undisturbed: Path, tmp_path: Path) 
 CODE = """
 import sys
 from olmo_dynamics.checkpoints.hub import HubSource
-from olmo_dynamics.collection import collect
+from olmo_dynamics.collecting import collect
 from olmo_dynamics.errors import OlmoDynamicsError
-from olmo_dynamics.progress import Silent
+from olmo_dynamics.progress import Progress
 from tests.collection.test_faults import IMPATIENT, RECORD, REPO
 try:
-    collect(HubSource(REPO, endpoint=sys.argv[1], patience=IMPATIENT), out=sys.argv[2], batch="2x16", record=RECORD,
-            max_memory="40kB", progress=Silent())
+    collect(HubSource(REPO, endpoint=sys.argv[1], retry=IMPATIENT), out=sys.argv[2], batch="2x16", record=RECORD,
+            max_memory="40kB", progress=Progress())
 except OlmoDynamicsError as problem:
     print(problem)
     sys.exit(2)
@@ -165,9 +165,9 @@ def test_ctrl_c_while_a_host_is_silent_ends_at_once(
         _, said = process.communicate(timeout=30)
     assert time.monotonic() - began < 10  # a silent host is given up after 30 s; a machine at rest takes one second
     assert process.returncode == 130
-    assert said.lstrip("\n") == "olmo-dyn: interrupted; what was finished is kept, the same command continues\n"
+    assert said.lstrip("\n") == "olmo-dyn: interrupted; finished work is kept; run the same command again to continue\n"
     hub.faults.clear()
-    options = {"revisions": "all:first4", "batch": "2x16", "record": RECORD, "progress": Silent()}
+    options = {"revisions": "all:first4", "batch": "2x16", "record": RECORD, "progress": Progress()}
     collect(HubSource(REPO, endpoint=hub.endpoint), out=out, **options)
     assert_same(out, undisturbed, NAMES[:4])
 

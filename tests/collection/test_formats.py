@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from transformers import Olmo2Config, Olmo2ForCausalLM
 
 from olmo_dynamics.checkpoints.hub import HubSource
-from olmo_dynamics.collection import collect
+from olmo_dynamics.collecting import collect
 from olmo_dynamics.frames import RecordedStore
-from olmo_dynamics.progress import Silent
+from olmo_dynamics.progress import Progress
 from tests.checkpoints.formats.test_one_model import TINY, WRITERS
 from tests.hub import LocalHub
 
@@ -22,7 +22,7 @@ def collected(revision: Path, folder: Path) -> RecordedStore:
     np.save(folder / "ids.npy", np.arange(64).reshape(2, 32) % 32)
     out = folder / f"{revision.parent.name}.zarr"
     return collect(
-        revision.parent, out=out, tokens=folder / "ids.npy", batch="2x32", dtype="float32", progress=Silent()
+        revision.parent, out=out, tokens=folder / "ids.npy", batch="2x32", dtype="float32", progress=Progress()
     )
 
 
@@ -85,6 +85,6 @@ def test_a_hub_serves_every_format_too(writer: str, reference: RecordedStore, tm
             tokens=tmp_path / "ids.npy",
             batch="2x32",
             dtype="float32",
-            progress=Silent(),
+            progress=Progress(),
         )
     assert_same_numbers(store, reference)

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from olmo_dynamics.collection import collect
-from olmo_dynamics.progress import Silent
-from olmo_dynamics.training.data import Windows
+from olmo_dynamics.collecting import collect
+from olmo_dynamics.progress import Progress
+from olmo_dynamics.training.data.windows import Windows
 
 SEQUENCES, LENGTH = 16, 128
 
@@ -28,7 +28,7 @@ def loss_on(run: Path, revision: str, batch: np.ndarray, folder: Path) -> float:
     np.save(folder / "batch.npy", batch)
     store = collect(
         run, revisions=revision, out=folder / "store.zarr", tokens=folder / "batch.npy",
-        batch=batch.shape, record=("loss",), progress=Silent(),
+        batch=batch.shape, record=("loss",), progress=Progress(),
     )  # fmt: skip
     return float(store.table("loss")["cross_entropy"][0])
 

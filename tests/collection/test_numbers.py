@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from olmo_dynamics.collection import collect
+from olmo_dynamics.collecting import collect
 from olmo_dynamics.frames import RecordedStore
-from olmo_dynamics.progress import Silent
+from olmo_dynamics.progress import Progress
 from olmo_dynamics.quantities import GROUPS, WITHOUT_FIRST, of_group
 from tests.collection import reference
 from tests.runs import write_run
@@ -41,7 +41,7 @@ def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("numbers")
     run = write_run(folder / "run", ("step0-tokens0", "step10-tokens5120"), dtype=request.param)
     # The forward pass is computed in fp32 in both cases; only the stored weights differ.
-    store = collect(run, out=folder / "store.zarr", batch="14x48", dtype="float32", progress=Silent())
+    store = collect(run, out=folder / "store.zarr", batch="14x48", dtype="float32", progress=Progress())
     return Measured(run, store, torch.float32)
 
 

@@ -8,7 +8,7 @@ import torch
 from olmo_dynamics.collection.recorded_pass import RecordedPass
 from olmo_dynamics.model import MODEL_TYPES, Compute, stages
 from olmo_dynamics.probes import load_probe
-from olmo_dynamics.recorders import FORWARD_GROUPS
+from olmo_dynamics.recorders import BUILT_IN
 from tests.model.drawing import random_model, random_tokens, same_in_transformers, tiny_config
 
 
@@ -19,7 +19,7 @@ def make_probe(folder, config, sequences=11, positions=12):
 
 
 def recorded(model, probe, *, until=None, ahead=False, **compute):
-    forward = RecordedPass(model.config, probe, groups=FORWARD_GROUPS, until=until, compute=Compute(**compute))
+    forward = RecordedPass(model.config, probe, [each() for each in BUILT_IN], until=until, compute=Compute(**compute))
     weights = {stage.name: {name: model.state_dict()[name] for name in stage.tensors} for stage in forward.stages}
     if ahead:
         ready = [forward.prepare(stage, weights[stage.name]) for stage in forward.stages]

@@ -12,12 +12,13 @@ import torch
 from scipy import special
 from transformers import AutoModelForCausalLM
 
-from olmo_dynamics.collection import collect
+from olmo_dynamics.collecting import collect
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.frames import RecordedStore, pool_experts, saturation
-from olmo_dynamics.progress import Silent
+from olmo_dynamics.progress import Progress
 from olmo_dynamics.quantities import GROUPS, of_group
 from olmo_dynamics.reporting import render_report
+from tests.listening import Notes
 from tests.runs import write_family_run
 
 NAMES = ("step0-tokens0B", "step100-tokens1B", "step1000-tokens4B")
@@ -47,7 +48,7 @@ class Measured:
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     folder = tmp_path_factory.mktemp("olmoe")
     run = write_family_run(folder / "run", NAMES, "olmoe")
-    return Measured(run, collect(run, out=folder / "store.zarr", batch="10x40", progress=Silent()))
+    return Measured(run, collect(run, out=folder / "store.zarr", batch="10x40", progress=Progress()))
 
 
 @pytest.mark.parametrize("revision", NAMES)
@@ -122,24 +123,36 @@ def test_experts_in_tables_and_taken_together(measured: Measured) -> None:
 def test_the_report_shows_routing_and_experts_together(measured: Measured) -> None:
     page = render_report(measured.store)
     for title in ("Load over experts, layer by layer", "Size of the router&#x27;s logits", "Router saturation",
-                  "Which experts are used", "What experts specialise in", "Weight norms, layer by layer"):  # fmt: skip
+                  "Use of experts", "Specialisation of experts", "Weight norms, layer by layer"):  # fmt: skip
         assert f">{title}</h2>" in page, title
     assert "the experts of a layer taken together" in page
     assert "layer 1, expert 0" in page
 
 
 def test_a_model_without_experts_has_no_routing(tiny_run: Path, tmp_path: Path) -> None:
-    expected = "routing is of models with experts; olmo2 has none; leave routing out of what is recorded"
+    lacking = "routing is not recorded: olmo2 has no chosen_experts, router_logits"
+    expected = f"nothing to record: {lacking}; name other groups with record"
     with pytest.raises(OptionError, match=f"^{re.escape(expected)}$"):
-        collect(tiny_run, out=tmp_path / "s.zarr", record=("loss", "routing"), progress=Silent())
+        collect(tiny_run, out=tmp_path / "s.zarr", record=("routing",), progress=Progress())
     assert not (tmp_path / "s.zarr").exists()
-    store = collect(tiny_run, out=tmp_path / "s.zarr", revisions="main", batch="2x16", progress=Silent())
+    listener = Notes()
+    part = {"revisions": "main", "batch": "2x16"}
+    store = collect(tiny_run, out=tmp_path / "part.zarr", record=("loss", "routing"), progress=listener, **part)
+    assert store.groups == ("loss",)
+    assert listener.notes == [lacking]
+    store = collect(tiny_run, out=tmp_path / "s.zarr", progress=(unasked := Notes()), **part)
+    assert unasked.notes == []
     assert "routing" not in store.groups and "expert" not in store.layout.axes
 
 
 def test_routing_alone_reads_the_router_alone(measured: Measured, tmp_path: Path) -> None:
     store = collect(
-        measured.run, out=tmp_path / "s.zarr", revisions=NAMES[0], record=("routing",), batch="10x40", progress=Silent()
+        measured.run,
+        out=tmp_path / "s.zarr",
+        revisions=NAMES[0],
+        record=("routing",),
+        batch="10x40",
+        progress=Progress(),
     )
     assert store.groups == ("routing",)
     for name, values in store.arrays("routing").items():

@@ -15,17 +15,17 @@ import torch
 from olmo_dynamics.checkpoints import open_source, parse_revision
 from olmo_dynamics.checkpoints.hub import HubSource
 from olmo_dynamics.checkpoints.tensors import HEADER_GUESS
-from olmo_dynamics.collection import collect, fetching, plan
-from olmo_dynamics.collection.budget import Budget
-from olmo_dynamics.collection.itinerary import Bounds
-from olmo_dynamics.collection.link import SAMPLE_BYTES
-from olmo_dynamics.collection.measurement import settle
+from olmo_dynamics.collecting import collect, plan
+from olmo_dynamics.collection import prefetch
+from olmo_dynamics.collection.bandwidth import SAMPLE_BYTES
+from olmo_dynamics.collection.fetch_plan import Bounds
+from olmo_dynamics.collection.memory_budget import MemoryBudget
 from olmo_dynamics.collection.opening import Opener
+from olmo_dynamics.collection.options import split_options
 from olmo_dynamics.errors import CheckpointError, OptionError, StoreMismatchError
 from olmo_dynamics.frames import open_store
-from olmo_dynamics.frames.run import Run
 from olmo_dynamics.names import TensorInfo
-from olmo_dynamics.progress import Silent
+from olmo_dynamics.progress import Progress
 from tests.collection import reference
 from tests.conftest import REVISIONS
 from tests.hub import Fault, LocalHub
@@ -79,8 +79,8 @@ def hub(sharded_run: Path) -> LocalHub:
         yield hub
 
 
-def from_hub(hub: LocalHub, out: Path, **options: object) -> Silent:
-    listener = Silent()
+def from_hub(hub: LocalHub, out: Path, **options: object) -> Progress:
+    listener = Progress()
     given = {"batch": "4x16", "progress": listener, "record": RECORD, **options}
     collect(HubSource(REPO, endpoint=hub.endpoint), out=out, **given)
     return listener
@@ -105,7 +105,7 @@ def test_the_store_does_not_depend_on_the_order_of_fetching(
     assert (heard["shards_checked"] == heard["shards"]) is (max_memory == "1GiB")
     assert set(times_sent(hub)) == {1}
     from_folder = collect(
-        sharded_run, out=tmp_path / "folder.zarr", batch="4x16", record=RECORD, threads=1, progress=Silent()
+        sharded_run, out=tmp_path / "folder.zarr", batch="4x16", record=RECORD, threads=1, progress=Progress()
     )
     for group in from_folder.groups:
         for name, values in from_folder.arrays(group).items():
@@ -117,13 +117,13 @@ def test_the_store_does_not_depend_on_the_order_of_fetching(
 def test_less_memory_than_a_tensor_takes_holds_one_at_a_time(
     hub: LocalHub, sharded_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    budgets: list[Budget] = []
+    budgets: list[MemoryBudget] = []
 
-    def kept(bounds: Bounds) -> Budget:
-        budgets.append(Budget(bounds))
+    def kept(bounds: Bounds) -> MemoryBudget:
+        budgets.append(MemoryBudget(bounds))
         return budgets[-1]
 
-    monkeypatch.setattr(fetching, "Budget", kept)
+    monkeypatch.setattr(prefetch, "MemoryBudget", kept)
     from_hub(hub, tmp_path / "little.zarr", max_memory=1)
     from_hub(hub, tmp_path / "much.zarr")
     little, much = (open_store(tmp_path / f"{name}.zarr") for name in ("little", "much"))
@@ -132,7 +132,7 @@ def test_less_memory_than_a_tensor_takes_holds_one_at_a_time(
     assert budgets[0].most == largest < budgets[1].most
 
 
-class Timed(Silent):
+class Timed(Progress):
     """When bytes last came into use."""
 
     ended = 0.0
@@ -165,10 +165,10 @@ def test_a_shard_that_is_not_what_was_published_is_refused(hub: LocalHub, tmp_pa
 
 def test_closing_ends_an_opening_that_waits_for_a_silent_host(hub: LocalHub) -> None:
     source = HubSource(REPO, endpoint=hub.endpoint)
-    measurement, limits = settle({"record": ("parameters",)})
-    opener = Opener(Run(source), measurement, Bounds.of(limits.memory_bytes))
+    measurement, limits = split_options({"record": ("parameters",)})
+    opener = Opener(source, measurement, Bounds.of(limits.memory_bytes))
     first, second = source.revisions()
-    opener.settle([first])
+    opener.set_up([first])
     fault = hub.add_fault(Fault("stall", host="cdn", seconds=20.0, keep=100, times=None))
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(opener.open, second)
@@ -194,7 +194,7 @@ def test_until_a_layer_nothing_behind_it_moves(hub: LocalHub, sharded_run: Path,
 
 
 def test_until_a_layer_the_numbers_are_those_of_the_whole_pass(tiny_run: Path, tmp_path: Path) -> None:
-    options = {"revisions": "main", "batch": "4x16", "progress": Silent(), "record": ("activations",)}
+    options = {"revisions": "main", "batch": "4x16", "progress": Progress(), "record": ("activations",)}
     whole = collect(tiny_run, out=tmp_path / "whole.zarr", **options).table("activations")
     part = collect(tiny_run, out=tmp_path / "part.zarr", until_layer=0, **options).table("activations")
     inside = whole.filter(pl.col("layer") == 0)
@@ -202,7 +202,7 @@ def test_until_a_layer_the_numbers_are_those_of_the_whole_pass(tiny_run: Path, t
 
 
 def test_a_store_of_two_shards_of_the_work_is_that_of_one_run(tiny_run: Path, tmp_path: Path) -> None:
-    options = {"batch": "4x16", "progress": Silent(), "record": ("parameters",)}
+    options = {"batch": "4x16", "progress": Progress(), "record": ("parameters",)}
     for shard in ("2/2", "1/2"):
         collect(tiny_run, out=tmp_path / "parts.zarr", shard=shard, **options)
     assert open_store(tmp_path / "parts.zarr").done == set(REVISIONS)
@@ -229,7 +229,7 @@ def test_a_store_learns_a_group_of_revisions_it_holds(hub: LocalHub, sharded_run
 
 
 def test_a_store_filled_up_is_that_of_one_run(tiny_run: Path, tmp_path: Path) -> None:
-    options = {"batch": "4x16", "progress": Silent()}
+    options = {"batch": "4x16", "progress": Progress()}
     whole = collect(tiny_run, out=tmp_path / "whole.zarr", **options)
     for record in (("parameters", "loss"), ("activations",), ()):
         parts = collect(tiny_run, out=tmp_path / "parts.zarr", record=record, **options)

@@ -18,9 +18,9 @@ from transformers import (
     OlmoForCausalLM,
 )
 
-from olmo_dynamics.collection import collect
+from olmo_dynamics.collecting import collect
 from olmo_dynamics.errors import CheckpointError
-from olmo_dynamics.progress import Silent
+from olmo_dynamics.progress import Progress
 from tests.runs import TINY, edit_config, tiny_tokenizer
 
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
@@ -50,7 +50,7 @@ def write(folder: Path, config: object, kind: type) -> Path:
 )
 def test_every_family_agrees_with_transformers(config: object, kind: type, tmp_path: Path) -> None:
     run = write(tmp_path / "run", config, kind)
-    store = collect(run, out=tmp_path / "s.zarr", batch="2x24", record=("loss",), verify=True, progress=Silent())
+    store = collect(run, out=tmp_path / "s.zarr", batch="2x24", record=("loss",), verify=True, progress=Progress())
     assert store.done == {"step1"}
 
 
@@ -61,7 +61,7 @@ def test_a_difference_is_refused_with_its_size_and_place(tmp_path: Path) -> None
     with pytest.raises(
         CheckpointError, match=r"step1 is not recorded: our forward pass differs .* first after layer 0"
     ):
-        collect(run, out=tmp_path / "s.zarr", batch="2x24", record=("loss",), verify=True, progress=Silent())
+        collect(run, out=tmp_path / "s.zarr", batch="2x24", record=("loss",), verify=True, progress=Progress())
 
 
 def test_nan_in_the_weights_is_a_finding_and_no_difference(tmp_path: Path) -> None:
@@ -70,5 +70,5 @@ def test_nan_in_the_weights_is_a_finding_and_no_difference(tmp_path: Path) -> No
     tensors = load_file(file)
     tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
     save_file(tensors, file, metadata={"format": "pt"})
-    store = collect(run, out=tmp_path / "s.zarr", batch="2x24", verify=True, progress=Silent())
+    store = collect(run, out=tmp_path / "s.zarr", batch="2x24", verify=True, progress=Progress())
     assert store.table("revisions")["nonfinite_tensors"].to_list() == [1]

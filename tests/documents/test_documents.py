@@ -1,4 +1,7 @@
-"""Every Python block of the README and the docs runs, page by page, beside a small demo run and its store."""
+"""Every Python block of the README and the docs runs, page by page, beside a small demo run and its store.
+
+The recipes of `docs/how-to` are followed in `test_how_to`.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+RUN = [page for page in PAGES if blocks(page) and page.parent.name != "how-to"]
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_python_blocks_run(page: Path, demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(demo_folder)
     namespace: dict[str, object] = {}
@@ -39,14 +45,14 @@ def test_python_blocks_run(page: Path, demo_folder: Path, monkeypatch: pytest.Mo
         exec(compile(block, name, "exec"), namespace)  # noqa: S102 - our own documents
 
 
-def test_every_public_name_is_in_the_table_of_the_door() -> None:
-    said = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    missing = [name for name in od.__all__ if not name.startswith("__") and f"`od.{name}`" not in said]
+def test_every_public_name_is_in_the_table_of_names() -> None:
+    table = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    missing = [name for name in od.__all__ if not name.startswith("__") and f"`od.{name}`" not in table]
     assert not missing
 
 
 def test_links_between_pages_lead_somewhere() -> None:
-    for page in PAGES:
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
         for token in MarkdownIt().parse(page.read_text(encoding="utf-8")):
             for child in token.children or ():
                 target = child.attrGet("href") or child.attrGet("src") if child.type in ("link_open", "image") else None

@@ -93,4 +93,4 @@ def test_saving_replaces_what_was_there(tmp_path: Path, corpus: Corpus) -> None:
 def test_a_vocabulary_that_cannot_be_is_refused(entries: int) -> None:
     with pytest.raises(OptionError) as caught:
         build_corpus(max_bytes=1000, entries=entries)
-    assert str(caught.value) == f"a byte-level vocabulary in 16 bits wants 258 to 65536 entries; got {entries}"
+    assert str(caught.value) == f"a byte-level vocabulary in 16 bits must have 258 to 65536 entries (got {entries})"

@@ -1,4 +1,4 @@
-"""The small demo, end to end: a run that learns, is found again, goes on after an interruption, and loads elsewhere."""
+"""The small demo, end to end: a run that learns, is found again, resumes after an interruption, and loads elsewhere."""
 
 import shutil
 from dataclasses import replace
@@ -10,19 +10,19 @@ import torch
 import transformers
 from safetensors.numpy import load_file
 
-from olmo_dynamics.checkpoints.revision_names import parse_revision
+from olmo_dynamics.checkpoints.catalog.revision_names import parse_revision
 from olmo_dynamics.errors import TrainingError
 from olmo_dynamics.experiments.demo import SMALL, STANDARD, pretrain
 from olmo_dynamics.frames import metrics
-from olmo_dynamics.progress import Silent
+from olmo_dynamics.progress import Progress
 from olmo_dynamics.training.checkpoint import read_checkpoint
 
 STEPS = [0, 1, 2, 4, 9, 20]
 NAMES = [f"step{step}-tokens{512 * step}" for step in STEPS]
 
 
-class Heard(Silent):
-    """Remembers what it was told."""
+class Heard(Progress):
+    """A progress listener that remembers its calls."""
 
     def __init__(self) -> None:
         self.expected: tuple[int, int] | None = None
@@ -134,7 +134,7 @@ def test_a_run_of_another_size_is_not_overwritten(out: Path) -> None:
     with pytest.raises(TrainingError) as caught:
         pretrain(out, size=replace(SMALL, peak_lr=1e-4))
     assert str(caught.value) == (
-        f"{out / 'run'} must hold a demo of this size or nothing; got another run: choose another folder"
+        f"{out / 'run'} must hold a demo of this size or nothing (got another run); choose another folder"
     )
 
 

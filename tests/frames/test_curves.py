@@ -107,4 +107,4 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 def test_a_folder_without_metrics_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(OptionError) as caught:
         metrics(tmp_path)
-    assert str(caught.value) == f"metrics want a run's folder with metrics.parquet in it; {tmp_path} has none"
+    assert str(caught.value) == f"the folder of a run must hold metrics.parquet; {tmp_path} does not"

@@ -19,7 +19,7 @@ NOT_DERIVABLE = ("abs_median", "kurtosis", "max_sparsity", "tail_ratio")
 
 
 def row(name: str, values: np.ndarray, revision: dict[str, object] | None = None) -> dict[str, object]:
-    """What the table `parameters` says of a tensor, by its definitions."""
+    """The row of a tensor in the table `parameters`, by its definitions."""
     x, info = values.ravel().astype(np.float64), TensorInfo(name, "F32", values.shape, "f", 0, 0)
     finite, magnitude = bool(np.isfinite(x).all()), np.abs(x)
     status = "measured" if finite and magnitude.max() > 0 else "degenerate" if finite else "non-finite"
@@ -121,7 +121,7 @@ def test_a_table_of_fewer_columns_is_pooled_as_far_as_it_goes() -> None:
     )
     found = pool_experts(few)
     assert found.columns == [name for name in few.columns if name != "expert"]
-    assert found.select("element_count", "rms", "std").row(0) == (8, 1.0, None)  # std wants the means as well
+    assert found.select("element_count", "rms", "std").row(0) == (8, 1.0, None)  # std needs the means as well
 
 
 @pytest.mark.parametrize(
@@ -140,6 +140,6 @@ def test_the_expert_a_tensor_belongs_to(name: str, expert: int) -> None:
 
 
 def test_a_table_that_has_no_word_of_experts_is_refused() -> None:
-    expected = "pooling experts wants the table parameters; the column expert is not there, but tensor, rms"
+    expected = r"pool_experts\(\) needs the table parameters; the column expert is missing from tensor, rms"
     with pytest.raises(OptionError, match=f"^{expected}$"):
         pool_experts(pl.DataFrame({"tensor": ["a"], "rms": [1.0]}))

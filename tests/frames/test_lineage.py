@@ -60,7 +60,7 @@ def test_parents_come_before_their_forks_whatever_the_order(folders: tuple[Path,
     assert alone["parent"].to_list() == [str(folders[0])] and alone["forked_at"].to_list() == [4]
 
 
-def test_a_parent_that_was_moved_is_known_by_its_weights(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_a_parent_that_was_moved_is_recognised_by_its_weights(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere" / "run"
     moved.parent.mkdir()
     shutil.move(folders[0], moved)
@@ -80,7 +80,7 @@ def test_metrics_are_joined_along_ancestry(folders: tuple[Path, Path, Path]) -> 
     steps = {run: part["step"].to_list() for (run,), part in past.group_by("run", maintain_order=True)}
     assert steps == {"run": [1, 2, 3], "hot": [4, 5], "rescue": [6, 7]}
     assert found.history(frame, "run").height == 9
-    with pytest.raises(OptionError, match=r"^a history wants one of the runs run, hot, rescue; got 'cold'$"):
+    with pytest.raises(OptionError, match=r"^run must be one of run, hot, rescue \(got 'cold'\)$"):
         found.history(frame, "cold")
 
 
@@ -90,28 +90,29 @@ def test_a_forks_own_row_at_its_beginning_is_kept(folders: tuple[Path, Path, Pat
     assert forest(*folders).branched(frames).filter(run="hot")["rms"].to_list() == [2.5, 4.0]
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_runs_of_one_name_are_distinguished_by_their_folders(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
     other = write_run(tmp_path / "other" / "run", (0, 1))
     assert set(forest(folders[0], other).lines) == {f"{tmp_path.name}/run", "other/run"}
 
 
-def test_what_a_line_says(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_the_description_of_a_run(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
     run, hot, _ = map(read_line, folders)
-    assert run and hot and run.said == "trained from scratch"
-    assert hot.said == f"forked from {folders[0]}@step4-tokens32, lr 0.1235"
+    assert run and hot and run.description == "trained from scratch"
+    assert hot.description == f"forked from {folders[0]}@step4-tokens32, lr 0.1235"
     assert read_line(tmp_path) is None and read_line(tmp_path / "none") is None
 
 
-def test_what_is_no_forest_is_one_line(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    start = "a forest wants folders of checkpoints with lineage.json, as training writes them; got "
+def test_folders_without_a_lineage_are_refused(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    start = "forest() needs folders of checkpoints with lineage.json, as training writes them "
     for given, came in (((), "none"), ((folders[0], tmp_path), str(tmp_path))):
         with pytest.raises(OptionError) as caught:
             forest(*given)
-        assert str(caught.value) == start + came
-    with pytest.raises(OptionError, match=r"^a forest wants every folder once; one came twice$"):
+        assert str(caught.value) == f"{start}(got {came})"
+    with pytest.raises(OptionError, match=r"^forest\(\) needs every folder once \(got one twice\)$"):
         forest(folders[0], folders[0])
     bare = Forest(forest(*folders).lines)
     with pytest.raises(
-        OptionError, match=r"^a table of a forest wants runs that have one; none has: record them, or give"
+        OptionError,
+        match=r"^a table of a forest needs at least one run that has it \(got none\); record the runs, or give",
     ):
         bare.table("parameters")

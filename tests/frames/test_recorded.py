@@ -14,8 +14,9 @@ from polars.testing import assert_frame_equal
 
 from olmo_dynamics.errors import DiskFullError, OptionError
 from olmo_dynamics.frames import RecordedStore, export, macro_average, open_store
-from olmo_dynamics.names import Record, Revision
+from olmo_dynamics.names import Revision
 from olmo_dynamics.quantities import GROUPS, of_group
+from olmo_dynamics.quantities.declaration import Record
 from olmo_dynamics.store import Axis, Layout
 from tests.store.synthetic import ATTRIBUTES, axes, values
 from tests.store.test_layout import message
@@ -37,7 +38,7 @@ def test_an_exported_table_is_the_table(filled: RecordedStore, tmp_path: Path) -
 
 
 def test_other_files_are_refused(filled: RecordedStore, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=message("a table is written to a .parquet or .csv file; loss.xlsx came")):
+    with pytest.raises(OptionError, match=message("a table is written to a .parquet or .csv file (got loss.xlsx)")):
         export(filled, "loss", tmp_path / "loss.xlsx")
     with pytest.raises(OptionError, match="has no table losses"):
         export(filled, "losses", tmp_path / "loss.csv")
@@ -86,12 +87,12 @@ def test_tables_do_not_import_torch(filled: RecordedStore) -> None:
 def test_small_rows_share_files_so_that_long_tables_are_read_fast(tmp_path: Path) -> None:
     """500 revisions of 200 tensors are planned for 200 ms a table; a file a revision and array took seconds."""
     tensors = Axis("tensor", np.array([f"model.layers.{index}.mlp.up_proj.weight" for index in range(200)]))
-    layout = Layout({**axes(), "tensor": tensors}, ("parameters",))
+    layout = Layout({**axes(), "tensor": tensors}, (GROUPS["parameters"],))
     store = RecordedStore.create(tmp_path / "s.zarr", layout=layout, attributes=ATTRIBUTES, probe_arrays={})
     revisions = [Revision(f"step{step}", step=step) for step in range(500)]
     store.plan(revisions)
-    wanted = (quantity for quantity in of_group("parameters") if quantity.axes == ("tensor",))
-    found = [Record(quantity, np.ones(layout.shape(quantity), dtype=quantity.dtype)) for quantity in wanted]
+    chosen = (quantity for quantity in of_group("parameters") if quantity.axes == ("tensor",))
+    found = [Record(quantity, np.ones(layout.shape(quantity), dtype=quantity.dtype)) for quantity in chosen]
     with store.lock():
         for revision in revisions[::20]:
             store.append(revision, found, dtype="BF16", weights_sha256="")

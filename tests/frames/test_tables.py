@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.frames import RecordedStore, table
-from olmo_dynamics.names import Record, Status
+from olmo_dynamics.frames import RecordedStore, open_store, table
 from olmo_dynamics.quantities import GROUPS, find
+from olmo_dynamics.quantities.declaration import Record, Status
+from olmo_dynamics.store.appending import write_document
+from tests.store.silent import add_silent, new_silent_store, silent_values
 from tests.store.synthetic import PROBE, REVISIONS, TENSORS, axes, new_store, records, values
 from tests.store.test_layout import message
 
@@ -183,3 +187,43 @@ def test_an_unknown_table_is_answered_with_those_there_are(tmp_path: Path) -> No
     known = "revisions, loss, logits, loss.position_cross_entropy"
     with pytest.raises(OptionError, match=message(f"{store.path} has no table parameters; it has {known}")):
         table(store, "parameters")
+
+
+@pytest.fixture
+def silent(tmp_path: Path) -> RecordedStore:
+    """A store whose only group is a user's own."""
+    store = new_silent_store(tmp_path / "s.zarr")
+    for seed in (0, 1):
+        add_silent(store, REVISIONS[seed], seed)
+    return store
+
+
+def test_a_group_that_the_code_does_not_know_is_a_table(silent: RecordedStore) -> None:
+    assert silent.tables == ("revisions", "silent", "silent.silent_by_bin")
+    frame = silent.table("silent")
+    assert frame.columns[5:] == ["layer", "status", "silent_share"]
+    assert frame["layer"].to_list() == [0, 1] * 2
+    assert frame["silent_share"].to_list() == [
+        *silent_values(0)["silent_share"][1:],
+        *silent_values(1)["silent_share"][1:],
+    ]
+    long = silent.table("silent.silent_by_bin")
+    assert long.columns[5:] == ["layer", "bin", "status", "value"]
+    assert long["value"].to_list() == [
+        *silent_values(0)["silent_by_bin"][1:].ravel(),
+        *silent_values(1)["silent_by_bin"][1:].ravel(),
+    ]
+
+
+def test_a_group_without_a_status_has_a_row_where_it_has_a_value(silent: RecordedStore) -> None:
+    expected = silent.table("silent")
+    document = json.loads((silent.path / "zarr.json").read_bytes())
+    del document["consolidated_metadata"]["metadata"]["silent/status"]
+    write_document(silent.path, "", document)
+    without = open_store(silent.path, mode="a")
+    assert "status" not in without.group("silent")
+    assert_frame_equal(without.table("silent"), expected)
+    assert without.table("silent.silent_by_bin").height == 2 * 2 * 3
+    assert without.lacking_quantities(silent.layout) == {}
+    add_silent(without, REVISIONS[2], 2)
+    assert without.table("silent").height == 6

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from olmo_dynamics import quantities
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.frames import thin
+from olmo_dynamics.quantities import remember
+from olmo_dynamics.quantities.declaration import Group, Quantity
 from tests.store.test_layout import message
 
 
@@ -43,7 +46,7 @@ def test_series_of_one_length_keep_the_same_steps(series: int, steps: int, limit
     assert shown.pop() == tuple(step for step in range(steps) if step % stride == 0 or step == steps - 1)
 
 
-def test_the_note_says_what_is_shown() -> None:
+def test_the_note_tells_which_rows_are_shown() -> None:
     frame = interleaved([101] * 10)
     assert thin(frame, 2000) == (frame, "")
     assert thin(frame, 300)[1] == "1 in 4 revisions shown"
@@ -67,15 +70,23 @@ def test_null_names_a_series_too() -> None:
     assert kept.rows() == [(0, None), (0, 0), (2, None), (2, 0)]
 
 
+def test_the_axes_of_a_remembered_group_name_series_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantities, "_REMEMBERED", {})
+    frame = pl.DataFrame({"step": [0, 0, 1, 1, 2, 2], "lane": [1, 2, 1, 2, 1, 2]})
+    assert thin(frame, 4)[1] == "1 in 2 revisions shown"
+    remember(Group("lanes", ("lane",), "", (Quantity("traffic"),)))
+    kept, note = thin(frame, 4)
+    assert kept.rows() == [(0, 1), (0, 2), (2, 1), (2, 2)]
+    assert note == "1 in 2 revisions shown"
+
+
 @pytest.mark.parametrize(
     ("limit", "by", "expected"),
     [
-        (1, None, "a limit of at least 2; 1 came"),
-        (5, ("site", "head"), "the columns site, head"),
+        (1, None, "limit must be at least 2, the two ends of a series (got 1)"),
+        (5, ("site", "head"), "by must name columns of the table (step, tensor); got site, head"),
     ],
 )
 def test_what_cannot_be_thinned(limit: int, by: tuple[str, ...] | None, expected: str) -> None:
-    with pytest.raises(
-        OptionError, match=message(f"thinning a table wants {expected}; give columns it has and a limit of 2 or more")
-    ):
+    with pytest.raises(OptionError, match=message(expected)):
         thin(interleaved([3]), limit, by=by)

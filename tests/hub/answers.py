@@ -1,6 +1,6 @@
-"""The two halves of an exchange: what was asked, and what is going to be sent back.
+"""The two halves of an exchange: the request, and the answer to be sent.
 
-An `Answer` is data, not writing: faults spoil it before a byte is sent, and only `server.py` touches a socket.
+An `Answer` is data, not writing: faults damage it before a byte is sent, and only `server.py` touches a socket.
 
     answer = json_answer({"id": "org/name"})
     assert answer.status == 200 and answer.length == 17
@@ -21,7 +21,7 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 @dataclass(slots=True)
 class Request:
-    """One request as it arrived, and (once answered) how it was answered.
+    """One request as it arrived, and (once it is answered) its status.
 
     `path` is percent-encoded as sent, without the query. `headers` has lower-case names. `range` is half-open: `bytes=0-9`
     is (0, 10), `bytes=5-` is (5, None) and `bytes=-7` is (-7, None). `bytes_sent` counts the body handed to the socket.
@@ -41,7 +41,7 @@ class Request:
 
     @property
     def target(self) -> str:
-        """Path and query, percent-decoded; this is what faults match."""
+        """Path and query, percent-decoded; faults match this text."""
         return unquote(f"{self.path}?{self.query}" if self.query else self.path)
 
     @property
@@ -51,13 +51,13 @@ class Request:
 
     @property
     def token(self) -> str | None:
-        """The bearer token, if one came."""
+        """The bearer token, if there is one."""
         kind, _, token = self.headers.get("authorization", "").partition(" ")
         return token if kind == "Bearer" and token else None
 
 
 def parse_range(header: str | None) -> tuple[int, int | None] | None:
-    """The half-open span that a Range header asks for; None where there is none, or several."""
+    """The half-open span in a Range header; None if there is none, or if there are several."""
     found = _RANGE.fullmatch(header.replace(" ", "")) if header else None
     if not found or not any(found.groups()):
         return None
@@ -69,7 +69,7 @@ def parse_range(header: str | None) -> tuple[int, int | None] | None:
 
 @dataclass(slots=True)
 class Answer:
-    """Status, headers and a span of some content; `cut` and `ending` are how faults break it off.
+    """Status, headers and a span of some content; faults break it off with `cut` and `ending`.
 
     `declared` overrides Content-Length. After `cut` bytes the connection ends as `ending` says: "close" (FIN), "reset" (RST)
     or "stall" (a pause of `pause` seconds, then the rest); "hang_up" sends nothing at all.
@@ -91,13 +91,13 @@ class Answer:
 
     @property
     def carries_file(self) -> bool:
-        """Whether there is a body that is worth spoiling."""
+        """True if there is a body that a fault can damage."""
         return self.status in (200, 206)
 
 
 @dataclass
 class Refusal(Exception):
-    """Raised where a request cannot be served; the hub turns it into the error headers that its client reads."""
+    """Raised if a request cannot be served; the hub turns it into the error headers that its client reads."""
 
     status: int
     code: str
@@ -105,7 +105,7 @@ class Refusal(Exception):
     headers: dict[str, str] = field(default_factory=dict)
 
     def answer(self) -> Answer:
-        """The refusal as it goes over the wire."""
+        """The refusal as an answer."""
         headers = {"X-Error-Message": self.message, **self.headers}
         if self.code:
             headers["X-Error-Code"] = self.code
@@ -126,7 +126,7 @@ def json_answer(value: Any, *, status: int = 200, headers: dict[str, str] | None
 
 
 def content_answer(content: Content, request: Request, headers: dict[str, str]) -> Answer:
-    """A file, or the span of it that was asked for: 200, 206, or 416 where the span lies outside."""
+    """A file, or the requested span of it: 200, 206, or 416 if the span is outside the file."""
     size = content.size
     if request.range is None:
         return Answer(200, {**headers, "Accept-Ranges": "bytes"}, content, 0, size)

@@ -1,7 +1,7 @@
-"""What the hub and its storage answer to each address.
+"""The answers of the hub and its storage to each address.
 
-Addresses are taken apart before they are percent-decoded, because a branch may hold `%2F`. Everything refused is refused
-the way the hub does it: with `X-Error-Code` and `X-Error-Message`.
+Addresses are split before they are percent-decoded, because a branch may hold `%2F`. Refusals are those of the real hub, with
+`X-Error-Code` and `X-Error-Message`.
 
     answer = answer_hub(hub, Request("GET", "hub", "/api/models/org/name/refs", {}))
     assert answer.status == 200
@@ -33,7 +33,7 @@ _STORED = re.compile(rf"/repos/{_REPO}/(?P<key>[0-9a-f]{{64}})")
 
 
 def answer_hub(hub: LocalHub, request: Request) -> Answer:
-    """Answer a request to the hub's own address, quota headers and all."""
+    """Answer a request to the hub's own address, with quota headers."""
     try:
         answer = _route(hub, request)
     except Refusal as refusal:
@@ -231,7 +231,7 @@ def _page(hub: LocalHub, request: Request, items: list[Any]) -> Answer:
 
 
 def _resolve(hub: LocalHub, request: Request, repo: str, revision: str, path: str) -> Answer:
-    """Redirect to where the bytes are; what the client wants to know of the file is on the redirect itself."""
+    """Redirect to the address of the bytes; the redirect itself carries the facts of the file that the client reads."""
     commit = _commit(_readable(hub, request, repo), revision)
     blob = _blob(commit, path)
     headers = {
@@ -252,7 +252,7 @@ def _resolve(hub: LocalHub, request: Request, repo: str, revision: str, path: st
 
 
 def _xet_headers(hub: LocalHub, repo: str, commit: Commit, blob: Blob) -> dict[str, str]:
-    """How the hub invites clients that speak Xet; those addresses lead nowhere here."""
+    """The headers that point Xet clients to their addresses, which do not exist here."""
     route = f"{hub.endpoint}/api/models/{repo}/xet-read-token/{commit.id}"
     rebuilt = f"{hub.cdn_endpoint}/v1/reconstructions/{_xet_hash(blob)}"
     links = f'<{route}>; rel="xet-auth", <{rebuilt}>; rel="xet-reconstruction-info"'

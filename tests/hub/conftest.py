@@ -1,4 +1,4 @@
-"""A hub with one small repo, and the client's shared connections closed when it goes."""
+"""A hub with one small repo, and the client's shared connections closed when it ends."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def api(hub: LocalHub) -> HfApi:
 
 
 class Download:
-    """`hf_hub_download` from the test's hub into the test's own cache folder; answers the bytes."""
+    """`hf_hub_download` from the test's hub into the test's own cache folder; returns the bytes."""
 
     def __init__(self, hub: LocalHub, cache: Path) -> None:
         self.cache = cache

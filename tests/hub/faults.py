@@ -1,4 +1,4 @@
-"""What can go wrong between a client and a hub, each switchable.
+"""Faults between a client and a hub, each switchable.
 
 hub.add_fault(Fault("429", "/refs", wait=0))                          # the next listing of refs: too many requests
 hub.add_fault(Fault("short", "model.safetensors", host="cdn", keep=100, times=None))  # every body ends after 100 bytes
@@ -19,17 +19,17 @@ from tests.hub.answers import Answer, Refusal, Request, bytes_answer
 from tests.hub.repository import Content, Memory, as_content
 
 STATUSES = ("400", "401", "403", "404", "408", "429", "500", "502", "503", "504")
-"""Answers these in place of the true one. 429 says how long to wait through RateLimit, or through Retry-After."""
+"""Answers these in place of the true one. 429 gives the time to wait in RateLimit, or in Retry-After."""
 
 EARLY = (*STATUSES, "hang_up", "hook", "slow", "expired")
-"""Kinds that strike before the request is looked at; the rest spoil a body on its way, so they skip redirects and errors."""
+"""Kinds that strike before the request is read; the others damage a body on its way, so they skip redirects and errors."""
 
 LATE = ("short", "reset", "stall", "ignore_range", "gzip", "wrong_payload", "wrong_size", "missing_headers")
 
 
 @dataclass
 class Fault:
-    """One thing that goes wrong, with the requests it strikes.
+    """One fault, with the requests that it strikes.
 
     kind            what happens
     -------------   --------------------------------------------------------------------------------------------------
@@ -78,11 +78,11 @@ class Fault:
 
     @property
     def early(self) -> bool:
-        """Whether it strikes before the request is looked at."""
+        """True if it strikes before the request is read."""
         return self.kind in EARLY
 
     def strikes(self, request: Request) -> bool:
-        """Whether this request is one of those struck; asking counts it."""
+        """True if this request is struck; each call counts the request."""
         if not self.active or not self._matches(request):
             return False
         with self._lock:
@@ -99,7 +99,7 @@ class Fault:
         return self.path(request) if callable(self.path) else self.path in request.target
 
     def can_spoil(self, request: Request, answer: Answer) -> bool:
-        """Whether the answer has what this (late) kind spoils."""
+        """True if the answer has the part that this (late) kind damages."""
         if self.kind == "missing_headers":
             return "X-Repo-Commit" in answer.headers
         if self.kind == "wrong_size" and request.method == "HEAD":
@@ -111,7 +111,7 @@ class Fault:
         return answer.carries_file and request.method != "HEAD"
 
     def replace(self) -> Answer | None:
-        """The answer that an early kind gives in place of the true one; None where it only delays or prepares it."""
+        """The answer that an early kind gives in place of the true one; None if it only delays or prepares it."""
         if self.kind == "hang_up":
             answer = bytes_answer(b"")
             answer.ending = "hang_up"
@@ -168,7 +168,7 @@ def _resize(answer: Answer, size: int | None) -> None:
 
 
 def expired_answer() -> Answer:
-    """What storage says to an address past its time."""
+    """The storage's answer to an expired address."""
     body = b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
     return bytes_answer(body, status=403, headers={"Content-Type": "application/xml"})
 
@@ -177,7 +177,7 @@ _FLIP = bytes(byte ^ 0xFF for byte in range(256))
 
 
 class _Flipped:
-    """Content of the same length with every bit turned over."""
+    """Content of the same length with every bit flipped."""
 
     def __init__(self, content: Content) -> None:
         self._content = content

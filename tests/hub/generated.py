@@ -1,11 +1,11 @@
-"""Checkpoints of any size that exist nowhere: every byte of a shard is computed from its place when it is asked for.
+"""Checkpoints of any size that are not stored: every byte of a shard is computed from its position when it is requested.
 
     stack = LayerStack()                                       # the shape of a 32B, about 64 GB in 13 shards
     hub.add_repo("org/stack", {"step0": stack.files(), "step1": LayerStack(seed=1).files()})
     LayerStack(layers=2, hidden=256, heads=4, kv_heads=2, intermediate=512, vocab=512).write(tmp_path / "cut")
 
-Weights lie about 0 with a standard deviation of 0.02, those of norms about 1 with 0.1, as bfloat16. Each tensor repeats one
-block of random values, from a phase of its own; the block's length is a prime, so no two rows of a matrix are alike.
+Weights have a mean of 0 and a standard deviation of 0.02, those of norms 1 and 0.1, as bfloat16. Each tensor repeats one block of
+random values, from a phase of its own; the block's length is a prime, so no two rows of a matrix are equal.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Shapes = dict[str, tuple[int, ...]]
 class LayerStack:
     """An `olmo2` or `olmo3` checkpoint of that shape, in shards of at most `shard_bytes`; other seeds, other weights.
 
-    With `hashed`, shards are read once to list their true SHA-256, which takes 0.7 s a GB and thread; else the hub lists none.
+    With `hashed`, shards are read once to list their true SHA-256, which takes 0.7 s per GB and thread; else the hub lists none.
     """
 
     layers: int = 64
@@ -48,7 +48,7 @@ class LayerStack:
 
     @property
     def config(self) -> dict[str, object]:
-        """As `config.json` says it."""
+        """The contents of `config.json`."""
         sliding = {"layer_types": _layer_types(self.layers), "sliding_window": 4096}
         return {
             "architectures": [f"{self.model_type.capitalize()}ForCausalLM"],
@@ -120,7 +120,7 @@ class LayerStack:
         return found | {"model.safetensors.index.json": _json(index)} | dict(zip(names, shards, strict=True))
 
     def write(self, folder: Path) -> Path:
-        """Put the files into a folder, for whoever needs a real checkpoint; meant for small cuts."""
+        """Write the files into a folder, for tests that need a real checkpoint; meant for small ones."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.files().items():
             with (folder / name).open("wb") as file:
@@ -157,19 +157,19 @@ class Shard:
         self.sha256 = ""
 
     def hash(self) -> None:
-        """Find out the true SHA-256."""
+        """Compute the true SHA-256."""
         digest = hashlib.sha256()
         for piece in self.pieces():
             digest.update(piece)
         self.key = self.sha256 = digest.hexdigest()
 
     def read(self, start: int, stop: int) -> bytes | memoryview:
-        """The bytes from `start` up to `stop`; without a copy where they are of one tensor and few."""
+        """The bytes from `start` up to `stop`; without a copy if they are few and of one tensor."""
         found = list(self.pieces(start, stop))
         return found[0] if len(found) == 1 else b"".join(found)
 
     def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[bytes | memoryview]:
-        """The same in pieces of at most 4 MiB."""
+        """The bytes in pieces of at most 4 MiB."""
         stop = self.size if stop is None else stop
         while start < stop:
             at = bisect.bisect_right(self._starts, start) - 1
@@ -181,14 +181,14 @@ class Shard:
             start = end
 
     def _source(self, name: str, seed: int) -> tuple[memoryview, int]:
-        """Where a tensor's bytes come from, and the phase in bytes at which it begins."""
+        """The block of a tensor's bytes, and the phase in bytes at which it begins."""
         digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
         return _block(seed, len(self.shapes[name]) == 1), int.from_bytes(digest[:8], "little") % BLOCK_VALUES * _ITEM
 
 
 @lru_cache(maxsize=8)
 def _block(seed: int, is_norm: bool) -> memoryview:
-    """Random bfloat16 values, followed by as many of the first as a piece may reach over the end."""
+    """Random bfloat16 values, followed by as many of the first ones as a piece may exceed the end."""
     spread = np.random.default_rng([seed, is_norm]).standard_normal(BLOCK_VALUES, dtype=np.float32)
     values = 1 + 0.1 * spread if is_norm else 0.02 * spread
     codes = (values.view(np.uint32) >> 16).astype("<u2")  # truncated, which is precise enough

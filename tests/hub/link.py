@@ -1,4 +1,4 @@
-"""The link that all bodies share: one rate for every connection together.
+"""The link that all bodies share: one rate for all connections together.
 
 link = Link()
 link.rate = 100e6
@@ -10,12 +10,12 @@ from __future__ import annotations
 import threading
 import time
 
-_PIECE_SECONDS = 0.004  # what goes out at once fills the link for so long at most
-_CREDIT = 0.02  # seconds that late wakers may make up for
+_PIECE_SECONDS = 0.004  # a piece sent at once occupies the link for at most this time
+_CREDIT = 0.02  # seconds that a late thread may catch up
 
 
 class Link:
-    """Bytes go out one after another at `rate` bytes per second, or at once where it is None."""
+    """Send bytes one after another at `rate` bytes per second, or at once if it is None."""
 
     def __init__(self) -> None:
         self.rate: float | None = None
@@ -23,11 +23,11 @@ class Link:
         self._lock = threading.Lock()
 
     def piece_bytes(self, limit: int) -> int:
-        """How many bytes to send at once, at most `limit`."""
+        """The number of bytes to send at once, at most `limit`."""
         return limit if self.rate is None else max(1, min(limit, int(self.rate * _PIECE_SECONDS)))
 
     def wait(self, count: int, stopping: threading.Event) -> None:
-        """Return when `count` bytes have passed, or at the end of all things."""
+        """Return when `count` bytes have passed, or when the hub is stopping."""
         rate = self.rate
         if rate is None:
             return

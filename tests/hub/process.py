@@ -1,4 +1,4 @@
-"""A local hub in a process of its own, so that it takes no time from the reader's interpreter: for measuring.
+"""A local hub in a process of its own, so that measurements do not share an interpreter with it.
 
 with HubProcess(publish) as hub:              # publish(hub: LocalHub) -> None, importable from the child
     hub.call(set_rate, 50e6)                  # runs set_rate(hub, 50e6) there
@@ -27,7 +27,7 @@ class HubProcess:
         self.endpoint = ""
 
     def call(self, function: Callable[..., Any], *arguments: object) -> Any:
-        """What `function(hub, *arguments)` returns in the hub's process; only results that can be pickled come back."""
+        """Run `function(hub, *arguments)` in the hub's process and return its result, which must be picklable."""
         self._ours.send((function, arguments))
         failed, answer = self._ours.recv()
         if failed:
@@ -58,7 +58,7 @@ def sent_spans(hub: LocalHub) -> list[tuple[str, int, int]]:
 
 
 def set_total_rate(hub: LocalHub, bytes_per_second: float | None) -> None:
-    """Set what all connections together may send."""
+    """Set the rate of all connections together."""
     hub.total_rate = bytes_per_second
 
 

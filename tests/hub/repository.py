@@ -1,4 +1,4 @@
-"""What a hub holds: repositories of commits, commits of files, and the hashes git and LFS give them.
+"""Contents of a hub: repositories of commits, commits of files, and their git and LFS hashes.
 
 A file's bytes may lie in memory, on disk, or nowhere at all: anything with a `size` and a `read(start, stop)` will do, so a
 checkpoint of many gigabytes can be served without existing.
@@ -88,7 +88,7 @@ def as_files(given: str | Path | Mapping[str, bytes | Path | Content]) -> dict[s
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """One file of a commit: `oid` is git's hash (of the pointer where the file is in LFS), `sha256` is LFS's.
+    """One file of a commit: `oid` is git's hash (of the pointer if the file is in LFS), `sha256` is LFS's.
 
     `key` is what storage knows a large file by: its `sha256`, if that is known.
     """
@@ -102,7 +102,7 @@ class Blob:
 
     @property
     def etag(self) -> str:
-        """What the hub answers as ETag: 64 hex digits for a large file, 40 for a small one."""
+        """The hub's ETag: 64 hex digits for a large file, 40 for a small one."""
         return self.sha256 or self.oid
 
 
@@ -151,7 +151,7 @@ class Commit:
 
     @property
     def timestamp(self) -> str:
-        """The date as the hub's JSON spells it."""
+        """The date in the form of the hub's JSON."""
         return self.date.strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 

@@ -64,12 +64,12 @@ class LocalHub:
 
     @property
     def endpoint(self) -> str:
-        """What HF_ENDPOINT, or `HfApi(endpoint=…)`, should say."""
+        """The value for HF_ENDPOINT, or `HfApi(endpoint=…)`."""
         return self._servers["hub"].address
 
     @property
     def cdn_endpoint(self) -> str:
-        """Where large files are redirected to."""
+        """The address to which large files are redirected."""
         return self._servers["cdn"].address
 
     @property
@@ -90,7 +90,7 @@ class LocalHub:
         gated: str | None = None,
         token: str | None = None,
     ) -> Repository:
-        """Publish a repo; `token` is one that may read it where it is private or gated."""
+        """Publish a repo; `token` is one that may read it if it is private or gated."""
         repository = Repository(name, private, gated)
         if token:
             self.tokens.add(token)
@@ -110,7 +110,7 @@ class LocalHub:
         return fault
 
     def respond(self, request: Request) -> Answer:
-        """The answer to a request, damaged by whichever faults strike it."""
+        """The answer to a request, damaged by the faults that strike it."""
         for fault in [each for each in self.faults if each.early and each.strikes(request)]:
             if fault.call:
                 fault.call()
@@ -140,7 +140,7 @@ class LocalHub:
 
 
 class _Server(ThreadingHTTPServer):
-    """One port. It knows its open connections, so that stopping leaves no thread and no socket behind."""
+    """One port. It tracks its open connections, so that stopping leaves no thread and no socket behind."""
 
     daemon_threads = False
     request_queue_size = 128
@@ -188,7 +188,7 @@ def _hang_up(connection: socket.socket) -> None:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection: reads requests, asks the hub, writes what it says."""
+    """One connection: reads requests, asks the hub, writes its answers."""
 
     server: _Server
     protocol_version = "HTTP/1.1"
@@ -258,4 +258,4 @@ class _Handler(BaseHTTPRequestHandler):
                 return
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: `LocalHub.requests` is the log."""
+        """Print nothing: `LocalHub.requests` is the log."""

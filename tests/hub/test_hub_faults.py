@@ -1,4 +1,4 @@
-"""What the real client does when the hub misbehaves: what it retries, what it raises, and what it never notices."""
+"""Behaviour of the real client when the hub fails: its retries, its errors, and the faults that it does not notice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real client believes the local hub: every endpoint, redirect and span that this project can meet."""
+"""The real client accepts the local hub: every endpoint, redirect and span that this project uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One rate over all connections, kept to a few per cent; and a hub in a process of its own."""
+"""One rate over all connections, kept to a few per cent; and a hub in a separate process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def fetch(endpoint: str, start: int, stop: int) -> None:
 
 
 def seconds_to_fetch(endpoint: str, size: int) -> float:
-    """Over four connections at once."""
+    """Fetch over four connections at once."""
     part = size // 4
     threads = [threading.Thread(target=fetch, args=(endpoint, at * part, (at + 1) * part)) for at in range(4)]
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""The local hub refuses as the real one does, and the real client raises what it raises there."""
+"""The local hub refuses like the real one, and the real client raises the same errors."""
 
 from __future__ import annotations
 

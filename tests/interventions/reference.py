@@ -39,7 +39,7 @@ def run(
 
 
 def _hook(theirs, site, layer, edit):
-    """A hook at the place in transformers' model that a site of ours means."""
+    """A hook at the place in transformers' model that corresponds to one of our sites."""
     stack = theirs.model
     inside = stack.layers[layer] if site.in_block else None
     after = {

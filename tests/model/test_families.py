@@ -17,6 +17,9 @@ import transformers
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 from transformers.models.olmo2 import modeling_olmo2
 from transformers.models.olmoe import modeling_olmoe
 
@@ -224,9 +227,24 @@ def seen_by_theirs(model: torch.nn.Module, token_ids: Tensor) -> dict[tuple[Site
             keep(block.mlp.gate, Site.CHOSEN_EXPERTS, layer, part=2)
         else:
             keep(block.mlp.down_proj, Site.MLP_HIDDEN, layer, entering=True)
-    with torch.no_grad():
+    with torch.no_grad(), showing_queries(model, seen):
         model(token_ids)
     return seen
+
+
+@contextmanager
+def showing_queries(model: torch.nn.Module, seen: dict) -> Iterator[None]:
+    """Keep the queries that transformers gives its attention function, after RoPE."""
+
+    def attend(module, query, *others, **options):
+        seen[Site.QUERY_ROTATED, module.layer_idx] = query.transpose(1, 2).flatten(2)
+        return sdpa_attention_forward(module, query, *others, **options)
+
+    AttentionInterface.register("showing", attend)
+    AttentionMaskInterface.register("showing", sdpa_mask)
+    model.set_attn_implementation("showing")
+    yield
+    model.set_attn_implementation("sdpa")
 
 
 @families

@@ -36,7 +36,7 @@ YARN = {
 
 
 def as_transformers_reads(written: dict[str, Any]) -> ModelConfig:
-    """What transformers' config of the same JSON says, by layer type."""
+    """The settings of transformers' config of the same JSON, by layer type."""
     theirs = transformers.Olmo3Config(**json.loads(json.dumps(written)))
     return parse_config(theirs.to_dict() | {"rope_theta": theirs.rope_parameters["full_attention"]["rope_theta"]})
 
@@ -160,70 +160,73 @@ def test_windows_shorter_and_longer_than_the_text_equal_transformers(positions):
         (
             {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
             "rope_parameters must be given for full_attention and sliding_attention apart for the forward pass implemented "
-            "here; got {'rope_type': 'default', 'rope_theta': 10000.0}: record parameters only",
+            "here (got {'rope_type': 'default', 'rope_theta': 10000.0}); record parameters only",
         ),
         (
             {"rope_parameters": {"full_attention": {}, "sliding_attention": None}},
             "rope_parameters must be given for full_attention and sliding_attention apart for the forward pass implemented "
-            "here; got {'full_attention': {}, 'sliding_attention': None}: record parameters only",
+            "here (got {'full_attention': {}, 'sliding_attention': None}); record parameters only",
         ),
         (
             {"rope_parameters": {"sliding_attention": YARN}},
-            "rope_parameters of sliding_attention must be of rope_type 'default' for the forward pass implemented here; "
-            f"got {YARN!r}: record parameters only",
+            "rope_parameters of sliding_attention must be of rope_type 'default' for the forward pass implemented here "
+            f"(got {YARN!r}); record parameters only",
         ),
         (
             {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
-            "rope_scaling must be of rope_type 'default' or 'yarn' for the forward pass implemented here; "
-            "got {'rope_type': 'linear', 'factor': 2.0}: record parameters only",
+            "rope_scaling must be of rope_type 'default' or 'yarn' for the forward pass implemented here "
+            "(got {'rope_type': 'linear', 'factor': 2.0}); record parameters only",
         ),
         (
             {"rope_scaling": YARN | {"truncate": False}},
-            "truncate of rope_scaling must be absent or True for the forward pass implemented here; got False: "
+            "truncate of rope_scaling must be absent or True for the forward pass implemented here (got False); "
             "record parameters only",
         ),
         (
             {"rope_parameters": {"full_attention": {"partial_rotary_factor": 0.5}}},
-            "partial_rotary_factor of rope_parameters must be absent or 1 for the forward pass implemented here; "
-            "got 0.5: record parameters only",
+            "partial_rotary_factor of rope_parameters must be absent or 1 for the forward pass implemented here "
+            "(got 0.5); record parameters only",
         ),
         (
             {"rope_parameters": {"sliding_attention": {"rope_theta": 0}}},
-            "sliding_rope_theta must be a number above 0; got 0.0: correct the config",
+            "sliding_rope_theta must be a number above 0 (got 0.0); correct the config",
         ),
         (
             {"rope_scaling": YARN, "rope_parameters": {"full_attention": {"rope_type": "default"}}},
-            f"rope_scaling must be what rope_parameters has for full_attention; got {YARN!r} and "
-            "{'rope_type': 'default'}: remove the wrong one",
+            f"rope_scaling must equal rope_parameters of full_attention (got {YARN!r} and "
+            "{'rope_type': 'default'}); remove the wrong one",
         ),
         (
             {"rope_theta": 1e4, "rope_parameters": {"full_attention": {"rope_theta": 5e5}}},
-            "rope_theta must be one number; got 500000.0 in rope_parameters and 10000.0 beside it: remove one",
+            "rope_theta must be one number (got 500000.0 in rope_parameters and 10000.0 outside it); remove one",
         ),
-        ({"rope_scaling": {"rope_type": "yarn"}}, "factor must be a number above 0; got None: correct the config"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "factor must be a number above 0 (got None); correct the config"),
         (
             {"rope_scaling": YARN | {"factor": 0.5}},
-            "factor must be at least 1 to stretch RoPE; got 0.5: correct the config",
+            "factor must be at least 1 to stretch RoPE (got 0.5); correct the config",
         ),
         (
             {"rope_scaling": YARN | {"original_max_position_embeddings": 0}},
-            "original_max_position_embeddings must be a whole number of at least 1; got 0: correct the config",
+            "original_max_position_embeddings must be a whole number of at least 1 (got 0); correct the config",
         ),
         (
             {"rope_scaling": YARN, "rope_theta": 1.0},
-            "rope_theta must be above 1 for YaRN; got 1.0: correct the config",
+            "rope_theta must be above 1 for YaRN (got 1.0); correct the config",
         ),
         (
             {"layer_types": ["full_attention"]},
-            "layer_types must name 5 layers, as num_hidden_layers says; got 1: correct the config",
+            "layer_types must name 5 layers, as in num_hidden_layers (got 1); correct the config",
         ),
         (
             {"layer_types": ["full_attention"] * 4 + ["linear_attention"]},
-            "layer_types must be 'full_attention' or 'sliding_attention' for the forward pass implemented here; "
-            "got ['linear_attention']: record parameters only",
+            "layer_types must be 'full_attention' or 'sliding_attention' for the forward pass implemented here "
+            "(got ['linear_attention']); record parameters only",
         ),
-        ({"sliding_window": None}, "sliding_window must be a whole number of at least 1; got None: correct the config"),
-        ({"sliding_window": 0}, "sliding_window must be a whole number of at least 1; got 0: correct the config"),
+        (
+            {"sliding_window": None},
+            "sliding_window must be a whole number of at least 1 (got None); correct the config",
+        ),
+        ({"sliding_window": 0}, "sliding_window must be a whole number of at least 1 (got 0); correct the config"),
     ],
 )
 def test_configs_that_mean_nothing_or_another_model_are_refused(changes, message):

@@ -141,16 +141,16 @@ def test_the_number_of_experts_may_be_called_local():
         (
             {"num_experts": None},
             "config.json must give hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, vocab_size, "
-            "num_experts; missing: num_experts: add them",
+            "num_experts (missing: num_experts); add them",
         ),
-        ({"num_experts": 0}, "num_experts must be a whole number of at least 1; got 0: correct the config"),
+        ({"num_experts": 0}, "num_experts must be a whole number of at least 1 (got 0); correct the config"),
         (
             {"num_experts_per_tok": 17},
-            "num_experts_per_tok must be at most num_experts; got 17 and 16: correct the config",
+            "num_experts_per_tok must be at most num_experts (got 17 and 16); correct the config",
         ),
         (
             {"num_shared_experts": 1},
-            "num_shared_experts must be 0 for the forward pass implemented here; got 1: record parameters only",
+            "num_shared_experts must be 0 for the forward pass implemented here (got 1); record parameters only",
         ),
     ],
 )

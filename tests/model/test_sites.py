@@ -12,6 +12,8 @@ from olmo_dynamics.names import NO_LAYER, Site
 from tests.model.drawing import random_model, random_tokens, tiny_config
 from tests.model.test_families import seen_by_ours
 
+QUERIES = (Site.QUERY, Site.QUERY_ROTATED)
+
 
 def test_a_tap_returns_what_it_is_given():
     x = torch.zeros(1, 2, 3)
@@ -41,11 +43,11 @@ def test_a_printed_tap_says_where_it_is():
 @pytest.mark.parametrize(
     ("site", "layer", "message"),
     [
-        (Site.QUERY, 3, r"^site and layer must name a place in the model; got q of layer 3: its layers are 0 to 2$"),
+        (Site.QUERY, 3, r"^site and layer must name a place in the model \(got q of layer 3\); its layers are 0 to 2$"),
         (
             Site.LOGITS,
             0,
-            r"^site and layer must name a place in the model; got logits of layer 0: it lies outside the blocks$",
+            r"^site and layer must name a place in the model \(got logits of layer 0\); it lies outside the blocks$",
         ),
     ],
 )
@@ -56,9 +58,9 @@ def test_a_place_that_is_not_there_is_refused(site, layer, message):
 
 def test_a_site_of_another_family_is_refused():
     message = (
-        r"^site must be one that the model has, embedding, residual_in, attention_input, q, k, attention_output, "
-        r"residual_middle, mlp_input, mlp_hidden, mlp_output, residual_out, final_norm, logits; got router_logits: "
-        r"choose one of them$"
+        r"^site must be one that the model has, embedding, residual_in, attention_input, q, k, q_rotated, "
+        r"attention_output, residual_middle, mlp_input, mlp_hidden, mlp_output, residual_out, final_norm, logits "
+        r"\(got router_logits\)$"
     )
     with pytest.raises(OptionError, match=message):
         find_tap(build_model(tiny_config("olmo")), Site.ROUTER_LOGITS, 0)
@@ -69,11 +71,11 @@ def test_every_site_of_a_block_is_as_wide_as_it_says():
         model = random_model(tiny_config(family))
         for (site, layer), values in seen_by_ours(model, random_tokens(model.config, 1, 3)).items():
             assert site.in_block is (layer != NO_LAYER)
-            assert site.hidden_wide is (values.shape[-1] == 48) or site is Site.QUERY  # which is as wide by chance
+            assert site.hidden_wide is (values.shape[-1] == 48) or site in QUERIES  # as wide by chance
             assert site.is_choice is not values.is_floating_point()
 
 
-def test_the_door_is_lazy():
+def test_the_package_is_imported_lazily():
     code = (
         "import sys, olmo_dynamics.model as model; model.parse_config; assert 'torch' not in sys.modules; "
         "model.build_model; assert 'torch' in sys.modules; assert set(model.__all__) <= set(dir(model))"
@@ -81,7 +83,7 @@ def test_the_door_is_lazy():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_door_names_what_it_lacks():
+def test_an_unknown_name_is_an_attribute_error():
     import olmo_dynamics.model as door
 
     with pytest.raises(AttributeError, match=r"^module 'olmo_dynamics\.model' has no attribute 'Olmo4'$"):

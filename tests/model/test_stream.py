@@ -16,8 +16,8 @@ from olmo_dynamics.model import (
     MODEL_TYPES,
     Compute,
     ModelConfig,
-    Observation,
     Prepared,
+    SiteValues,
     StreamedPass,
     expected_shapes,
     load_model_weights,
@@ -37,7 +37,7 @@ def run_streamed(config: ModelConfig, weights: dict[str, Tensor], token_ids: Ten
     """Every observation, put back together into `[sequences, positions, width]`."""
     seen: Seen = {}
 
-    def keep(observation: Observation) -> None:
+    def keep(observation: SiteValues) -> None:
         values = observation.values
         place = (observation.site, observation.layer)
         unseen = torch.nan if values.is_floating_point() else -1
@@ -56,7 +56,7 @@ def run_streamed(config: ModelConfig, weights: dict[str, Tensor], token_ids: Ten
 
 
 def together(sequences: int, at_once: int) -> list[int]:
-    """How many sequences a streamed pass runs together, time after time."""
+    """The number of sequences that a streamed pass runs together, each time."""
     parts = (part.stop - part.start for part in cut(sequences, PARTS))
     return [rows.stop - rows.start for length in parts for rows in slices(length, at_once)]
 
@@ -147,7 +147,7 @@ def test_padding_on_the_right_changes_nothing_before_it(family):
         assert whole[place].isfinite().all()
 
 
-def test_only_the_wanted_sites_are_seen():
+def test_only_the_requested_sites_are_observed():
     model = random_model(tiny_config())
     token_ids = random_tokens(model.config, 2, 5)
     seen = run_streamed(model.config, model.state_dict(), token_ids, sites={Site.MLP_HIDDEN, Site.FINAL_NORM})
@@ -194,7 +194,7 @@ def test_an_observer_that_fails_leaves_no_weights_behind_and_no_way_on():
     stage = stages(model.config)[0]
     weights, alive = take(model.state_dict(), stage.tensors)
 
-    def fail(observation: Observation) -> None:
+    def fail(observation: SiteValues) -> None:
         raise ArithmeticError("no")
 
     with pytest.raises(ArithmeticError, match="no"):
@@ -202,7 +202,7 @@ def test_an_observer_that_fails_leaves_no_weights_behind_and_no_way_on():
     del weights
     gc.collect()
     assert [reference() for reference in alive] == [None]
-    message = r"^stages must run in order, next is block 0; got embedding: start a new StreamedPass$"
+    message = r"^stages must run in order, next is block 0 \(got embedding\); start a new StreamedPass$"
     with pytest.raises(OptionError, match=message):
         streamed.run(streamed.prepare(stage, model.state_dict()), fail)
 
@@ -242,7 +242,7 @@ def test_stages_until_a_layer_have_no_head(until, blocks):
 def test_stages_out_of_order_are_refused():
     config = tiny_config()
     streamed = StreamedPass(config, random_tokens(config, 1, 3))
-    message = r"^stages must run in order, next is embedding; got block 1: start a new StreamedPass$"
+    message = r"^stages must run in order, next is embedding \(got block 1\); start a new StreamedPass$"
     with pytest.raises(OptionError, match=message):
         streamed.run(Prepared(stages(config)[2], {}), lambda observation: None)
 
@@ -252,14 +252,14 @@ def test_a_finished_pass_is_refused():
     streamed = StreamedPass(model.config, random_tokens(model.config, 1, 3), sites=())
     for stage in stages(model.config):
         streamed.run(streamed.prepare(stage, model.state_dict()), lambda observation: None)
-    message = r"^stages must run in order, next is no further stage; got head: start a new StreamedPass$"
+    message = r"^stages must run in order, next is no further stage \(got head\); start a new StreamedPass$"
     with pytest.raises(OptionError, match=message):
         streamed.run(Prepared(stages(model.config)[-1], {}), lambda observation: None)
 
 
 @pytest.mark.parametrize("name", ["threads", "sequences_at_once", "columns_at_once"])
 def test_nothing_at_once_is_refused(name):
-    message = rf"^{name} must be at least 1; got 0: give a larger number, or leave it out$"
+    message = rf"^{name} must be at least 1 \(got 0\); give a larger number, or leave it out$"
     with pytest.raises(OptionError, match=message):
         Compute(**{name: 0})
 
@@ -276,12 +276,12 @@ def test_threads_change_no_bit(family, dtype, sequences):
     assert torch.get_num_threads() == before
 
 
-def test_a_part_that_fails_in_a_thread_is_heard_of():
+def test_an_exception_in_a_thread_is_raised():
     config = tiny_config()
     streamed = StreamedPass(config, random_tokens(config, 4, 3), compute=Compute(threads=2))
     stage = stages(config)[0]
 
-    def fail(observation: Observation) -> None:
+    def fail(observation: SiteValues) -> None:
         if observation.part == 2:
             raise ArithmeticError("part 2")
 

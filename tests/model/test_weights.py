@@ -69,7 +69,7 @@ def test_bytes_between_element_boundaries_are_copied():
 
 def test_a_dtype_that_torch_lacks_is_refused():
     message = (
-        r"^model\.norm\.weight must be one of F64, F32, BF16, F16, F8_E4M3, F8_E5M2, I64, I32, I16, I8, U8, BOOL; got F4: "
+        r"^model\.norm\.weight must be one of F64, F32, BF16, F16, F8_E4M3, F8_E5M2, I64, I32, I16, I8, U8, BOOL \(got F4\); "
         r"convert the checkpoint$"
     )
     with pytest.raises(CheckpointError, match=message):
@@ -77,7 +77,7 @@ def test_a_dtype_that_torch_lacks_is_refused():
 
 
 def test_too_few_bytes_are_refused():
-    message = r"^model\.norm\.weight \[4\] F32 must be 16 bytes; got 12: fetch the checkpoint again$"
+    message = r"^model\.norm\.weight \[4\] F32 must be 16 bytes \(got 12\); fetch the checkpoint again$"
     with pytest.raises(CheckpointError, match=message):
         to_tensor(np.zeros(12, np.uint8), info("F32", (4,), 16))
 
@@ -91,7 +91,7 @@ def test_shapes_that_the_config_promises_are_let_pass(tied):
     check_shapes(tiny_config(tied_embeddings=tied), tensors_of(tied_embeddings=tied))
 
 
-def test_a_head_beside_tied_embeddings_is_let_pass():
+def test_a_head_in_addition_to_tied_embeddings_is_accepted():
     check_shapes(tiny_config(tied_embeddings=True), tensors_of())
 
 
@@ -109,11 +109,11 @@ def test_contradicting_shapes_are_listed():
     came["model.layers.0.input_layernorm.weight"] = torch.zeros(48)
     came["model.layers.2.mlp.up_proj.weight"] = torch.zeros(48, 64)
     message = (
-        r"^tensors must have the 36 names and shapes that config\.json implies; "
+        r"^tensors must have the 36 names and shapes of config\.json \(got "
         r"2 missing: model\.norm\.weight \[48\], lm_head\.weight \[97, 48\]; "
         r"1 unexpected: model\.layers\.0\.input_layernorm\.weight \[48\]; "
-        r"1 mis-shaped: model\.layers\.2\.mlp\.up_proj\.weight wanted \[64, 48\] got \[48, 64\]: "
-        r"check that config\.json and weights are of one revision$"
+        r"1 mis-shaped: model\.layers\.2\.mlp\.up_proj\.weight must be \[64, 48\], got \[48, 64\]\); "
+        r"check that config\.json and the weights are of one revision$"
     )
     with pytest.raises(ShapeError, match=message):
         check_shapes(tiny_config(), came)
@@ -122,9 +122,9 @@ def test_contradicting_shapes_are_listed():
 def test_only_the_first_few_are_listed():
     came = {name: tensor for name, tensor in tensors_of().items() if "layers.1." not in name}
     message = (
-        r"; 11 missing: model\.layers\.1\.self_attn\.q_proj\.weight \[48, 48\], "
+        r" \(got 11 missing: model\.layers\.1\.self_attn\.q_proj\.weight \[48, 48\], "
         r"model\.layers\.1\.self_attn\.k_proj\.weight \[24, 48\], "
-        r"model\.layers\.1\.self_attn\.v_proj\.weight \[24, 48\], …: check"
+        r"model\.layers\.1\.self_attn\.v_proj\.weight \[24, 48\], …\); check"
     )
     with pytest.raises(ShapeError, match=message):
         check_shapes(tiny_config(), came)
@@ -132,7 +132,7 @@ def test_only_the_first_few_are_listed():
 
 def test_a_tied_head_of_another_shape_is_unexpected():
     came = tensors_of() | {"lm_head.weight": torch.zeros(5, 48)}
-    with pytest.raises(ShapeError, match=r"; 1 unexpected: lm_head\.weight \[5, 48\]: check"):
+    with pytest.raises(ShapeError, match=r" \(got 1 unexpected: lm_head\.weight \[5, 48\]\); check"):
         check_shapes(tiny_config(tied_embeddings=True), came)
 
 
@@ -164,8 +164,8 @@ def test_weights_of_another_model_are_refused():
     del came["model.norm.weight"]
     came["lm_head.weight"] = torch.zeros(2, 48)
     message = (
-        r"^weights must match the model's 36 parameters; got none of the right shape for model\.norm\.weight, "
-        r"lm_head\.weight: call check_shapes to see what came$"
+        r"^weights must match the model's 36 parameters \(got none of the right shape for model\.norm\.weight, "
+        r"lm_head\.weight\); call check_shapes for details$"
     )
     with pytest.raises(ShapeError, match=message):
         load_model_weights(build_model(tiny_config()), came)
@@ -175,8 +175,8 @@ def test_the_rows_of_another_release_are_noticed():
     came = {name: torch.empty(shape, device="meta") for name, shape in expected_shapes(published(100_278)).items()}
     check_shapes(published(100_278), came)
     message = (
-        r"; 2 mis-shaped: model\.embed_tokens\.weight wanted \[100352, 8\] got \[100278, 8\], "
-        r"lm_head\.weight wanted \[100352, 8\] got \[100278, 8\]: check"
+        r" \(got 2 mis-shaped: model\.embed_tokens\.weight must be \[100352, 8\], got \[100278, 8\], "
+        r"lm_head\.weight must be \[100352, 8\], got \[100278, 8\]\); check"
     )
     with pytest.raises(ShapeError, match=message):
         check_shapes(published(100_352), came)
@@ -189,9 +189,9 @@ def published(rows: int) -> ModelConfig:
 
 def test_another_familys_tensors_are_refused():
     message = (
-        r"^tensors must have the 23 names and shapes that config\.json implies; 13 unexpected: "
+        r"^tensors must have the 23 names and shapes of config\.json \(got 13 unexpected: "
         r"model\.layers\.0\.self_attn\.q_norm\.weight \[48\], model\.layers\.0\.self_attn\.k_norm\.weight \[24\], "
-        r"model\.layers\.0\.post_attention_layernorm\.weight \[48\], …: check"
+        r"model\.layers\.0\.post_attention_layernorm\.weight \[48\], …\); check"
     )
     with pytest.raises(ShapeError, match=message):
         check_shapes(tiny_config("olmo"), tensors_of())

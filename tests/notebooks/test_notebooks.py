@@ -10,6 +10,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from olmo_dynamics.experiments.lab import place_notebooks
 from tests.conftest import REVISIONS
 from tests.hub import LocalHub
 
@@ -21,6 +22,10 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 def test_no_outputs_are_stored(path: Path) -> None:
     for cell in nbformat.read(path, as_version=4).cells:
         assert cell.cell_type != "code" or (not cell.outputs and cell.execution_count is None)
+
+
+def test_the_lab_gets_every_notebook(tmp_path: Path) -> None:
+    assert [path.name for path in place_notebooks(tmp_path / "lab")] == [path.name for path in NOTEBOOKS]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Draws a chart as a browser would and counts what came out."""
+"""Rendering of charts as in a browser, and counts of their marks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def drawn(chart: AnyChart) -> dict[str, int]:
-    """How many marks of each kind the chart draws, by mark type; its PNG must come out too."""
+    """The number of marks that the chart draws, by mark type; it must render as PNG too."""
     spec = chart.to_dict()
     assert vl_convert.vegalite_to_png(spec, vl_version=VERSION, scale=0.5).startswith(PNG)
     svg = vl_convert.vegalite_to_svg(spec, vl_version=VERSION)
@@ -51,7 +51,7 @@ def subtitle(chart: AnyChart) -> str:
 
 
 def selections(chart: AnyChart) -> set[str]:
-    """The names of the chart's parameters, wherever they stand."""
+    """The names of the chart's parameters, at any depth."""
     names: set[str] = set()
 
     def walk(part: Any) -> None:

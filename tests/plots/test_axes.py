@@ -32,7 +32,7 @@ def test_ticks_stand_at_zero_and_powers_of_ten() -> None:
     assert max(axis.minor) <= 99_000
 
 
-def test_the_linear_part_ends_at_the_first_step_so_that_no_room_is_lost_below_it() -> None:
+def test_the_linear_part_ends_at_the_first_step_so_that_no_space_is_lost_below_it() -> None:
     assert time_axis(steps(0, 1_000, 5_000, 1_900_000), "step", width=600).constant == 1_000
 
 
@@ -83,6 +83,6 @@ def test_among_panels_the_middle_one_decides() -> None:
 
 
 def test_a_logarithm_of_values_that_are_not_positive_is_refused() -> None:
-    message = "scale='log' wants positive values; 'rms' goes down to -1; use scale='linear'"
+    message = "scale='log' needs positive values; 'rms' goes down to -1; use scale='linear'"
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
         value_axis(pl.DataFrame({"rms": [-1.0, 2.0]}), "rms", RMS, scale="log")

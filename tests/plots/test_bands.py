@@ -67,12 +67,12 @@ def test_a_single_revision_is_drawn_as_bars() -> None:
     ("table", "message"),
     [
         (synthetic.parameter_quantiles(FEW, layers=1).filter(pl.col("quantile") < 0.5),
-         "the median and quantiles q and 1 - q were wanted for bands; the table has 0.001, 0.01, 0.05, 0.25"),
+         "bands need the median and pairs of quantiles q and 1 - q (got 0.001, 0.01, 0.05, 0.25); keep those rows"),
         (pl.concat([synthetic.parameter_quantiles(FEW, layers=1)] * 2),
-         "one value for each revision, panel and quantile was wanted; the table has several; filter it"),
+         "bands need one value per revision, panel and quantile (got several); filter the table"),
         (pl.concat([synthetic.parameter_quantiles(FEW, 1), synthetic.parameter_quantiles(FEW, 1).with_columns(stage=2)],
                    how="vertical_relaxed"),
-         "one line of training was wanted for bands; the table has stage 1, stage 2; filter by stage and ingredient"),
+         "bands need exactly one line of training (got stage 1, stage 2); filter by stage and ingredient"),
     ],
 )  # fmt: skip
 def test_a_table_that_makes_no_bands_is_refused(table: pl.DataFrame, message: str) -> None:

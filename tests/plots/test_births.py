@@ -65,6 +65,6 @@ def test_of_very_many_rows_the_features_born_first_are_shown_below() -> None:
 
 
 def test_a_run_without_outliers_is_refused(born: pl.DataFrame) -> None:
-    message = "outlier features to draw were wanted; the table has none; lower the threshold or the shares"
+    message = "outlier_births() needs at least one outlier feature (got none); lower the threshold or the shares"
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
         outlier_births(born.filter(step=0))

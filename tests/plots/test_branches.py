@@ -46,7 +46,7 @@ def test_each_run_is_a_line_named_at_its_end_and_forks_are_marked() -> None:
 
 def test_it_begins_a_little_before_the_first_fork() -> None:
     data = branches(table(), "loss").to_dict()["datasets"]
-    steps = [row["step"] for rows in data.values() for row in rows if row.get("run") == "run" and "beside" not in row]
+    steps = [row["step"] for rows in data.values() for row in rows if row.get("run") == "run" and "label_y" not in row]
     assert min(steps) == 52  # 60 - 0.2 * (100 - 60)
     on_tokens = branches(table(), "loss", x="tokens").to_dict()["datasets"]
     assert min(row["tokens"] for rows in on_tokens.values() for row in rows) == 52 * 512
@@ -57,7 +57,7 @@ def test_a_longer_parent_ends_a_little_after_its_forks(every: int, end: int) -> 
     short = table().filter(pl.col("run").is_in(["run", "hot"]), (pl.col("run") == "run") | (pl.col("step") <= 70))
     sparse = short.filter((pl.col("run") == "hot") | (pl.col("step") % every == 0))
     data = branches(sparse, "loss").to_dict()["datasets"]
-    steps = [row["step"] for rows in data.values() for row in rows if row.get("run") == "run" and "beside" not in row]
+    steps = [row["step"] for rows in data.values() for row in rows if row.get("run") == "run" and "label_y" not in row]
     assert max(steps) == end, "70 + 0.4 * (70 - 60) is 74, or the parent's first value beyond"
 
 
@@ -68,7 +68,7 @@ def test_the_parent_is_in_ink_and_forks_in_colours_of_their_own() -> None:
 
 def test_names_of_lines_that_end_elsewhere_stay_at_their_lines() -> None:
     chart = branches(table(loss=pl.lit(2.0)), "loss").to_dict()
-    beside = {row["run"]: row["beside"] for rows in chart["datasets"].values() for row in rows if "beside" in row}
+    beside = {row["run"]: row["label_y"] for rows in chart["datasets"].values() for row in rows if "label_y" in row}
     assert beside["cold"] == pytest.approx(2.0) and beside["rescue"] == pytest.approx(2.0)
     assert beside["run"] != pytest.approx(beside["hot"])
 
@@ -83,20 +83,19 @@ def test_layers_get_a_panel_each_and_runs_a_legend() -> None:
     assert legends and all(legend is not None for legend in legends)
 
 
-def test_several_values_a_step_are_refused_with_what_tells_them_apart() -> None:
+def test_several_values_per_step_are_refused_with_the_columns_that_differ() -> None:
     frame = table().join(pl.DataFrame({"layer": [0, 1]}), how="cross").join(pl.DataFrame({"rank": [1, 2]}), how="cross")
     message = (
-        "one value of 'loss' a run and step was wanted to draw branches; the table has several, told apart by rank: "
-        "filter it"
+        "branches() needs one value of 'loss' per run and step (got several, which differ in rank); filter the table"
     )
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
         branches(frame, "loss")
-    with pytest.raises(OptionError, match=r"told apart by layer, rank: filter it$"):
+    with pytest.raises(OptionError, match=r"which differ in layer, rank\); filter the table$"):
         branches(frame, "loss", style=Style(facet=""))
 
 
 def test_a_table_of_no_forest_is_refused() -> None:
-    with pytest.raises(OptionError, match=r"^a column named 'parent' was wanted; the table has: run, forked_at"):
+    with pytest.raises(OptionError, match=r"^the table must have a column 'parent' \(got run, forked_at"):
         branches(table().drop("parent"), "loss")
 
 

@@ -13,13 +13,13 @@ import pytest
 from playwright.sync_api import Locator, Page, sync_playwright
 
 from olmo_dynamics.plots import (
+    captions,
     depth_profile,
     embedding_band,
     layer_step_map,
     loss_by_domain,
     norms_panel,
     outlier_births,
-    reading,
     trajectory,
 )
 from olmo_dynamics.plots.page import Section, page
@@ -48,7 +48,7 @@ class Opened:
         return place
 
     def signal(self, name: str, signal: str) -> Any:
-        """What a signal of a chart's view holds."""
+        """The value of a signal of a chart's view."""
         return self.page.evaluate("([at, name]) => views[at].signal(name)", [self.charts.index(name), signal])
 
     def marks(self, name: str, kind: str) -> Locator:
@@ -56,21 +56,21 @@ class Opened:
         return self.chart(name).locator(f".mark-{kind}.role-mark path")
 
     def settle(self) -> None:
-        """Waits until every view has drawn what it knows."""
+        """Wait until every view has drawn its data."""
         self.page.evaluate("async () => { for (const view of views) await view.runAsync(); }")
 
 
 def report() -> str:
     weights = synthetic.parameters(STEPS, ("q_proj", "down_proj"))
     sections = {
-        "panels": (trajectory(weights, "rms"), reading.WEIGHT_CURVES),
-        "curves": (trajectory(weights.filter(role="q_proj"), "rms"), reading.WEIGHT_CURVES),
-        "norms": (norms_panel(weights), reading.NORMS_PANEL),
-        "map": (layer_step_map(synthetic.activations(STEPS), "kurtosis"), reading.MAP),
-        "depth": (depth_profile(synthetic.activations(STEPS), "rms"), reading.DEPTH),
-        "births": (outlier_births(synthetic.births(STEPS, 5)), reading.BIRTHS),
-        "embeddings": (embedding_band(synthetic.embedding_quantiles(STEPS)), reading.EMBEDDINGS),
-        "loss": (loss_by_domain(synthetic.loss(STEPS)), reading.LOSS),
+        "panels": (trajectory(weights, "rms"), captions.WEIGHT_CURVES),
+        "curves": (trajectory(weights.filter(role="q_proj"), "rms"), captions.WEIGHT_CURVES),
+        "norms": (norms_panel(weights), captions.NORMS_PANEL),
+        "map": (layer_step_map(synthetic.activations(STEPS), "kurtosis"), captions.MAP),
+        "depth": (depth_profile(synthetic.activations(STEPS), "rms"), captions.DEPTH),
+        "births": (outlier_births(synthetic.births(STEPS, 5)), captions.BIRTHS),
+        "embeddings": (embedding_band(synthetic.embedding_quantiles(STEPS)), captions.EMBEDDINGS),
+        "loss": (loss_by_domain(synthetic.loss(STEPS)), captions.LOSS),
     }
     return page("A run", [Section(name, *parts) for name, parts in sections.items()], facts={"source": "org/model"})
 
@@ -104,7 +104,7 @@ def middle(mark: Locator) -> tuple[float, float]:
 
 
 def faint(marks: Locator) -> int:
-    """How many of the marks are drawn faint."""
+    """The number of marks that are drawn faint."""
     return int(marks.evaluate_all("all => all.filter(mark => Number(mark.getAttribute('opacity') ?? 1) < 0.5).length"))
 
 
@@ -224,7 +224,7 @@ def test_a_picture_is_saved_as_svg_offline(opened: Opened, tmp_path: Path) -> No
     with opened.page.expect_download() as saved:
         chart.get_by_text("Save as SVG").click()
     saved.value.save_as(tmp_path / "depth.svg")
-    assert saved.value.suggested_filename == "root-mean-square-of-activations-by-depth--one-line-a-revision.svg"
+    assert saved.value.suggested_filename == "root-mean-square-of-activations-by-depth--one-line-per-revision.svg"
     assert "mark-line" in (tmp_path / "depth.svg").read_text(encoding="utf-8")
 
 

@@ -38,6 +38,6 @@ def test_weights_are_drawn_over_their_layer_in_a_panel_for_each_role() -> None:
 
 
 def test_a_table_with_nothing_inside_the_blocks_is_refused() -> None:
-    message = "values of 'rms' inside the blocks were wanted; every row's layer is null; choose another table"
+    message = "depth_profile() needs values of 'rms' inside the blocks; every row's layer is null; choose another table"
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
         depth_profile(synthetic.activations(FEW).filter(pl.col("site") == "final_norm"), "rms")

@@ -56,12 +56,12 @@ def test_few_revisions_still_make_a_map(steps: list[int]) -> None:
 
 def test_two_values_on_one_cell_are_refused() -> None:
     table = synthetic.parameters(FEW, ("q_proj", "up_proj"))
-    message = "one value of 'rms' for each layer and step was wanted; the table has several; filter it"
+    message = "a map needs one value of 'rms' per layer and step (got several); filter the table"
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
         layer_step_map(table, "rms", style=Style(facet=""))
 
 
 def test_a_table_without_layers_is_refused() -> None:
-    message = "a column named 'layer' was wanted; the table has: revision, stage, ingredient, step, tokens, lse_mean"
+    message = "the table must have a column 'layer' (got revision, stage, ingredient, step, tokens, lse_mean)"
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
         layer_step_map(synthetic.logits(), "lse_mean")

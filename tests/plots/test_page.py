@@ -13,9 +13,9 @@ import polars as pl
 import pytest
 
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.plots import loss_by_domain, reading
+from olmo_dynamics.plots import captions, loss_by_domain
+from olmo_dynamics.plots.captions import Caption
 from olmo_dynamics.plots.page import Section, page
-from olmo_dynamics.plots.reading import Reading
 from olmo_dynamics.quantities import find
 from tests.plots import synthetic
 
@@ -57,7 +57,7 @@ def evil_page() -> str:
     table = synthetic.loss(STEPS).with_columns(
         domain=pl.lit(EVIL) + pl.col("domain"), revision=pl.lit(EVIL) + pl.col("revision")
     )
-    section = Section(EVIL, loss_by_domain(table), Reading(EVIL, (EVIL, "Paloma, arXiv:2312.10523")))
+    section = Section(EVIL, loss_by_domain(table), Caption(EVIL, (EVIL, "Paloma, arXiv:2312.10523")))
     return page(EVIL, [section], facts={"source": EVIL, EVIL: "1"})
 
 
@@ -87,36 +87,36 @@ def test_only_the_pages_own_scripts_may_run(evil_page: str) -> None:
 
 def test_the_page_has_a_head_a_list_of_contents_and_a_section_for_each_chart() -> None:
     chart = loss_by_domain(synthetic.loss(STEPS))
-    sections = [Section("Loss", chart, reading.LOSS), Section("Loss again", chart, reading.LOSS)]
+    sections = [Section("Loss", chart, captions.LOSS), Section("Loss again", chart, captions.LOSS)]
     text = page("A run", sections, facts={"source": "org/model", "dtype": "float32"})
     elements = Elements(text)
     for tag, count in {"h1": 1, "main": 1, "nav": 1, "section": 2, "figure": 2, "dt": 2, "dd": 2}.items():
         assert elements.tags.count(tag) == count, tag
     assert "<dt>dtype</dt><dd>float32</dd>" in text
-    assert reading.LOSS.text in text
+    assert captions.LOSS.text in text
     assert text.startswith("<!DOCTYPE html>")
 
 
 def test_a_page_without_sections_is_refused() -> None:
-    message = "at least one section was wanted for a page; none came; draw a chart first"
+    message = "page() needs at least one section (got none); draw a chart first"
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
         page("A run", [], facts={})
 
 
 def test_readings_are_short_and_name_their_sources() -> None:
-    readings = [value for value in vars(reading).values() if isinstance(value, Reading)]
-    assert len(readings) >= 8
-    for each in readings:
+    every = [value for value in vars(captions).values() if isinstance(value, Caption)]
+    assert len(every) >= 8
+    for each in every:
         assert each.sources
         assert 80 < len(each.text) < 500
         assert each.text.endswith(".")
 
 
-def test_a_reading_can_be_told_what_is_drawn() -> None:
-    told = reading.MAP.of(find("activations/kurtosis"))
+def test_a_caption_takes_the_note_and_source_of_its_quantity() -> None:
+    told = captions.MAP.of(find("activations/kurtosis"))
     assert told.text.endswith("3 for a Gaussian.")
-    assert told.sources == reading.MAP.sources, "a standard definition names no work"
+    assert told.sources == captions.MAP.sources, "a standard definition names no work"
     kurtosis = find("activations/feature_kurtosis")
-    assert reading.MAP.of(kurtosis).sources == (*reading.MAP.sources, kurtosis.source)
-    assert reading.ACTIVATION_OUTLIERS.of(kurtosis).sources == reading.ACTIVATION_OUTLIERS.sources, "named already"
-    assert reading.FAN.of(find("parameters/mean")).sources == reading.FAN.sources
+    assert captions.MAP.of(kurtosis).sources == (*captions.MAP.sources, kurtosis.source)
+    assert captions.ACTIVATION_OUTLIERS.of(kurtosis).sources == captions.ACTIVATION_OUTLIERS.sources, "named already"
+    assert captions.FAN.of(find("parameters/mean")).sources == captions.FAN.sources

@@ -56,6 +56,6 @@ def test_linking_leaves_the_charts_as_they_were() -> None:
 
 
 def test_nothing_cannot_be_linked() -> None:
-    message = "at least one chart was wanted to link; none came"
+    message = "linked() needs at least one chart (got none)"
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
         linked()

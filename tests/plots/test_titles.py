@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import polars as pl
 import pytest
 
-from olmo_dynamics.plots.titles import axis_title, definition, heading, quantity_of
-from olmo_dynamics.quantities import ALL, find
+from olmo_dynamics import quantities
+from olmo_dynamics.plots.titles import axis_title, definition, heading, quantity_of, tooltips
+from olmo_dynamics.quantities import ALL, GROUPS, find, known_axes, remember
+from olmo_dynamics.quantities.declaration import Group, Quantity
 from tests.plots import synthetic
 
 
@@ -32,6 +37,42 @@ def test_the_table_decides_whose_rms_it_is() -> None:
     assert quantity_of(synthetic.activations(), "rms").key == "activations/rms"
     assert quantity_of(synthetic.loss(), "cross_entropy").key == "loss/cross_entropy"
     assert quantity_of(synthetic.logits(), "lse_mean").key == "logits/lse_mean"
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that remembers nothing of what a test lets it remember."""
+    monkeypatch.setattr(quantities, "_REMEMBERED", {})
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_remembered_group_of_a_users_own_has_words_too() -> None:
+    share = Quantity("silent_share", long_name="share of silent features", unit="features", formula="count / d")
+    remember(Group("silent", ("layer", "side"), "", (share, Quantity("rms", long_name="RMS of a side"))))
+    frame = synthetic.activations().drop("site").with_columns(side=pl.lit("left"), silent_share=0.5)
+    assert axis_title(quantity_of(frame, "silent_share")) == "share of silent features (features)"
+    assert definition(quantity_of(frame, "silent_share")) == "share of silent features = count / d."
+    assert quantity_of(frame, "rms").key == "silent/rms"
+    assert quantity_of(synthetic.parameters(), "rms").key == "parameters/rms"
+    assert "side" in known_axes()
+    assert [each.to_dict()["title"] for each in tooltips(frame, silent_share="share")][-2:] == ["side", "share"]
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_quantity_without_a_long_name_is_called_by_its_name() -> None:
+    remember(Group("silent", ("layer",), "", (Quantity("silent_share"),)))
+    frame = synthetic.activations().drop("site").with_columns(silent_share=0.5)
+    assert axis_title(quantity_of(frame, "silent_share")) == "silent share (dimensionless)"
+    assert heading(frame, quantity_of(frame, "silent_share"), " by layer") == "Silent share by layer"
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_remembered_declaration_wins_over_a_built_in_of_the_same_key() -> None:
+    older = replace(find("logits/lse_mean"), long_name="older words")
+    remember(Group("logits", (), "", (older,)))
+    assert quantity_of(synthetic.logits(), "lse_mean").long_name == "older words"
+    remember(GROUPS["logits"])
+    assert quantity_of(synthetic.logits(), "lse_mean") == find("logits/lse_mean")
 
 
 def test_a_column_of_the_users_own_is_named_after_itself() -> None:

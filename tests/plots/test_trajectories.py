@@ -78,13 +78,13 @@ def test_the_panels_can_be_chosen(facet: str) -> None:
 
 
 def test_a_colour_that_is_no_column_is_refused() -> None:
-    message = "a column named 'layer' was wanted; the table has: revision, stage, ingredient, step, tokens, lse_mean"
+    message = "the table must have a column 'layer' (got revision, stage, ingredient, step, tokens, lse_mean)"
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
         trajectory(synthetic.logits(), "lse_mean", color="layer")
 
 
 def test_more_panels_than_a_page_holds_are_refused() -> None:
     table = synthetic.logits(np.array([10])).join(pl.DataFrame({"feature": range(65)}), how="cross")
-    message = "at most 64 panels were wanted; 'feature' has 65 values; filter the table"
+    message = "a figure can have at most 64 panels; 'feature' has 65 values; filter the table"
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
         trajectory(table, "lse_mean", style=Style(facet="feature"))

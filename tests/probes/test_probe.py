@@ -75,19 +75,19 @@ def test_it_cannot_be_changed(probe: Probe) -> None:
     ("change", "message"),
     [
         ({"token_ids": np.zeros(3, dtype=np.int64)},
-         r"token_ids must be \[sequences, positions\] and not empty; got shape \(3,\)"),
+         r"token_ids must be \[sequences, positions\] and not empty \(got shape \(3,\)\)"),
         ({"token_ids": np.zeros((0, 3), dtype=np.int64)},
-         r"token_ids must be \[sequences, positions\] and not empty; got shape \(0, 3\)"),
+         r"token_ids must be \[sequences, positions\] and not empty \(got shape \(0, 3\)\)"),
         ({"mask": np.ones((3, 2), dtype=np.bool_)},
-         r"shapes must be {'mask': \(3, 3\), 'token_bytes': \(3, 3\), 'domain': \(3,\)}; "
-         r"got {'mask': \(3, 2\), 'token_bytes': \(3, 3\), 'domain': \(3,\)}"),
+         r"shapes must be {'mask': \(3, 3\), 'token_bytes': \(3, 3\), 'domain': \(3,\)} "
+         r"\(got {'mask': \(3, 2\), 'token_bytes': \(3, 3\), 'domain': \(3,\)}\)"),
         ({"mask": np.array([[True] * 3, [True] * 3, [False, True, True]])},
          "padding must be on the right, and every window must hold a token"),
         ({"mask": np.array([[True] * 3, [True, False, True], [True] * 3])},
          "padding must be on the right, and every window must hold a token"),
-        ({"domain": np.array([1, 0, 1])}, r"windows must lie domain by domain, 2 domains; got \[1, 0, 1\]"),
-        ({"domain": np.array([0, 0, 0])}, r"windows must lie domain by domain, 2 domains; got \[0, 0, 0\]"),
-        ({"domain": np.array([0, 1, 2])}, r"windows must lie domain by domain, 2 domains; got \[0, 1, 2\]"),
+        ({"domain": np.array([1, 0, 1])}, r"windows must be grouped by domain, 2 domains \(got \[1, 0, 1\]\)"),
+        ({"domain": np.array([0, 0, 0])}, r"windows must be grouped by domain, 2 domains \(got \[0, 0, 0\]\)"),
+        ({"domain": np.array([0, 1, 2])}, r"windows must be grouped by domain, 2 domains \(got \[0, 1, 2\]\)"),
     ],
 )  # fmt: skip
 def test_contradictions_are_refused(probe: Probe, change: dict[str, Any], message: str) -> None:

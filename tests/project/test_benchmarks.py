@@ -1,24 +1,57 @@
-"""The benchmarks run: every method arrives at the same number, on a shape that takes moments."""
+"""The benchmarks run on a shape that takes moments, and every method computes the same number."""
 
 from __future__ import annotations
 
+import ast
+import importlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import p1_parameters, p2_collect, p5_overhead
+from benchmarks import against, collect, overhead, parameters
 from benchmarks.checkpoint import make_checkpoint
-from benchmarks.turns import take_turns
+from benchmarks.interleave import interleave
+from tests.conftest import ROOT
+
+FILES = sorted((ROOT / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_name_that_is_imported_exists(path: Path) -> None:
+    """Imports within functions too, which no quick test reaches."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("olmo_dynamics"):
+            module = importlib.import_module(str(node.module))
+            absent = [each.name for each in node.names if not hasattr(module, each.name)]
+            assert not absent, f"{path.name}:{node.lineno}: {node.module} has no {', '.join(absent)}"
 
 
 @pytest.mark.slow
 def test_methods_agree(tmp_path: Path) -> None:
     folder = make_checkpoint("tiny", tmp_path)
-    turns = take_turns("benchmarks.p1_parameters", p1_parameters.METHODS, arguments=[str(folder)], repeats=1)
-    norms = [turns[method][0].result for method in p1_parameters.METHODS[:3]]
+    timings = interleave("benchmarks.parameters", parameters.METHODS, arguments=[str(folder)], repeats=1)
+    norms = [timings[method][0].result for method in parameters.METHODS[:3]]
     assert norms == pytest.approx([norms[0]] * 3, rel=1e-6)
-    turns = take_turns("benchmarks.p2_collect", p2_collect.METHODS, arguments=[str(folder)], repeats=1)
-    losses = [turns[method][0].result for method in p2_collect.METHODS[:2]]
+    timings = interleave("benchmarks.collect", collect.METHODS, arguments=[str(folder)], repeats=1)
+    losses = [timings[method][0].result for method in collect.METHODS[:2]]
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
-    turns = take_turns("benchmarks.p5_overhead", p5_overhead.METHODS, arguments=[str(folder)], repeats=1)
-    assert turns[p5_overhead.METHODS[0]][0].result == turns[p5_overhead.METHODS[1]][0].result
+    timings = interleave("benchmarks.overhead", overhead.METHODS, arguments=[str(folder)], repeats=1)
+    assert timings[overhead.METHODS[0]][0].result == timings[overhead.METHODS[1]][0].result
+
+
+@pytest.mark.slow
+def test_a_checkout_is_compared_with_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(against, "CACHE", tmp_path)
+    folder = make_checkpoint("tiny", tmp_path)
+    [work] = against.WORKS["parameters"]
+    [pair] = against.compare(work, against.Sides(ROOT, ROOT), folder, repeats=1)
+    assert all(seconds > 0 for seconds in (*pair.cpu, *pair.wall))
+
+
+def test_the_interval_of_a_ratio_covers_it() -> None:
+    noise = np.random.default_rng(0).normal(1, 0.01, (9, 2))
+    found = against.ratio_of_medians(noise * [1.1, 1.0])
+    assert found.low < 1.1 < found.high
+    assert found.low > against.TARGET
+    assert found.high - found.low < 0.05

@@ -5,10 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from olmo_dynamics.names import Site, Status
+from olmo_dynamics.names import Site
 from olmo_dynamics.quantities import TOKEN_QUANTILES, of_group
+from olmo_dynamics.quantities.declaration import Status
 from olmo_dynamics.recorders import ActivationRecorder
-from tests.recorders.material import by_name
+from tests.recorders.material import by_name, everything, shown
 
 SITE = Site.RESIDUAL_OUT
 
@@ -19,8 +20,8 @@ def ones(x):
 
 def record(x, mask=None, site=SITE, dtype=torch.float64):
     recorder = ActivationRecorder()
-    recorder.observe(site, 3, torch.as_tensor(x).to(dtype), ones(x) if mask is None else mask)
-    return by_name(recorder.records())
+    recorder.observe(shown(site, 3, x, mask, dtype=dtype))
+    return by_name(everything(recorder))
 
 
 def reference(tokens):
@@ -45,7 +46,7 @@ def reference(tokens):
 
 
 def binned(tokens):
-    """What the magnitude histogram answers, good to half a bin."""
+    """The statistics that come from the magnitude histogram, exact to half a bin."""
     magnitude = np.abs(tokens)
     median = np.median(magnitude)
     return {"abs_median": median, "max_sparsity": (magnitude.max() - median) / median}
@@ -132,8 +133,8 @@ def test_features_are_kept_only_of_the_residual_stream(site):
 
 def test_every_declared_quantity_is_recorded_with_its_dtype():
     recorder = ActivationRecorder()
-    recorder.observe(SITE, 3, torch.randn(2, 3, 4), np.ones((2, 3), dtype=bool))
-    records = recorder.records()
+    recorder.observe(shown(SITE, 3, torch.randn(2, 3, 4)))
+    records = everything(recorder)
     assert {each.quantity for each in records} == set(of_group("activations"))
     for each in records:
         assert each.at == {"site": "residual_out", "layer": 3}
@@ -159,11 +160,10 @@ def test_everything_masked_is_not_measured():
 def test_first_position_is_counted_from_the_slice():
     x = torch.randn(2, 6, 8, dtype=torch.float64)
     whole, sliced = ActivationRecorder(), ActivationRecorder()
-    whole.observe(SITE, 0, x, ones(x))
+    whole.observe(shown(SITE, 0, x))
     for start, stop in ((0, 2), (2, 5), (5, 6)):
-        part = x[:, start:stop]
-        sliced.observe(SITE, 0, part, ones(part), first_position=start)
-    assert_same(by_name(whole.records()), by_name(sliced.records()))
+        sliced.observe(shown(SITE, 0, x[:, start:stop], positions=slice(start, stop)))
+    assert_same(by_name(everything(whole)), by_name(everything(sliced)))
 
 
 def assert_same(a, b, rtol=1e-10):
@@ -226,14 +226,14 @@ def test_one_silent_token_is_degenerate_not_infinite():
     assert np.isfinite(found["kurtosis"])
 
 
-def test_harvest_gives_one_layer_and_drops_it():
+def test_finishing_a_layer_gives_its_records_and_drops_it():
     recorder = ActivationRecorder()
     for layer in (0, 1):
-        recorder.observe(SITE, layer, torch.randn(1, 2, 4), np.ones((1, 2), dtype=bool))
-    assert {each.at["layer"] for each in recorder.harvest(0)} == {0}
-    assert recorder.harvest(0) == []
-    assert {each.at["layer"] for each in recorder.records()} == {1}
-    assert recorder.records() == []
+        recorder.observe(shown(SITE, layer, torch.randn(1, 2, 4)))
+    assert {each.at["layer"] for each in recorder.finish_layer(0)} == {0}
+    assert list(recorder.finish_layer(0)) == []
+    assert {each.at["layer"] for each in everything(recorder)} == {1}
+    assert everything(recorder) == []
 
 
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 12))
@@ -247,15 +247,15 @@ def test_halves_merge_to_the_whole(shape, seed, data):
     mask = rng.random(shape[:2]) < 0.8
     cut = data.draw(st.integers(0, shape[0]))
     whole, one, two, other = (ActivationRecorder() for _ in range(4))
-    whole.observe(SITE, 0, x, mask)
-    one.observe(SITE, 0, x[:cut], mask[:cut])
-    two.observe(SITE, 0, x[cut:], mask[cut:])
+    whole.observe(shown(SITE, 0, x, mask))
+    one.observe(shown(SITE, 0, x[:cut], mask[:cut]))
+    two.observe(shown(SITE, 0, x[cut:], mask[cut:]))
     other.merge(two)
     other.merge(one)
     one.merge(two)
-    expected = by_name(whole.records())
-    assert_same(expected, by_name(one.records()))
-    assert_same(expected, by_name(other.records()))
+    expected = by_name(everything(whole))
+    assert_same(expected, by_name(everything(one)))
+    assert_same(expected, by_name(everything(other)))
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
 
-from olmo_dynamics.names import Status, TensorInfo
+from olmo_dynamics.names import TensorInfo
 from olmo_dynamics.quantities import QUANTILES, of_group
-from olmo_dynamics.recorders import embedding_records, measure_embedding, parameter_records, survey_tensor
+from olmo_dynamics.quantities.declaration import Status
+from olmo_dynamics.recorders import measure_embedding, tensor_stats
+from olmo_dynamics.recorders.embeddings import embedding_records
+from olmo_dynamics.recorders.parameters import parameter_records
 from tests.recorders.material import DTYPES, by_name, encode
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -79,9 +82,9 @@ def test_nonfinite_row(value):
     assert not np.isfinite(found["mean_row_l2"])
 
 
-def test_one_survey_serves_both_groups():
+def test_one_pass_over_the_bytes_serves_both_groups():
     raw, info, _ = encode(np.random.default_rng(0).standard_normal((6, 4)), "BF16", EMBEDDING)
-    found = survey_tensor(raw, info, column_sums=True)
+    found = tensor_stats(raw, info, column_sums=True)
     alone = by_name(measure_embedding(raw, info, token_counts=None, tokenizer_size=6))
     shared = by_name(embedding_records(found, info, token_counts=None, tokenizer_size=6))
     for name, value in alone.items():

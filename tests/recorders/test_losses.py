@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from olmo_dynamics.names import Status
+from olmo_dynamics.names import NO_LAYER, Site
 from olmo_dynamics.quantities import of_group
+from olmo_dynamics.quantities.declaration import Status
 from olmo_dynamics.recorders import LossRecorder
-from tests.recorders.material import Tokens, by_name
+from tests.recorders.material import Tokens, by_name, everything, shown, started
 
 SEQUENCES, POSITIONS, KNOWN, VOCAB = 4, 6, 40, 48
 
@@ -33,10 +35,19 @@ def logits(seed=0, scale=3.0):
     return np.random.default_rng(seed).normal(0.5, scale, (SEQUENCES, POSITIONS, VOCAB))
 
 
+def recorder_of(tokens):
+    return started(LossRecorder(), tokens)
+
+
+def observe(recorder, tokens, values, rows=slice(0, None), positions=slice(0, None)):
+    there = slice(*rows.indices(len(tokens.mask))[:2]), slice(*positions.indices(tokens.mask.shape[1])[:2])
+    recorder.observe(shown(Site.LOGITS, NO_LAYER, values[there], tokens.mask[there], *there))
+
+
 def measure(tokens, values, dtype=torch.float64):
-    recorder = LossRecorder(tokens)
-    recorder.observe(torch.as_tensor(values).to(dtype), slice(0, SEQUENCES), slice(0, POSITIONS))
-    return recorder.records()
+    recorder = recorder_of(tokens)
+    observe(recorder, tokens, torch.as_tensor(values).to(dtype))
+    return everything(recorder)
 
 
 def of(records, group, **labels):
@@ -134,9 +145,9 @@ def test_uniform_model(level):
 def test_small_random_logits_start_at_the_logarithm_of_the_vocabulary():
     tokens = Tokens(np.zeros((2, 64), np.int64), tokenizer_size=320)
     z = torch.as_tensor(np.random.default_rng(0).normal(0, 0.1, (2, 64, 320)))
-    recorder = LossRecorder(tokens)
-    recorder.observe(z, slice(0, 2), slice(0, 64))
-    found = of(recorder.records(), "logits")
+    recorder = recorder_of(tokens)
+    observe(recorder, tokens, z)
+    found = of(everything(recorder), "logits")
     assert found["lse_mean"] == pytest.approx(math.log(320) + 0.1**2 / 2, abs=1e-3)
 
 
@@ -172,12 +183,19 @@ def test_nonfinite_logits(value):
     assert np.isnan(of(records, "loss", domain="code")["cross_entropy"])
 
 
-def test_nothing_seen_is_not_measured():
-    recorder = LossRecorder(probe())
-    assert not recorder.complete
-    records = recorder.records()
+def test_nothing_seen_gives_nothing():
+    assert everything(recorder_of(probe())) == []
+
+
+def test_logits_seen_in_part_are_not_measured():
+    tokens = probe()
+    recorder = started(LossRecorder(), tokens, config=SimpleNamespace(vocab_size=VOCAB))
+    recorder.observe(shown(Site.LOGITS, NO_LAYER, logits()[..., :-1], tokens.mask))
+    records = everything(recorder)
     assert of(records, "logits")["status"] == of(records, "tokens")["status"] == Status.NOT_MEASURED
+    assert of(records, "loss", domain="code")["status"] == Status.NOT_MEASURED
     assert np.isnan(of(records, "logits")["lse_mean"])
+    assert np.isnan(of(records, "loss", domain="code")["cross_entropy"])
 
 
 def test_padding_ids_may_be_anything():
@@ -191,7 +209,7 @@ def test_padding_ids_may_be_anything():
 @given(st.integers(0, 2**32 - 1), st.integers(1, SEQUENCES), st.integers(1, POSITIONS))
 def test_slices_in_any_order_and_merged_give_the_whole(seed, sequences_at_once, positions_at_once):
     tokens, z = probe(), torch.as_tensor(logits(seed))
-    recorders = LossRecorder(tokens), LossRecorder(tokens)
+    recorders = recorder_of(tokens), recorder_of(tokens)
     parts = [
         (slice(s, min(s + sequences_at_once, SEQUENCES)), slice(t, min(t + positions_at_once, POSITIONS)))
         for s in range(0, SEQUENCES, sequences_at_once)
@@ -199,10 +217,9 @@ def test_slices_in_any_order_and_merged_give_the_whole(seed, sequences_at_once, 
     ]
     np.random.default_rng(seed).shuffle(parts)
     for number, (rows, positions) in enumerate(parts):
-        recorders[number % 2].observe(z[rows, positions], rows, positions)
+        observe(recorders[number % 2], tokens, z, rows, positions)
     recorders[0].merge(recorders[1])
-    assert recorders[0].complete
-    for whole, merged in zip(measure(tokens, z), recorders[0].records(), strict=True):
+    for whole, merged in zip(measure(tokens, z), everything(recorders[0]), strict=True):
         assert (whole.quantity, whole.at) == (merged.quantity, merged.at)
         np.testing.assert_allclose(whole.values, merged.values, rtol=1e-12)
 

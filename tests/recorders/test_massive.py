@@ -9,17 +9,20 @@ from hypothesis import strategies as st
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.names import NO_LAYER, Site
 from olmo_dynamics.quantities import MASSIVE_RANKS
-from olmo_dynamics.recorders import MassiveRecorder, OutlierRecorder
-from tests.recorders.material import by_name
+from olmo_dynamics.recorders import OutlierRecorder
+from tests.recorders.material import Tokens, by_name, everything, shown, started
 
 IDS = np.arange(12).reshape(3, 4) + 100
 
 
-def measure(x, mask=None, dtype=torch.float64, ids=IDS):
-    recorder = MassiveRecorder(ids)
-    mask = np.ones(x.shape[:2], dtype=bool) if mask is None else mask
-    recorder.observe(0, torch.as_tensor(x).to(dtype), mask, slice(0, len(x)))
-    return by_name(recorder.records())
+def recorder():
+    return started(OutlierRecorder(), Tokens(IDS, 200), layers=1)
+
+
+def measure(x, mask=None, dtype=torch.float64):
+    seen = recorder()
+    seen.observe(shown(Site.RESIDUAL_OUT, 0, x, mask, dtype=dtype))
+    return by_name(everything(seen))
 
 
 def reference(x, mask):
@@ -85,14 +88,14 @@ def test_nan_is_the_largest():
 
 
 def test_cut_sequences_are_refused():
-    message = "massive activations need whole sequences of 4 positions; got 2: do not cut them"
+    message = "massive activations need whole sequences of 4 positions (got 2); do not cut them"
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
-        MassiveRecorder(IDS).observe(0, torch.zeros(3, 2, 5), np.ones((3, 2), dtype=bool), slice(0, 3))
+        recorder().observe(shown(Site.RESIDUAL_OUT, 0, torch.zeros(3, 2, 5)))
 
 
 def test_the_embedding_stands_before_the_first_layer():
-    recorder = OutlierRecorder(IDS)
-    recorder.observe(Site.EMBEDDING, NO_LAYER, torch.ones(3, 4, 5), np.ones((3, 4), dtype=bool), slice(0, 3))
-    records = recorder.records()
+    seen = recorder()
+    seen.observe(shown(Site.EMBEDDING, NO_LAYER, torch.ones(3, 4, 5)))
+    records = [record for record in everything(seen) if record.quantity.name.startswith("massive_")]
     assert {record.at["layer"] for record in records} == {-1}
     assert by_name(records)["massive_median"] == 1

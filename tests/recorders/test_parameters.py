@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-import olmo_dynamics.recorders.survey as survey_module
+import olmo_dynamics.recorders.kernels.tensor_stats as stats_module
 from olmo_dynamics.errors import CheckpointError
-from olmo_dynamics.names import Status, TensorInfo
+from olmo_dynamics.names import TensorInfo
 from olmo_dynamics.quantities import QUANTILES, of_group
+from olmo_dynamics.quantities.declaration import Status
 from olmo_dynamics.recorders import measure_tensor
 from tests.recorders.material import DTYPES, Q_PROJ, by_name, encode
 
@@ -83,7 +84,7 @@ def test_denormals(dtype):
 
 @pytest.mark.parametrize("size", [4095, 4096, 100_001])
 def test_large_float32_order_statistics_are_exact(monkeypatch, size):
-    monkeypatch.setattr(survey_module, "_SORTED_AT_MOST", 0)
+    monkeypatch.setattr(stats_module, "_SORTED_AT_MOST", 0)
     rng = np.random.default_rng(size)
     for values in (
         rng.standard_normal(size),
@@ -104,7 +105,7 @@ def test_large_float32_order_statistics_are_exact(monkeypatch, size):
 def test_sorting_and_counting_halves_agree(monkeypatch):
     x = np.random.default_rng(3).standard_normal((100, 100))
     sorted_ = measure(x, "F32")
-    monkeypatch.setattr(survey_module, "_SORTED_AT_MOST", 0)
+    monkeypatch.setattr(stats_module, "_SORTED_AT_MOST", 0)
     counted = measure(x, "F32")
     for name in sorted_:
         np.testing.assert_array_equal(sorted_[name], counted[name])
@@ -201,7 +202,7 @@ def test_infinities_follow_numpy(dtype, row):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nonfinite_in_large_float32(monkeypatch, value):
-    monkeypatch.setattr(survey_module, "_SORTED_AT_MOST", 0)
+    monkeypatch.setattr(stats_module, "_SORTED_AT_MOST", 0)
     x = np.random.default_rng(0).standard_normal(5000)
     x[123] = value
     found = measure(x)
@@ -239,7 +240,7 @@ def test_a_scalar_tensor_is_measured():
 
 
 def test_wrong_number_of_bytes():
-    message = "x should be 8 bytes; got 4: fetch the checkpoint again"
+    message = "x must be 8 bytes (got 4); fetch the checkpoint again"
     with pytest.raises(CheckpointError, match=f"^{re.escape(message)}$"):
         measure_tensor(np.zeros(4, np.uint8), TensorInfo("x", "F32", (2,), "f", 0, 8))
 

@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from olmo_dynamics.names import Site, Status
+from olmo_dynamics.names import Site
 from olmo_dynamics.quantities import of_group
+from olmo_dynamics.quantities.declaration import Status
 from olmo_dynamics.recorders import RoutingRecorder, domain_specialisation
-from tests.recorders.material import Tokens
+from tests.recorders.material import Tokens, everything, shown, started
 
 
 def drawn(seed, *, sequences=4, positions=6, experts=5, per_token=2, domains=2):
@@ -27,16 +28,19 @@ def drawn(seed, *, sequences=4, positions=6, experts=5, per_token=2, domains=2):
     return probe, logits, logits.topk(per_token, dim=-1).indices
 
 
+def recorder_of(probe):
+    return started(RoutingRecorder(), probe)
+
+
 def show(recorder, logits, chosen, rows, positions=None, layer=0):
-    there = positions or slice(0, logits.shape[1])
-    recorder.observe(Site.ROUTER_LOGITS, layer, logits[rows, there], rows, there)
-    recorder.observe(Site.CHOSEN_EXPERTS, layer, chosen[rows, there], rows, there)
+    there = rows, positions or slice(0, logits.shape[1])
+    mask = recorder.context.probe.mask[there]
+    recorder.observe(shown(Site.ROUTER_LOGITS, layer, logits[there], mask, *there))
+    recorder.observe(shown(Site.CHOSEN_EXPERTS, layer, chosen[there], mask, *there))
 
 
 def measured(probe, logits, chosen):
-    recorder = RoutingRecorder(probe)
-    show(recorder, logits, chosen, slice(0, len(logits)))
-    return keyed(recorder.records())
+    return keyed(everything(_recorded(probe, logits, chosen)))
 
 
 def keyed(records):
@@ -54,12 +58,12 @@ def assert_identical(a, b):
 
 
 def test_every_quantity_is_measured():
-    found = {record.quantity.name for record in _recorded(*drawn(0)).records()}
+    found = {record.quantity.name for record in everything(_recorded(*drawn(0)))}
     assert found == {quantity.name for quantity in of_group("routing")}
 
 
 def _recorded(probe, logits, chosen):
-    recorder = RoutingRecorder(probe)
+    recorder = recorder_of(probe)
     show(recorder, logits, chosen, slice(0, len(logits)))
     return recorder
 
@@ -142,11 +146,11 @@ def test_an_independent_count(seed):
 @given(seed=st.integers(0, 10**6), order=st.permutations(range(4)), cut=st.integers(0, 4))
 def test_halves_merge_and_the_order_of_sequences_changes_no_bit(seed, order, cut):
     probe, logits, chosen = drawn(seed)
-    one, two = RoutingRecorder(probe), RoutingRecorder(probe)
+    one, two = recorder_of(probe), recorder_of(probe)
     for place, row in enumerate(order):
         show(one if place < cut else two, logits, chosen, slice(row, row + 1))
     one.merge(two)
-    assert_identical(keyed(one.records()), measured(probe, logits, chosen))
+    assert_identical(keyed(everything(one)), measured(probe, logits, chosen))
 
 
 @settings(max_examples=15, deadline=None)
@@ -167,10 +171,10 @@ def test_experts_are_only_names(seed):
 
 def test_slices_of_positions_give_what_the_whole_gives():
     probe, logits, chosen = drawn(3)
-    sliced = RoutingRecorder(probe)
+    sliced = recorder_of(probe)
     for start in (0, 4):
         show(sliced, logits, chosen, slice(0, 4), slice(start, min(start + 4, 6)))
-    ours, whole = keyed(sliced.records()), measured(probe, logits, chosen)
+    ours, whole = keyed(everything(sliced)), measured(probe, logits, chosen)
     for key, values in whole.items():
         np.testing.assert_allclose(ours[key], values, rtol=1e-12)
 
@@ -208,9 +212,9 @@ def test_a_single_expert_has_no_entropy():
 
 def test_a_layer_of_which_half_was_seen_is_not_measured():
     probe, logits, _ = drawn(0)
-    recorder = RoutingRecorder(probe)
-    recorder.observe(Site.ROUTER_LOGITS, 0, logits, slice(0, 4), slice(0, 6))
-    assert recorder.records() == []
+    recorder = recorder_of(probe)
+    recorder.observe(shown(Site.ROUTER_LOGITS, 0, logits, probe.mask))
+    assert everything(recorder) == []
 
 
 def test_a_probe_of_padding_is_not_measured():
@@ -221,14 +225,14 @@ def test_a_probe_of_padding_is_not_measured():
     assert set(found) == {"chosen_experts", "status"} and (found["chosen_experts"] == -1).all()
 
 
-def test_harvesting_a_layer_drops_it():
+def test_finishing_a_layer_drops_it():
     probe, logits, chosen = drawn(0)
-    recorder = RoutingRecorder(probe)
+    recorder = recorder_of(probe)
     for layer in (0, 1):
         show(recorder, logits, chosen, slice(0, 4), layer=layer)
-    assert {record.at["layer"] for record in recorder.harvest(1)} == {1}
-    assert {record.at["layer"] for record in recorder.records()} == {0}
-    assert recorder.harvest(1) == []
+    assert {record.at["layer"] for record in recorder.finish_layer(1)} == {1}
+    assert {record.at["layer"] for record in everything(recorder)} == {0}
+    assert list(recorder.finish_layer(1)) == []
 
 
 GOLDEN = {  # percent: the highest share of a domain at layers 0, 7 and 15, and the expert that has it where it is published

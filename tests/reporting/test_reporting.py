@@ -6,35 +6,35 @@ from pathlib import Path
 
 import pytest
 
-from olmo_dynamics.collection import collect
+from olmo_dynamics.collecting import collect
 from olmo_dynamics.errors import OptionError, StoreError
 from olmo_dynamics.frames import RecordedStore
-from olmo_dynamics.progress import Silent
+from olmo_dynamics.progress import Progress
 from olmo_dynamics.reporting import render_report, write_report
 from tests.runs import write_run
 
 
 def collected(folder: Path, *names: str, **options: object) -> RecordedStore:
     run = write_run(folder / "run", names)
-    return collect(run, out=folder / "store.zarr", batch="6x16", progress=Silent(), **options)
+    return collect(run, out=folder / "store.zarr", batch="6x16", progress=Progress(), **options)
 
 
 @pytest.fixture(scope="module")
 def store(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> RecordedStore:
-    return collect(tiny_run, out=tmp_path_factory.mktemp("report") / "s.zarr", batch="6x16", progress=Silent())
+    return collect(tiny_run, out=tmp_path_factory.mktemp("report") / "s.zarr", batch="6x16", progress=Progress())
 
 
 def test_a_section_for_every_group(store: RecordedStore) -> None:
     text = render_report(store)
     for heading in ("Loss by domain", "Bits per byte by domain", "Weight norms, layer by layer", "Weight outliers",
                     "The distribution of weights", "Embedding rows", "The residual stream by depth",
-                    "Outlier features: which, when, where", "What the head says"):  # fmt: skip
+                    "Births of outlier features", "Logits of the head"):  # fmt: skip
         assert f">{heading}</h2>" in text, heading
     assert "main (has no step)" in text
 
 
 def test_parameters_alone(tiny_run: Path, tmp_path: Path) -> None:
-    only = collect(tiny_run, out=tmp_path / "s.zarr", record=("parameters",), progress=Silent())
+    only = collect(tiny_run, out=tmp_path / "s.zarr", record=("parameters",), progress=Progress())
     text = render_report(only)
     assert ">Weight norms over training</h2>" in text
     assert "Loss by domain" not in text
@@ -50,13 +50,13 @@ def test_no_revision_with_a_step_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as caught:
         render_report(store)
     assert str(caught.value) == (
-        f"{store.path} holds no revision with a step to draw against (only main); collect some that have one"
+        f"{store.path} must hold a revision with a step to draw against (got only main); collect some that have one"
     )
 
 
 def test_a_report_needs_a_folder_to_go_into(store: RecordedStore, tmp_path: Path) -> None:
     for target in (tmp_path, tmp_path / "missing" / "report.html"):
-        with pytest.raises(OptionError, match="the report goes into a file in a folder that exists; got"):
+        with pytest.raises(OptionError, match="--out must be a file in a folder that exists"):
             write_report(store, target)
     assert list(tmp_path.iterdir()) == []
 

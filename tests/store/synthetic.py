@@ -11,9 +11,11 @@ import numpy as np
 
 from olmo_dynamics import quantities
 from olmo_dynamics.frames import RecordedStore
-from olmo_dynamics.names import NO_EXPERT, NO_LAYER, Record, Revision, Site, Status
+from olmo_dynamics.names import NO_EXPERT, NO_LAYER, Revision, Site
+from olmo_dynamics.quantities.declaration import Record, Status
 from olmo_dynamics.store import Axis, Layout
 
+GROUPS = tuple(quantities.GROUPS)
 LAYERS, FEATURES, TOKENS, EXPERTS = 2, 8, 40, 6
 WHEN = datetime(2025, 3, 1, 12, 30, tzinfo=UTC)
 TENSORS = ("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight")
@@ -28,7 +30,12 @@ ATTRIBUTES: dict[str, Any] = {
     "model_type": "olmo2",
     "model_config": {"hidden_size": FEATURES, "num_hidden_layers": LAYERS, "rope_scaling": None},
     "compute_dtype": "float32",
-    "probe": {"sha256": "ab" * 32, "shape": [3, 5], "domains": {"prose": {"sequences": 2}, "code": {"sequences": 1}}},
+    "probe": {
+        "sha256": "ab" * 32,
+        "shape": [3, 5],
+        "tokens": 13,
+        "domains": {"prose": {"sequences": 2}, "code": {"sequences": 1}},
+    },
 }
 PROBE = {
     "token_id": np.arange(15).reshape(3, 5) + 20,
@@ -70,11 +77,11 @@ def axes() -> dict[str, Axis]:
     return {axis.name: axis for axis in found}
 
 
-def layout(groups: tuple[str, ...] = quantities.GROUPS) -> Layout:
-    return Layout(axes(), groups)
+def layout(groups: tuple[str, ...] = GROUPS) -> Layout:
+    return Layout(axes(), (quantities.GROUPS[name] for name in groups))
 
 
-def values(seed: int, groups: tuple[str, ...] = quantities.GROUPS) -> dict[str, np.ndarray]:
+def values(seed: int, groups: tuple[str, ...] = GROUPS) -> dict[str, np.ndarray]:
     """A revision's numbers by key: every cell measured, but those of a layer that its site or input does not have."""
     shapes = layout(groups)
     rows = {}
@@ -103,7 +110,7 @@ def _unmeasure(row: np.ndarray, names: tuple[str, ...]) -> None:
         row[(slice(None),) * names.index("layer") + (0,)] = nothing
 
 
-def records(seed: int, groups: tuple[str, ...] = quantities.GROUPS) -> Iterator[Record]:
+def records(seed: int, groups: tuple[str, ...] = GROUPS) -> Iterator[Record]:
     """The same numbers as recorders hand them over: by tensor, embedding or domain, others whole."""
     shapes = layout(groups)
     for key, row in values(seed, groups).items():
@@ -116,7 +123,7 @@ def records(seed: int, groups: tuple[str, ...] = quantities.GROUPS) -> Iterator[
             yield Record(quantity, row)
 
 
-def new_store(path: Path, groups: tuple[str, ...] = quantities.GROUPS) -> RecordedStore:
+def new_store(path: Path, groups: tuple[str, ...] = GROUPS) -> RecordedStore:
     return RecordedStore.create(path, layout=layout(groups), attributes=ATTRIBUTES, probe_arrays=PROBE)
 
 
@@ -124,7 +131,7 @@ def add(store: RecordedStore, revision: Revision, seed: int) -> None:
     store.append(revision, records(seed, store.groups), dtype="BF16", weights_sha256=f"{seed:064d}", collected_at=WHEN)
 
 
-def filled_store(path: Path, groups: tuple[str, ...] = quantities.GROUPS) -> RecordedStore:
+def filled_store(path: Path, groups: tuple[str, ...] = GROUPS) -> RecordedStore:
     """All revisions, planned in an order of their own, and all but one collected."""
     store = new_store(path, groups)
     store.plan(REVISIONS[::-1])

@@ -65,7 +65,9 @@ def test_parts_exclude_themselves_and_the_whole(tmp_path: Path) -> None:
 def test_what_is_no_part_is_refused(tmp_path: Path, part: str) -> None:
     store = new_store(tmp_path / "s.zarr", GROUPS)
     with (
-        pytest.raises(OptionError, match=message(f"a part of a store is K/N such as 2/8; {part} came")),
+        pytest.raises(
+            OptionError, match=message(f"a part of a store must be K/N such as 2/8, with K from 1 to N (got {part})")
+        ),
         store.lock(part),
     ):
         pass

@@ -11,8 +11,9 @@ import xarray
 
 from olmo_dynamics.errors import StoreError, StoreMismatchError
 from olmo_dynamics.frames import RecordedStore
-from olmo_dynamics.names import Record, Revision, Status
+from olmo_dynamics.names import Revision
 from olmo_dynamics.quantities import GROUPS, find, of_group
+from olmo_dynamics.quantities.declaration import Record, Status
 from olmo_dynamics.store import Axis, Layout, Store
 from tests.store.synthetic import ATTRIBUTES, PROBE, REVISIONS, TENSORS, add, axes, layout, new_store, values
 from tests.store.test_layout import message
@@ -64,9 +65,8 @@ def test_the_layout_and_the_probe_come_back(filled: RecordedStore) -> None:
 
 def test_a_store_without_a_probe_or_text_along_its_axes(tmp_path: Path) -> None:
     names = np.array(["a", "b"])
-    shapes = Layout(
-        {"tensor": Axis("tensor", names), "quantile": axes()["quantile"], "feature": axes()["feature"]}, ("parameters",)
-    )
+    along = {"tensor": Axis("tensor", names), "quantile": axes()["quantile"], "feature": axes()["feature"]}
+    shapes = Layout(along, (GROUPS["parameters"],))
     store = Store.create(tmp_path / "s.zarr", layout=shapes, attributes=ATTRIBUTES, probe_arrays={})
     assert store.probe() == {}
     assert store.layout == shapes
@@ -165,16 +165,16 @@ RMS = find("parameters/rms")
     [
         (
             Record(find("loss/cross_entropy"), np.float64(1)),
-            "a record of loss/cross_entropy came to a store of parameters; record that group too",
+            "a store of parameters cannot hold a record of loss/cross_entropy; add its group first",
         ),
         (
             Record(RMS, np.float64(1), {"tensor": "x"}),
             f"axis tensor has no 'x'; it has {', '.join(TENSORS)}",
         ),
-        (Record(RMS, np.zeros(2)), "a record of parameters/rms at {} wants the shape (3,); it has (2,)"),
+        (Record(RMS, np.zeros(2)), "a record of parameters/rms at {} must have the shape (3,) (got (2,))"),
         (
             Record(RMS, np.float64(1), {"site": "q"}),
-            "parameters/rms lies on tensor; a record of it names site",
+            "a record of parameters/rms must name axes among tensor (got site)",
         ),
     ],
 )
@@ -260,9 +260,12 @@ def test_a_store_is_not_made_over_something(tmp_path: Path) -> None:
         new_store(tmp_path)
 
 
-def test_a_store_wants_its_attributes(tmp_path: Path) -> None:
+def test_a_store_must_be_given_its_attributes(tmp_path: Path) -> None:
     attributes = {name: value for name, value in ATTRIBUTES.items() if name not in ("probe", "source")}
-    expected = "a store wants the attributes source, model_type, model_config, compute_dtype, probe; source, probe did not come"
+    expected = (
+        "a store must be given the attributes source, model_type, model_config, compute_dtype, probe "
+        "(missing: source, probe)"
+    )
     with pytest.raises(StoreError, match=message(expected)):
         Store.create(tmp_path / "s.zarr", layout=layout(), attributes=attributes, probe_arrays={})
     assert list(tmp_path.iterdir()) == []

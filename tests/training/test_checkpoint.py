@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 
-from olmo_dynamics.checkpoints.source import open_source
+from olmo_dynamics.checkpoints import open_source
 from olmo_dynamics.errors import CheckpointError, DiskFullError, TrainingError, UnknownSourceError
 from olmo_dynamics.model import ModelConfig, expected_shapes
 from olmo_dynamics.training.checkpoint import CheckpointWriter, checkpoint_name, read_checkpoint, write_checkpoint
@@ -167,7 +167,7 @@ def test_a_folder_that_exists_is_never_touched(
     with pytest.raises(TrainingError) as caught:
         write_checkpoint(tmp_path, state, recipe=recipe, tokenizer_json=tokenizer_json, lineage={})
     assert str(caught.value) == (
-        f"a new checkpoint wants the name step0-tokens0; got {folder}, which exists: move or delete it"
+        f"a new checkpoint needs the name step0-tokens0, but {folder} exists: move or delete it"
     )
     assert files(folder) == before
 
@@ -179,7 +179,7 @@ def test_a_folder_that_exists_is_never_touched(
         (
             OSError(errno.ENOSPC, "No space left on device"),
             DiskFullError,
-            "no room for {folder}: free some space, run again; what was finished stays",
+            "no space for {folder}: free some space and run again; finished checkpoints are kept",
         ),
     ],
 )
@@ -243,8 +243,10 @@ def test_folders_without_a_state_to_resume_from_are_refused(
     path.write_text(json.dumps(json.loads(path.read_bytes()) | {"state_version": 99}))
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(folder)
-    assert str(caught.value) == f"{path} must have state_version 1; got 99: train anew"
+    assert str(caught.value) == f"{path} must have state_version 1 (got 99): train again"
     path.unlink()
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(folder)
-    assert str(caught.value) == f"resuming wants {path}; it is missing: choose a checkpoint folder that training wrote"
+    assert (
+        str(caught.value) == f"resuming needs {path}, which is missing: choose a checkpoint folder that training wrote"
+    )

@@ -8,15 +8,15 @@ import torch
 
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.model import ModelConfig
-from olmo_dynamics.training.batch import Batch
+from olmo_dynamics.training.data.batch import Batch
 from olmo_dynamics.training.gradients import clip_gradients, open_gradients, open_pool
-from olmo_dynamics.training.objective import Losses
+from olmo_dynamics.training.objective import LossTerms
 from olmo_dynamics.training.recipe import Recipe
 from olmo_dynamics.training.state import TrainState, new_state
 from olmo_dynamics.training.trainer import train
 
 
-def gradients(state: TrainState, batch: Batch, recipe: Recipe) -> tuple[Losses, list[torch.Tensor]]:
+def gradients(state: TrainState, batch: Batch, recipe: Recipe) -> tuple[LossTerms, list[torch.Tensor]]:
     with open_gradients(state.model, recipe) as maker:
         losses = maker.of(batch)
     return losses, [parameter.grad for parameter in state.model.parameters()]
@@ -25,10 +25,10 @@ def gradients(state: TrainState, batch: Batch, recipe: Recipe) -> tuple[Losses, 
 def half_masked_batch() -> Batch:
     """Five sequences: one of which all labels count, one of which none does, the rest drawn; in documents of 5 or so."""
     generator = torch.Generator().manual_seed(0)
-    counted = torch.rand(5, 16, generator=generator) < 0.5
-    counted[0], counted[3] = True, False
+    loss_mask = torch.rand(5, 16, generator=generator) < 0.5
+    loss_mask[0], loss_mask[3] = True, False
     documents = (torch.rand(5, 16, generator=generator) < 0.2).cumsum(1)
-    return Batch(torch.randint(300, (5, 16), generator=generator), counted, documents)
+    return Batch(torch.randint(300, (5, 16), generator=generator), loss_mask, documents)
 
 
 @pytest.mark.parametrize("mean_over", ["labels", "positions"])
@@ -55,7 +55,7 @@ def test_two_workers_repeat_themselves_bit_for_bit(config: ModelConfig, recipe: 
 def test_no_worker_is_refused() -> None:
     with pytest.raises(OptionError) as caught, open_pool(0):
         pass
-    assert str(caught.value) == "training wants at least 1 worker; got 0"
+    assert str(caught.value) == "workers must be at least 1 (got 0)"
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])

@@ -13,7 +13,7 @@ import torch
 
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.model import ModelConfig
-from olmo_dynamics.training.boards import TensorBoard, WandB
+from olmo_dynamics.training.loggers import TensorBoard, WandB
 from olmo_dynamics.training.metrics import Metrics, Row, peak_memory
 from olmo_dynamics.training.recipe import Recipe
 from olmo_dynamics.training.state import new_state
@@ -112,12 +112,12 @@ def test_wandb_gets_a_row_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "torch.utils.tensorboard",
             lambda: TensorBoard("a"),
-            "TensorBoard is not installed; pip install 'olmo-dynamics[tensorboard]'",
+            "TensorBoard is not installed: pip install 'olmo-dynamics[tensorboard]'",
         ),
-        ("wandb", lambda: WandB("a", {}), "Weights & Biases is not installed; pip install 'olmo-dynamics[wandb]'"),
+        ("wandb", lambda: WandB("a", {}), "Weights & Biases is not installed: pip install 'olmo-dynamics[wandb]'"),
     ],
 )
-def test_a_board_that_is_not_installed_is_one_line(
+def test_a_logger_that_is_not_installed_is_one_line(
     module: str, make: Any, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)

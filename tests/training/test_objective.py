@@ -9,9 +9,9 @@ from torch import Tensor
 
 from olmo_dynamics.model import Experts, LanguageModel, ModelConfig, to_config_json
 from olmo_dynamics.training import objective
-from olmo_dynamics.training.batch import Batch
+from olmo_dynamics.training.data.batch import Batch
 from olmo_dynamics.training.gradients import open_gradients
-from olmo_dynamics.training.objective import Losses, evaluate
+from olmo_dynamics.training.objective import LossTerms, evaluate
 from olmo_dynamics.training.recipe import Recipe
 from olmo_dynamics.training.state import new_state
 from tests.training.test_gradients import half_masked_batch
@@ -33,7 +33,7 @@ def tiny(config: ModelConfig, family: str) -> LanguageModel:
     return model
 
 
-def gradients(model: LanguageModel, batch: Batch, recipe: Recipe) -> tuple[Losses, dict[str, Tensor]]:
+def gradients(model: LanguageModel, batch: Batch, recipe: Recipe) -> tuple[LossTerms, dict[str, Tensor]]:
     with open_gradients(model, recipe) as maker:
         losses = maker.of(batch)
     return losses, {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -52,7 +52,7 @@ def test_a_model_learns_from_length_minus_one_labels(
     recipe = replace(recipe, z_loss=0.0, mean_over=mean_over)
     assert evaluate(model, Batch(token_ids), recipe).cross_entropy == pytest.approx(wanted.item(), rel=1e-6)
     losses, found = gradients(model, Batch(token_ids), recipe)
-    assert losses == Losses(losses.cross_entropy, losses.cross_entropy, None, None)
+    assert losses == LossTerms(losses.cross_entropy, losses.cross_entropy, None, None)
     for gradient, other in zip(found.values(), wanted_gradients, strict=True):
         torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-7)
 
@@ -75,9 +75,9 @@ def test_labels_that_do_not_count_are_in_the_denominators_as_the_trainers_have_t
 ) -> None:
     model, batch = tiny(config, "olmo2"), replace(half_masked_batch(), documents=None)
     logits = model(batch.token_ids)[:, :-1]
-    labels = batch.token_ids[:, 1:].masked_fill(~batch.counted[:, 1:], -100)
+    labels = batch.token_ids[:, 1:].masked_fill(~batch.loss_mask[:, 1:], -100)
     total = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
-    norms = (logits.logsumexp(-1).square() * batch.counted[:, 1:]).sum()
+    norms = (logits.logsumexp(-1).square() * batch.loss_mask[:, 1:]).sum()
     wanted = torch.autograd.grad(total + 1e-2 * norms, list(model.parameters()))
     # OLMo: every position. OLMo-core: what is not -100, and all 16 of the one sequence that its filter leaves out.
     for mean_over, denominator in (("positions", 5 * 16), ("labels", int((labels != -100).sum()) + 16)):

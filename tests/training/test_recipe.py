@@ -58,7 +58,7 @@ def test_log_spaced_by_hand() -> None:
     assert log_spaced(3, 24) == (0, 1, 2, 3)
     with pytest.raises(OptionError) as caught:
         log_spaced(10, 1)
-    assert str(caught.value) == "log spacing needs at least 1 step and 2 revisions; got steps 10 and count 1"
+    assert str(caught.value) == "log spacing needs at least 1 step and 2 revisions (got steps 10 and count 1)"
 
 
 def test_a_recipe_survives_json() -> None:
@@ -69,20 +69,20 @@ def test_a_recipe_survives_json() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"steps": 0}, "recipe: steps must be at least 1; got 0"),
-        ({"sequences_per_step": 0}, "recipe: sequences_per_step must be at least 1; got 0"),
-        ({"sequence_length": 1}, "recipe: sequence_length must be at least 2; got 1"),
-        ({"seed": -1}, "recipe: seed must be at least 0; got -1"),
-        ({"peak_lr": 0.0}, "recipe: peak_lr must be a finite number above 0; got 0.0"),
-        ({"clip": math.inf}, "recipe: clip must be a finite number above 0; got inf"),
-        ({"eps": math.nan}, "recipe: eps must be a finite number above 0; got nan"),
-        ({"weight_decay": -0.1}, "recipe: weight_decay must be a finite number of at least 0; got -0.1"),
-        ({"z_loss": -1.0}, "recipe: z_loss must be a finite number of at least 0; got -1.0"),
-        ({"warmup_steps": 10}, "recipe: warmup_steps must be within 0..9; got 10"),
-        ({"final_fraction": 1.5}, "recipe: final_fraction must be within 0..1; got 1.5"),
-        ({"betas": (0.9, 1.0)}, "recipe: betas must be two numbers within [0, 1); got (0.9, 1.0)"),
-        ({"betas": (0.9,)}, "recipe: betas must be two numbers within [0, 1); got (0.9,)"),
-        ({"save_at": (0, 11)}, "recipe: save_at must be steps within 0..10; got (0, 11)"),
+        ({"steps": 0}, "recipe: steps must be at least 1 (got 0)"),
+        ({"sequences_per_step": 0}, "recipe: sequences_per_step must be at least 1 (got 0)"),
+        ({"sequence_length": 1}, "recipe: sequence_length must be at least 2 (got 1)"),
+        ({"seed": -1}, "recipe: seed must be at least 0 (got -1)"),
+        ({"peak_lr": 0.0}, "recipe: peak_lr must be a finite number above 0 (got 0.0)"),
+        ({"clip": math.inf}, "recipe: clip must be a finite number above 0 (got inf)"),
+        ({"eps": math.nan}, "recipe: eps must be a finite number above 0 (got nan)"),
+        ({"weight_decay": -0.1}, "recipe: weight_decay must be a finite number of at least 0 (got -0.1)"),
+        ({"z_loss": -1.0}, "recipe: z_loss must be a finite number of at least 0 (got -1.0)"),
+        ({"warmup_steps": 10}, "recipe: warmup_steps must be within 0..9 (got 10)"),
+        ({"final_fraction": 1.5}, "recipe: final_fraction must be within 0..1 (got 1.5)"),
+        ({"betas": (0.9, 1.0)}, "recipe: betas must be two numbers within [0, 1) (got (0.9, 1.0))"),
+        ({"betas": (0.9,)}, "recipe: betas must be two numbers within [0, 1) (got (0.9,))"),
+        ({"save_at": (0, 11)}, "recipe: save_at must be steps within 0..10 (got (0, 11))"),
     ],
 )
 def test_a_recipe_that_means_nothing_is_refused(fields: dict, message: str) -> None:

@@ -11,7 +11,7 @@ import transformers
 from olmo_dynamics.errors import DivergedError, TrainingError
 from olmo_dynamics.model import ModelConfig, to_config_json
 from olmo_dynamics.training.checkpoint import read_checkpoint, write_checkpoint
-from olmo_dynamics.training.data import Windows
+from olmo_dynamics.training.data.windows import Windows
 from olmo_dynamics.training.recipe import Recipe
 from olmo_dynamics.training.state import EMBEDDING, TrainState, move_state, new_state
 from olmo_dynamics.training.trainer import Event, train
@@ -133,7 +133,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(
     with pytest.raises(DivergedError) as caught:
         train(state, recipe, tokens, callbacks=[break_it])
     assert str(caught.value) == (
-        "step 5 wanted a finite loss and gradient; got loss nan and gradient norm nan: "
+        "step 5: loss and gradient must be finite (got loss nan and gradient norm nan): "
         "resume from the last checkpoint with a lower peak_lr or a longer warm-up"
     )
     np.testing.assert_equal(copies(state), before)
@@ -142,7 +142,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(
 
 def test_data_shorter_than_a_batch_is_refused(config: ModelConfig, recipe: Recipe) -> None:
     with pytest.raises(
-        TrainingError, match=r"^one batch is 4 windows of 16, 64 tokens; got 63: give more data or a smaller batch$"
+        TrainingError, match=r"^one batch is 4 windows of 16, 64 tokens \(got 63\): give more data or a smaller batch$"
     ):
         train(new_state(config, recipe), recipe, np.zeros(63, np.uint16))
 
@@ -151,7 +151,7 @@ def test_tokens_of_another_tokenizer_are_refused(config: ModelConfig, recipe: Re
     with pytest.raises(TrainingError) as caught:
         train(new_state(config, recipe), recipe, np.full(64, 320, np.uint16))
     assert str(caught.value) == (
-        "step 1 wanted token ids below 320, the model's vocabulary; got 320: tokenise with this model's tokenizer"
+        "step 1: token ids must be below 320, the model's vocabulary (got 320): tokenize with this model's tokenizer"
     )
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from olmo_dynamics.checkpoints.formats.assembly import TensorSet
 from olmo_dynamics.checkpoints.formats.base import Format
 from olmo_dynamics.checkpoints.formats.core_config import core_config
 from olmo_dynamics.checkpoints.formats.legacy import BIN_FILE, BIN_INDEX, BinFormat
@@ -22,6 +21,7 @@ from olmo_dynamics.checkpoints.formats.native import YAML_FILE, NativeFormat
 from olmo_dynamics.checkpoints.formats.native_config import canonical_config
 from olmo_dynamics.checkpoints.formats.olmo_core import FOLDER, NOTES_FILE, TRAINER_FILE, CoreFormat
 from olmo_dynamics.checkpoints.formats.optimizer import OptimizerState
+from olmo_dynamics.checkpoints.formats.tensor_views import TensorSet
 from olmo_dynamics.checkpoints.tensors import INDEX_FILE, SINGLE_FILE, SpanReader
 
 __all__ = [
@@ -43,7 +43,7 @@ _NATIVE_FILES = (YAML_FILE, "model.pt", "train.pt")
 def find_format(read: SpanReader, files: Mapping[str, int]) -> Format | None:
     """The format of a checkpoint with these files, None for plain safetensors and for no weights at all.
 
-    A half-fetched directory is recognised by any file that only its format has; what is missing is said when it is wanted.
+    A half-fetched directory is recognised by any file that only its format has; missing files are reported when they are read.
     """
     if any(name in files for name in _CORE_FILES) or any(name.endswith(".distcp") for name in files):
         return CoreFormat(read, files)

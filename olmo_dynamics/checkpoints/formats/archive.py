@@ -1,7 +1,7 @@
-"""Zip archives as `torch.save` writes them: members stored as they are, so each is a span of the file.
+"""Zip archives as `torch.save` writes them: members are stored uncompressed, so each is a span of the file.
 
-Only the directory at the end and the small headers of the members are read. An archive that compresses, encrypts, repeats a
-name or lets members overlap or leave the file is refused, whatever its directory claims.
+Only the directory at the end and the small headers of the members are read. An archive with compressed or encrypted members, a
+repeated name, or members that overlap or exceed the file is refused, whatever its directory claims.
 
     >>> members = read_members(read, "model.pt", 933608)                                        # doctest: +SKIP
     >>> members["data/0"]                                                                       # doctest: +SKIP
@@ -37,7 +37,7 @@ def read_members(read: SpanReader, file: str, size: int) -> dict[str, Span]:
     """The members of an archive by name, without the folder that holds them all; `size` is the file's, in bytes.
 
     Raises:
-        CheckpointError: it is no zip of stored members, is cut off, or its members overlap.
+        CheckpointError: it is not a zip of stored members, is cut off, or its members overlap.
     """
     try:
         entries, end = _read_directory(read, file, size)
@@ -47,7 +47,7 @@ def read_members(read: SpanReader, file: str, size: int) -> dict[str, Span]:
 
 
 def _read_directory(read: SpanReader, file: str, size: int) -> tuple[list[_Entry], int]:
-    """The entries, and where the directory begins."""
+    """The entries, and the position of the directory."""
     if size < _END.size:
         raise ValueError(f"it has {size} bytes")
     tail_start = max(0, size - TAIL_BYTES)
@@ -55,7 +55,7 @@ def _read_directory(read: SpanReader, file: str, size: int) -> tuple[list[_Entry
     tail = raw.tobytes()
     count, length, start = _directory_place(tail)
     if length > MAX_DIRECTORY_BYTES or start + length > size:
-        raise ValueError(f"its directory should lie at bytes {start} to {start + length} of {size}")
+        raise ValueError(f"its directory should be at bytes {start} to {start + length} of {size}")
     if start < tail_start:
         [raw] = read([Span(file, start, start + length)])
         listing = raw.tobytes()
@@ -100,7 +100,7 @@ def _parse_entries(listing: bytes, count: int) -> list[_Entry]:
 
 
 def _widen(size: int, packed: int, header: int, extra: bytes) -> tuple[int, int, int]:
-    """Sizes and offset, from the 64-bit field of `extra` where they do not fit into 32 bits."""
+    """Sizes and offset, from the 64-bit field of `extra` if they do not fit into 32 bits."""
     narrow = 0xFFFFFFFF
     if narrow not in (size, packed, header):
         return size, packed, header
@@ -116,7 +116,7 @@ def _widen(size: int, packed: int, header: int, extra: bytes) -> tuple[int, int,
 
 
 def _locate(read: SpanReader, file: str, entries: list[_Entry], end: int) -> dict[str, Span]:
-    """Where each member's bytes lie, by its local header; they may not reach into the next header or the directory."""
+    """The span of each member, by its local header; it may not reach into the next header or the directory."""
     ordered = sorted(entries, key=lambda entry: entry.header)
     if any(entry.header + _LOCAL.size > end for entry in ordered):
         raise ValueError("it has a member outside the file")
@@ -136,4 +136,4 @@ def _locate(read: SpanReader, file: str, entries: list[_Entry], end: int) -> dic
 
 
 def _refusal(file: str, problem: str) -> CheckpointError:
-    return CheckpointError(f"{file}: wanted a zip of torch.save, but {problem}; fetch the file again")
+    return CheckpointError(f"{file} must be a zip of torch.save, but {problem}; fetch the file again")

@@ -1,7 +1,7 @@
-"""What a checkpoint format promises: a config, tensors under canonical names, and what a trainer kept beside them.
+"""The interface of checkpoint formats: a config, tensors under canonical names, and the trainer's state.
 
-A format works over two things only, the sizes of files by name and a callable that reads spans of them, so a folder, memory, a
-hub and a plain web server serve it alike. It asks for files by name and never lists them.
+A format needs only the sizes of files by name and a callable that reads spans of them, so it works with a folder, memory, a
+hub and a plain web server. It requests files by name and never lists them.
 
     >>> found = find_format(checkpoint.read_spans, checkpoint.files)                            # doctest: +SKIP
     >>> found.name, found.config["model_type"], list(found.weights.infos)[0]                    # doctest: +SKIP
@@ -14,9 +14,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-from olmo_dynamics.checkpoints.formats.assembly import TensorSet
 from olmo_dynamics.checkpoints.formats.optimizer import OptimizerState
-from olmo_dynamics.checkpoints.formats.standins import TRAINER
+from olmo_dynamics.checkpoints.formats.pickle_allowlist import TRAINER
+from olmo_dynamics.checkpoints.formats.tensor_views import TensorSet
 from olmo_dynamics.checkpoints.formats.torch_files import open_torch_file
 from olmo_dynamics.checkpoints.tensors import Span, SpanReader
 from olmo_dynamics.errors import CheckpointError
@@ -25,7 +25,7 @@ MAX_CONFIG_BYTES = 16 << 20  # 16 MiB; real ones take a few kB
 
 
 class Format(ABC):
-    """One checkpoint in one format; `files` maps names to sizes in bytes, and may find them out when asked."""
+    """One checkpoint in one format; `files` maps names to sizes in bytes, and may find a size out when it is needed."""
 
     name: str
 
@@ -40,7 +40,7 @@ class Format(ABC):
     @property
     @abstractmethod
     def config(self) -> dict[str, Any]:
-        """The model's config in Hugging Face's words."""
+        """The model's config under Hugging Face's names."""
 
     @property
     @abstractmethod
@@ -54,37 +54,37 @@ class Format(ABC):
 
     @property
     def optimizer(self) -> OptimizerState | None:
-        """The optimiser's state, None where the format has none."""
+        """The optimiser's state, None if the format has none."""
         return None
 
     @property
     def trainer(self) -> dict[str, Any]:
-        """The trainer's counters and random states, as plain values; empty where the format has none."""
+        """The trainer's counters and random states, as plain values; empty if the format has none."""
         return {}
 
     def read_small(self, name: str, limit: int = MAX_CONFIG_BYTES) -> bytes:
-        """A small file's bytes.
+        """Read a small file's bytes.
 
         Raises:
             CheckpointError: it is missing, or larger than `limit` bytes.
         """
         if name not in self._files:
-            raise CheckpointError(f"a checkpoint in {self.name} format has {name}, which is missing here; fetch it")
+            raise CheckpointError(f"a checkpoint in {self.name} format must have {name}, which is missing; fetch it")
         size = self._files[name]
         if size > limit:
-            raise CheckpointError(f"{name} may take {limit} bytes, it has {size}")
+            raise CheckpointError(f"{name} must have at most {limit} bytes (got {size})")
         [raw] = self._read([Span(name, 0, size)])
         return raw.tobytes()
 
     def read_trainer(self, name: str) -> dict[str, Any]:
-        """A trainer's state from a `torch.save` file.
+        """Read a trainer's state from a `torch.save` file.
 
         Raises:
             CheckpointError: it is missing, hostile or damaged.
         """
         if name not in self._files:
-            raise CheckpointError(f"wanted the trainer's state from {name}, which is missing; fetch it")
+            raise CheckpointError(f"the trainer's state must be in {name}, which is missing; fetch it")
         state = open_torch_file(self._read, name, self._files[name], TRAINER).plain()
         if not isinstance(state, dict):
-            raise CheckpointError(f"{name}: wanted a trainer's state by field, got a {type(state).__name__}")
+            raise CheckpointError(f"{name} must hold the fields of a trainer's state (got a {type(state).__name__})")
         return state

@@ -1,11 +1,11 @@
 """The experiment config of OLMo-core, as the Hugging Face config of the same model.
 
-A sliding window makes the model an Olmo 3, none an OLMo 2, experts a FlexOlmo. RoPE is written per kind of layer, because
-only full layers are ever scaled.
+A model with a sliding window is an Olmo 3, one without an OLMo 2, one with experts a FlexOlmo. RoPE is written per kind of
+layer, because only full layers are ever scaled.
 
-    >>> core_config({"model": {}})
+    >>> core_config({})
     Traceback (most recent call last):
-    olmo_dynamics.errors.CheckpointError: config.json, model: d_model must be a whole number above 0, got None; correct the config
+    olmo_dynamics.errors.CheckpointError: config.json: model must be given as fields (got None); correct the config
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from olmo_dynamics.checkpoints.formats.core_layers import FREE, WHERE, layer_windows, read_mixer, rope_scaling
-from olmo_dynamics.checkpoints.formats.fields import (
+from olmo_dynamics.checkpoints.formats.config_fields import (
     check_fields,
     optional_fields,
     require_count,
     require_fields,
     to_number,
 )
+from olmo_dynamics.checkpoints.formats.core_layers import FREE, WHERE, layer_windows, read_mixer, rope_scaling
 from olmo_dynamics.checkpoints.formats.unpickling import brief
 from olmo_dynamics.errors import CheckpointError
 
@@ -40,14 +40,14 @@ def core_config(experiment: Mapping[str, Any]) -> dict[str, Any]:
     """The `config.json` contents of the model that an OLMo-core experiment trains.
 
     Raises:
-        CheckpointError: a field is missing, contradicts another, or asks for a computation that is not implemented.
+        CheckpointError: a field is missing, contradicts another, or needs a computation that is not implemented.
     """
     model = require_fields(WHERE, experiment, "model")
     where = f"{WHERE}, model"
     require_count(where, model, "d_model")
     layers = require_count(where, model, "n_layers")
     if layers > MAX_LAYERS:
-        raise CheckpointError(f"{where}: n_layers may be {MAX_LAYERS}, got {layers}; correct the config")
+        raise CheckpointError(f"{where}: n_layers must be at most {MAX_LAYERS} (got {layers}); correct the config")
     check_fields(where, model, used=_MODEL_USED, only=_MODEL_ONLY, idle=_MODEL_IDLE)
     block = require_fields(where, model, "block")
     mixer = read_mixer(block, f"{where}.block")
@@ -78,7 +78,7 @@ def core_config(experiment: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _family(model: Mapping[str, Any], mixer: Mapping[str, Any], layers: int) -> dict[str, Any]:
-    """The model type, and what depends on it: windows, RoPE and experts."""
+    """The model type and the fields that depend on it: windows, RoPE and experts."""
     name = model["block"].get("name")
     windows = layer_windows(mixer, layers)
     plain = {"rope_type": "default", "rope_theta": to_number(WHERE, mixer["rope"], "theta", 500_000)}
@@ -86,12 +86,12 @@ def _family(model: Mapping[str, Any], mixer: Mapping[str, Any], layers: int) -> 
     if name == "moe_reordered_norm" and not any(windows):
         return {"model_type": "flex_olmo", "rope_parameters": full, **_experts(model["block"])}
     if name != "reordered_norm":
-        raise CheckpointError(f"{WHERE}: block name must be reordered_norm or moe_reordered_norm, got {brief(name)}")
+        raise CheckpointError(f"{WHERE}: block name must be reordered_norm or moe_reordered_norm (got {brief(name)})")
     if not any(windows):
         return {"model_type": "olmo2", "rope_parameters": full}
     widths = {width for width in windows if width}
     if len(widths) > 1:
-        raise CheckpointError(f"{WHERE}: sliding windows must have one width, got {sorted(widths)}")
+        raise CheckpointError(f"{WHERE}: sliding windows must have one width (got {sorted(widths)})")
     return {
         "model_type": "olmo3",
         "sliding_window": widths.pop(),
@@ -111,7 +111,7 @@ def _experts(block: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _widths(model: Mapping[str, Any], mixer: Mapping[str, Any]) -> dict[str, Any]:
-    """The widths of the stream, of the feed-forward, and of a head where it is not the stream's share."""
+    """The widths of the residual stream, of the feed-forward, and of a head if it is not the stream's share."""
     block = model["block"]
     feed_forward = require_fields(WHERE, block, "feed_forward_moe" if "feed_forward_moe" in block else "feed_forward")
     if feed_forward.get("bias") or feed_forward.get("activation", "silu") != "silu":
@@ -121,7 +121,7 @@ def _widths(model: Mapping[str, Any], mixer: Mapping[str, Any]) -> dict[str, Any
     if mixer.get("head_dim") is not None:
         return widths | {"head_dim": require_count(WHERE, mixer, "head_dim")}
     if hidden_size % heads:
-        raise CheckpointError(f"{WHERE}: d_model must be a multiple of n_heads; got {hidden_size} and {heads}")
+        raise CheckpointError(f"{WHERE}: d_model must be a multiple of n_heads (got {hidden_size} and {heads})")
     return widths
 
 
@@ -129,7 +129,7 @@ def _epsilon(block: Mapping[str, Any], mixer: Mapping[str, Any], model: Mapping[
     """The one epsilon of all norms.
 
     Raises:
-        CheckpointError: they differ, or one is no RMS norm with a weight.
+        CheckpointError: they differ, or a norm is not an RMS norm with a weight.
     """
     norms = [
         require_fields(WHERE, block, "layer_norm"),
@@ -138,8 +138,8 @@ def _epsilon(block: Mapping[str, Any], mixer: Mapping[str, Any], model: Mapping[
     ]
     for norm in norms:
         if norm.get("name") not in ("rms", "fused_rms") or norm.get("bias") or norm.get("elementwise_affine") is False:
-            raise CheckpointError(f"{WHERE}: norms must be rms with a weight and no bias, got {brief(norm)}")
+            raise CheckpointError(f"{WHERE}: norms must be rms with a weight and no bias (got {brief(norm)})")
     found = {to_number(WHERE, norm, "eps", 1e-5) for norm in norms}
     if len(found) > 1:
-        raise CheckpointError(f"{WHERE}: all norms must have one eps, got {sorted(found)}")
+        raise CheckpointError(f"{WHERE}: all norms must have one eps (got {sorted(found)})")
     return found.pop()

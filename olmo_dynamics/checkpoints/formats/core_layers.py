@@ -1,6 +1,6 @@
-"""How the layers of an OLMo-core model differ: the windows of their attention, and how their RoPE is stretched.
+"""Differences between the layers of an OLMo-core model: attention windows and RoPE scaling.
 
-All layers share one block; a window follows a pattern over the layers, and overrides of single layers may stretch RoPE there.
+All layers share one block; a window follows a pattern over the layers, and overrides of single layers may scale RoPE there.
 
     >>> layer_windows({"sliding_window": {"pattern": [2, -1], "force_full_attention_on_first_layer": False}}, 4)
     [2, None, 2, None]
@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from olmo_dynamics.checkpoints.formats.fields import (
+from olmo_dynamics.checkpoints.formats.config_fields import (
     check_fields,
     optional_fields,
     require_count,
@@ -50,10 +50,10 @@ _YARN = frozenset({"factor", "beta_fast", "beta_slow", "old_context_len", "_CLAS
 
 
 def layer_windows(mixer: Mapping[str, Any], layers: int) -> list[int | None]:
-    """The window of each layer's attention, which counts the querying token; None where attention is full.
+    """The window of each layer's attention, which includes the querying token; None if attention is full.
 
     Raises:
-        CheckpointError: the pattern means nothing.
+        CheckpointError: the pattern is invalid.
     """
     sliding = optional_fields(WHERE, mixer, "sliding_window")
     if not sliding:
@@ -65,7 +65,7 @@ def layer_windows(mixer: Mapping[str, Any], layers: int) -> list[int | None]:
         or not all(type(width) is int and (width > 0 or width == -1) for width in pattern)
     ):
         raise CheckpointError(
-            f"{WHERE}: a sliding window's pattern must be a list of widths or -1, got {brief(pattern)}"
+            f"{WHERE}: a sliding window's pattern must be a list of widths or -1 (got {brief(pattern)})"
         )
     first = bool(sliding.get("force_full_attention_on_first_layer", True))
     windows = [pattern[(layer - first) % len(pattern)] for layer in range(layers)]
@@ -77,24 +77,24 @@ def layer_windows(mixer: Mapping[str, Any], layers: int) -> list[int | None]:
 
 
 def rope_scaling(model: Mapping[str, Any], windows: list[int | None]) -> dict[str, Any]:
-    """How RoPE is stretched on the full layers, in Hugging Face's words; empty where it is not.
+    """RoPE scaling of the full layers, under Hugging Face's names; empty if there is none.
 
     Raises:
-        CheckpointError: some full layers are stretched otherwise, a sliding one is, or a layer differs in something else.
+        CheckpointError: full layers are scaled differently, a sliding one is scaled, or a layer differs in another point.
     """
     scalings = _scalings(model, len(windows))
     full = [scaling for scaling, width in zip(scalings, windows, strict=True) if width is None]
     sliding = [scaling for scaling, width in zip(scalings, windows, strict=True) if width is not None]
     if any(sliding) or any(each != full[0] for each in full):
-        raise CheckpointError(f"{WHERE}: RoPE must be scaled on all full layers alike, and on no sliding one")
+        raise CheckpointError(f"{WHERE}: RoPE must be scaled alike on all full layers, and on no sliding one")
     if not full or not full[0]:
         return {}
     scaling = full[0]
     if not str(scaling.get("_CLASS_", "")).endswith("YaRNRoPEScalingConfig") or scaling.keys() - _YARN:
-        raise CheckpointError(f"{WHERE}: RoPE scaling must be YaRN, got {brief(scaling)}")
+        raise CheckpointError(f"{WHERE}: RoPE scaling must be YaRN (got {brief(scaling)})")
     factor = to_number(WHERE, scaling, "factor", 8)
     if factor < 1:
-        raise CheckpointError(f"{WHERE}: YaRN's factor must be at least 1, got {factor}")
+        raise CheckpointError(f"{WHERE}: YaRN's factor must be at least 1 (got {factor})")
     return {
         "rope_type": "yarn",
         "factor": factor,
@@ -106,17 +106,17 @@ def rope_scaling(model: Mapping[str, Any], windows: list[int | None]) -> dict[st
 
 
 def _scalings(model: Mapping[str, Any], layers: int) -> list[Mapping[str, Any]]:
-    """Each layer's scaling, out of the common block and the overrides."""
+    """Each layer's scaling, from the common block and the overrides."""
     block = require_fields(WHERE, model, "block")
     scalings = [_scaling(block)] * layers
     for layer, override in optional_fields(WHERE, model, "block_overrides").items():
         if not layer.isdecimal() or int(layer) >= layers or not isinstance(override, dict):
             raise CheckpointError(
-                f"{WHERE}: block_overrides must map layers below {layers} to blocks, got {brief(layer)}"
+                f"{WHERE}: block_overrides must map layers below {layers} to blocks (got {brief(layer)})"
             )
         read_mixer(override, f"{WHERE}, model.block_overrides.{layer}")
         if _unscaled(override) != _unscaled(block):
-            raise CheckpointError(f"{WHERE}: layer {layer} may differ from the others in RoPE's scaling only")
+            raise CheckpointError(f"{WHERE}: layer {layer} may differ from the others only in RoPE scaling")
         scalings[int(layer)] = _scaling(override)
     return scalings
 
@@ -126,7 +126,7 @@ def _scaling(block: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _unscaled(block: Mapping[str, Any]) -> dict[str, Any]:
-    """A block without what is absent, and without RoPE's scaling."""
+    """A block without absent fields, and without RoPE scaling."""
     found = {name: value for name, value in block.items() if value is not None}
     place = _mixer_name(block)
     mixer = {name: value for name, value in found[place].items() if value is not None}
@@ -135,7 +135,7 @@ def _unscaled(block: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_mixer(block: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """A block's attention, `sequence_mixer` since version 3 and `attention` before."""
+    """A block's attention: `sequence_mixer` since version 3, `attention` before."""
     mixer = require_fields(where, block, _mixer_name(block))
     check_fields(f"{where}, attention", mixer, used=_MIXER_USED, only=_MIXER_ONLY, idle=_MIXER_IDLE)
     rope = require_fields(where, mixer, "rope")

@@ -1,7 +1,7 @@
 """Distributed checkpoints of torch (`.metadata` and `__{rank}_{bucket}.distcp`), read without torch.
 
-`.metadata` is a pickle that says which tensors there are, in which shards, and at which bytes of which file each shard is a
-`torch.save` archive of its own. So the index costs one file, and each shard one span.
+`.metadata` is a pickle that lists the tensors, their shards, and the bytes of the file at which each shard is a `torch.save`
+archive of its own. So the index costs one file, and each shard one span.
 
     >>> index = read_distributed(read, files, "model_and_optim")                                # doctest: +SKIP
     >>> index.tensors["model.lm_head.norm.weight"].shape                                        # doctest: +SKIP
@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from olmo_dynamics.checkpoints.formats.assembly import Chunk, Stored, check_cover
-from olmo_dynamics.checkpoints.formats.standins import METADATA, TORCH_DTYPES, TRAINER, to_counts
+from olmo_dynamics.checkpoints.formats.pickle_allowlist import METADATA, TORCH_DTYPES, TRAINER, to_counts
+from olmo_dynamics.checkpoints.formats.tensor_views import Chunk, Stored, check_cover
 from olmo_dynamics.checkpoints.formats.torch_files import open_torch_bytes
-from olmo_dynamics.checkpoints.formats.unpickling import Record, Symbol, brief, read_pickle
+from olmo_dynamics.checkpoints.formats.unpickling import PickledObject, Symbol, brief, read_pickle
 from olmo_dynamics.checkpoints.tensors import Span, SpanReader
 from olmo_dynamics.errors import CheckpointError
 
@@ -32,14 +32,14 @@ _Places = Mapping[tuple[str, tuple[int, ...] | None], Span]
 
 @dataclass(frozen=True)
 class Distributed:
-    """What a distributed checkpoint holds: tensors by name, and the spans of pickled objects by name."""
+    """Contents of a distributed checkpoint: tensors by name, and the spans of pickled objects by name."""
 
     tensors: Mapping[str, Stored]
     objects: Mapping[str, Span]
     read: SpanReader
 
     def read_objects(self, names: Sequence[str]) -> dict[str, Any]:
-        """Pickled objects as plain values, by name.
+        """Read pickled objects as plain values, by name.
 
         Raises:
             CheckpointError: one is too large, hostile or damaged.
@@ -48,7 +48,7 @@ class Distributed:
         for name, span in zip(names, spans, strict=True):
             if span.stop - span.start > MAX_OBJECT_BYTES:
                 raise CheckpointError(
-                    f"{span.file}: {name} may take {MAX_OBJECT_BYTES} bytes, got {span.stop - span.start}"
+                    f"{span.file}: {name} must have at most {MAX_OBJECT_BYTES} bytes (got {span.stop - span.start})"
                 )
         return {
             name: open_torch_bytes(raw, f"{span.file} at byte {span.start}", TRAINER).plain()
@@ -57,16 +57,16 @@ class Distributed:
 
 
 def read_distributed(read: SpanReader, files: Mapping[str, int], folder: str) -> Distributed:
-    """The index of the distributed checkpoint in `folder` (empty for the top).
+    """Read the index of the distributed checkpoint in `folder` (empty for the top folder).
 
     Raises:
         CheckpointError: `.metadata` is missing, hostile or damaged, or names a shard that is missing or cut off.
     """
     file = str(PurePosixPath(folder) / INDEX_NAME)
     if file not in files:
-        raise CheckpointError(f"wanted {file}, which says what the .distcp files hold; it is missing, fetch it")
+        raise CheckpointError(f"{file}, the index of the .distcp files, is missing; fetch it")
     if files[file] > MAX_INDEX_BYTES:
-        raise CheckpointError(f"{file} may take {MAX_INDEX_BYTES} bytes, it has {files[file]}")
+        raise CheckpointError(f"{file} must have at most {MAX_INDEX_BYTES} bytes (got {files[file]})")
     [raw] = read([Span(file, 0, files[file])])
     index = read_pickle(raw.tobytes(), file=file, allowed=METADATA)
     try:
@@ -78,12 +78,12 @@ def read_distributed(read: SpanReader, files: Mapping[str, int], folder: str) ->
         objects = {name: _find(name, None, places) for name, entry in entries if entry.kind == "BytesStorageMetadata"}
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as problem:
         raise CheckpointError(
-            f"{file} is no index of a distributed checkpoint ({brief(problem)}); fetch it again"
+            f"{file} is not the index of a distributed checkpoint ({brief(problem)}); fetch it again"
         ) from None
     return Distributed(tensors, objects, read)
 
 
-def _read_places(storage: Mapping[Record, Record], files: Mapping[str, int], folder: str) -> _Places:
+def _read_places(storage: Mapping[PickledObject, PickledObject], files: Mapping[str, int], folder: str) -> _Places:
     places = {}
     for key, value in storage.items():
         fields = value.state
@@ -91,7 +91,7 @@ def _read_places(storage: Mapping[Record, Record], files: Mapping[str, int], fol
             raise CheckpointError(
                 f"{folder}: shards written with {brief(fields['transform_descriptors'])} cannot be read"
             )
-        corner = key.state.get("offset")  # left out where there is none
+        corner = key.state.get("offset")  # absent if there is none
         places[key.state["fqn"], None if corner is None else to_counts(corner)] = _check_place(fields, files, folder)
     return places
 
@@ -106,12 +106,12 @@ def _check_place(fields: Mapping[str, Any], files: Mapping[str, int], folder: st
         raise CheckpointError(f"{folder}/{INDEX_NAME} names {file}, which is missing; fetch it")
     if start + length > files[file]:
         raise CheckpointError(
-            f"{file}: wanted bytes {start} to {start + length}, it has {files[file]}; it is cut off, fetch it again"
+            f"{file} must have bytes {start} to {start + length} (it has {files[file]} bytes); it is cut off, fetch it again"
         )
     return Span(file, start, start + length)
 
 
-def _read_tensor(name: str, entry: Record, places: _Places) -> Stored:
+def _read_tensor(name: str, entry: PickledObject, places: _Places) -> Stored:
     fields = entry.state
     dtype = _read_dtype(name, fields["properties"])
     chunks = []
@@ -122,19 +122,19 @@ def _read_tensor(name: str, entry: Record, places: _Places) -> Stored:
     return check_cover(Stored(name, dtype, to_counts(fields["size"]), tuple(chunks)))
 
 
-def _read_dtype(name: str, properties: Record) -> str:
+def _read_dtype(name: str, properties: PickledObject) -> str:
     state = properties.state
     dtype = state[0] if isinstance(state, tuple) else state["dtype"]
     if not isinstance(dtype, Symbol) or dtype.name not in TORCH_DTYPES:
-        raise CheckpointError(f"tensor {name} has dtype {brief(dtype)}; known are {', '.join(TORCH_DTYPES)}")
+        raise CheckpointError(f"tensor {name} has dtype {brief(dtype)}; known dtypes: {', '.join(TORCH_DTYPES)}")
     return TORCH_DTYPES[dtype.name]
 
 
 def _find(name: str, corner: tuple[int, ...] | None, places: _Places) -> Span:
     found = places.get((name, corner))
     if found is None and corner is not None and not any(corner):
-        found = places.get((name, None))  # tensors that are not sharded are filed without a corner
+        found = places.get((name, None))  # tensors that are not sharded are listed without a corner
     if found is None:
         where = f"the shard at {list(corner)} of " if corner else ""
-        raise CheckpointError(f"{INDEX_NAME} does not say where {where}{name} is stored; fetch the checkpoint again")
+        raise CheckpointError(f"{INDEX_NAME} does not tell where {where}{name} is stored; fetch the checkpoint again")
     return found

@@ -1,7 +1,7 @@
-"""The safetensors flavour of Ai2's first trainer, whose keys are pickles in base64.
+"""Safetensors files of Ai2's first trainer, whose keys are pickles in base64.
 
-A key is the url-safe base64 of a pickled `(path, value_is_pickled)`: the path through nested dicts, and whether the tensor's
-bytes are themselves a pickle (of a number or a list). Both are read with an empty allow-list.
+A key is the url-safe base64 of a pickled `(path, value_is_pickled)`: the path through nested dicts, and a flag that is true if
+the tensor's bytes are themselves a pickle (of a number or a list). Both are read with the shortest allow-list.
 
     >>> import base64, pickle
     >>> decode_key(base64.urlsafe_b64encode(pickle.dumps((("state", 0, "exp_avg"), False))).decode(), "optim.safetensors")
@@ -15,8 +15,8 @@ import binascii
 from collections.abc import Mapping
 from typing import Any
 
-from olmo_dynamics.checkpoints.formats.assembly import Chunk, Stored
-from olmo_dynamics.checkpoints.formats.standins import PLAIN
+from olmo_dynamics.checkpoints.formats.pickle_allowlist import PLAIN
+from olmo_dynamics.checkpoints.formats.tensor_views import Chunk, Stored
 from olmo_dynamics.checkpoints.formats.unpickling import brief, read_pickle
 from olmo_dynamics.checkpoints.tensors import Span, SpanReader, read_headers
 from olmo_dynamics.errors import CheckpointError
@@ -26,7 +26,7 @@ MAX_VALUE_BYTES = 64 << 20  # 64 MiB; parameter groups take a few kB
 
 
 def read_encoded(read: SpanReader, file: str, files: Mapping[str, int]) -> dict[tuple[Any, ...], Any]:
-    """What such a file holds, by path: `Stored` tensors, and plain values.
+    """Read such a file: `Stored` tensors and plain values, by path.
 
     Raises:
         CheckpointError: a header or a key is damaged or hostile.
@@ -42,21 +42,21 @@ def read_encoded(read: SpanReader, file: str, files: Mapping[str, int]) -> dict[
 
 
 def decode_key(key: str, file: str) -> tuple[tuple[Any, ...], bool]:
-    """The path that a key stands for, and whether the value is a pickle.
+    """Decode a key into its path, and the flag that is true if the value is a pickle.
 
     Raises:
-        CheckpointError: it is no such key, or a hostile one.
+        CheckpointError: it is not such a key, or a hostile one.
     """
     try:
         raw = base64.b64decode(key.encode("ascii"), altchars=b"-_", validate=True)
     except (binascii.Error, UnicodeEncodeError):
-        raise CheckpointError(f"{file}: key {brief(key)} is no base64, as the trainer's own flavour has it") from None
+        raise CheckpointError(f"{file}: key {brief(key)} is not base64, as the trainer writes it") from None
     found = read_pickle(raw, file=f"{file}, key {key[:24]}…", allowed=PLAIN)
     if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[0], tuple) or type(found[1]) is not bool:
-        raise CheckpointError(f"{file}: key {brief(key)} stands for no path; fetch the file again")
+        raise CheckpointError(f"{file}: key {brief(key)} does not encode a path; fetch the file again")
     path, is_pickled = found
     if not path or not all(isinstance(word, str | int) for word in path):
-        raise CheckpointError(f"{file}: key {brief(key)} stands for no path; fetch the file again")
+        raise CheckpointError(f"{file}: key {brief(key)} does not encode a path; fetch the file again")
     return path, is_pickled
 
 

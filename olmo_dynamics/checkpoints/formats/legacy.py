@@ -1,6 +1,6 @@
-"""`pytorch_model.bin`: what was published before safetensors, by hf_olmo with fused tensors, by others as they name them.
+"""`pytorch_model.bin` files, published before safetensors: with fused tensors by hf_olmo, under their own names by others.
 
-Read by the span like everything else: the file is never loaded as a whole, and its pickle never executed.
+They are read span by span like other formats: the file is never loaded as a whole, and its pickle never executed.
 
     >>> found = BinFormat(checkpoint.read_spans, checkpoint.files)                              # doctest: +SKIP
     >>> found.weights.infos["model.layers.0.self_attn.k_proj.weight"].file                      # doctest: +SKIP
@@ -14,11 +14,11 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
-from olmo_dynamics.checkpoints.formats.assembly import Stored, TensorSet, View, stored_tensor
 from olmo_dynamics.checkpoints.formats.base import Format
-from olmo_dynamics.checkpoints.formats.naming import Layout, native_views
+from olmo_dynamics.checkpoints.formats.canonical_names import ModelShape, native_views
 from olmo_dynamics.checkpoints.formats.native_config import canonical_config
-from olmo_dynamics.checkpoints.formats.standins import TENSORS, PickledTensor
+from olmo_dynamics.checkpoints.formats.pickle_allowlist import TENSORS, PickledTensor
+from olmo_dynamics.checkpoints.formats.tensor_views import Stored, TensorSet, View, stored_tensor
 from olmo_dynamics.checkpoints.formats.torch_files import TorchFile, open_torch_file
 from olmo_dynamics.checkpoints.formats.unpickling import brief
 from olmo_dynamics.checkpoints.tensors import SpanReader, parse_object
@@ -41,7 +41,7 @@ class BinFormat(Format):
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """`config.json`, with native fields put into Hugging Face's words where hf_olmo wrote it."""
+        """`config.json`, with native fields translated to Hugging Face's names if hf_olmo wrote it."""
         return canonical_config(self.recipe) if self._is_native else self.recipe
 
     @cached_property
@@ -58,11 +58,11 @@ class BinFormat(Format):
 
     @cached_property
     def weights(self) -> TensorSet:
-        """Fused tensors cut; names other than hf_olmo's are left as they are."""
+        """The weights, fused tensors split; names other than hf_olmo's are left unchanged."""
         stored = [tensor for file in self.weight_files for tensor in read_state_dict(self._read, file, self._files)]
         if not self._is_native:
             return TensorSet(self._read, [View(tensor.name, tensor) for tensor in stored])
-        return TensorSet(self._read, native_views(stored, Layout.of(self.config)))
+        return TensorSet(self._read, native_views(stored, ModelShape.of(self.config)))
 
     @property
     def _is_native(self) -> bool:
@@ -73,11 +73,11 @@ def read_state_dict(read: SpanReader, file: str, files: Mapping[str, int]) -> li
     """The tensors of a saved state dict, in its order.
 
     Raises:
-        CheckpointError: the file is no state dict, hostile or damaged.
+        CheckpointError: the file is not a state dict, hostile or damaged.
     """
     opened = open_torch_file(read, file, files[file], TENSORS)
     if not isinstance(opened.value, dict):
-        raise CheckpointError(f"{file}: wanted tensors by name, got a {type(opened.value).__name__}")
+        raise CheckpointError(f"{file} must hold tensors by name (got a {type(opened.value).__name__})")
     return [store(opened, name, tensor) for name, tensor in opened.value.items()]
 
 
@@ -85,8 +85,10 @@ def store(opened: TorchFile, name: object, tensor: object) -> Stored:
     """One of a torch file's tensors, with the place of its bytes.
 
     Raises:
-        CheckpointError: it is no tensor with a name, or its storage is not there.
+        CheckpointError: it is not a tensor with a name, or its storage is missing.
     """
     if not isinstance(name, str) or not isinstance(tensor, PickledTensor):
-        raise CheckpointError(f"{opened.file}: wanted tensors by name, got {brief(name)} as a {type(tensor).__name__}")
+        raise CheckpointError(
+            f"{opened.file} must hold tensors by name (got {brief(name)} as a {type(tensor).__name__})"
+        )
     return stored_tensor(name, tensor, opened.place(tensor))

@@ -1,6 +1,6 @@
 """Directories of Ai2's first trainer (`stepN-unsharded/`): `config.yaml`, `model`, `optim` and `train.pt`.
 
-Model and optimiser come as `.pt`, or as `.safetensors` with encoded keys, which the trainer itself prefers where both exist.
+Model and optimiser are `.pt` files, or `.safetensors` files with encoded keys, which the trainer itself prefers if both exist.
 
     >>> found = NativeFormat(checkpoint.read_spans, checkpoint.files)                           # doctest: +SKIP
     >>> found.trainer["global_step"], found.recipe["optimizer"]["name"]                         # doctest: +SKIP
@@ -15,14 +15,14 @@ from typing import Any
 
 import yaml
 
-from olmo_dynamics.checkpoints.formats.assembly import Stored, TensorSet, View
 from olmo_dynamics.checkpoints.formats.base import Format
+from olmo_dynamics.checkpoints.formats.canonical_names import ModelShape, native_views
 from olmo_dynamics.checkpoints.formats.encoded import read_encoded
 from olmo_dynamics.checkpoints.formats.legacy import read_state_dict
-from olmo_dynamics.checkpoints.formats.naming import Layout, native_views
 from olmo_dynamics.checkpoints.formats.native_config import canonical_config
 from olmo_dynamics.checkpoints.formats.native_state import encoded_entries, name_entries, pickled_entries
 from olmo_dynamics.checkpoints.formats.optimizer import OptimizerState, build_state
+from olmo_dynamics.checkpoints.formats.tensor_views import Stored, TensorSet, View
 from olmo_dynamics.checkpoints.formats.unpickling import brief
 from olmo_dynamics.errors import CheckpointError
 
@@ -42,10 +42,10 @@ class NativeFormat(Format):
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The model's part of `config.yaml`, in Hugging Face's words."""
+        """The model's part of `config.yaml`, under Hugging Face's names."""
         model = self.recipe.get("model")
         if not isinstance(model, dict):
-            raise CheckpointError(f"{YAML_FILE}: wanted the model's fields under `model`, got {brief(model)}")
+            raise CheckpointError(f"{YAML_FILE} must hold the model's fields under `model` (got {brief(model)})")
         return canonical_config(model)
 
     @cached_property
@@ -54,13 +54,13 @@ class NativeFormat(Format):
         file = self._pick("model")
         if file is None:
             raise CheckpointError(
-                "a checkpoint in olmo format has model.pt or model.safetensors, both are missing; fetch one"
+                "a checkpoint in olmo format must have model.pt or model.safetensors; fetch one of them"
             )
         return [file]
 
     @cached_property
     def weights(self) -> TensorSet:
-        """Fused tensors cut."""
+        """The weights, fused tensors split."""
         [file] = self.weight_files
         if file.endswith(".pt"):
             return TensorSet(self._read, self._to_views(read_state_dict(self._read, file, self._files)))
@@ -70,7 +70,7 @@ class NativeFormat(Format):
 
     @cached_property
     def optimizer(self) -> OptimizerState | None:
-        """The state in `optim.safetensors` or `optim.pt`; None where neither is there."""
+        """The state in `optim.safetensors` or `optim.pt`, None if neither exists."""
         file = self._pick("optim")
         if file is None:
             return None
@@ -88,22 +88,22 @@ class NativeFormat(Format):
         return next((f"{stem}{ending}" for ending in (".safetensors", ".pt") if f"{stem}{ending}" in self._files), None)
 
     def _to_views(self, stored: Iterable[Stored]) -> Iterator[View]:
-        return native_views(stored, Layout.of(self.config))
+        return native_views(stored, ModelShape.of(self.config))
 
 
 def read_yaml(text: bytes, file: str) -> dict[str, Any]:
-    """The fields of a YAML file; tags that would build objects are refused.
+    """Read the fields of a YAML file; tags that would build objects are refused.
 
     Raises:
-        CheckpointError: it is no YAML of plain fields.
+        CheckpointError: it is not YAML of plain fields.
     """
     try:
         found = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as problem:
         line = " ".join(str(problem).split())
-        raise CheckpointError(f"{file}: wanted YAML of plain fields, but {line:.160}; fetch the file again") from None
+        raise CheckpointError(f"{file} must be YAML of plain fields ({line:.160}); fetch the file again") from None
     if not isinstance(found, dict):
         raise CheckpointError(
-            f"{file}: wanted YAML of plain fields, got a {type(found).__name__}; fetch the file again"
+            f"{file} must be YAML of plain fields (got a {type(found).__name__}); fetch the file again"
         )
     return found

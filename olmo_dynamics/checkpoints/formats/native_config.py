@@ -1,6 +1,6 @@
 """The model config of Ai2's first trainer (also hf_olmo's), as the Hugging Face config of the same model.
 
-Both speak of the same numbers under other names; what has no counterpart is kept under the native name (OLMo 1's
+Both hold the same numbers under other names; a field without a counterpart keeps its native name (OLMo 1's
 `layer_norm_eps`, which Hugging Face's class fixes at 1e-5).
 
     >>> native = {"d_model": 64, "n_heads": 4, "n_layers": 2, "mlp_hidden_size": 256, "vocab_size": 510, "rope": True,
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from olmo_dynamics.checkpoints.formats.fields import check_fields, require_count, to_number
+from olmo_dynamics.checkpoints.formats.config_fields import check_fields, require_count, to_number
 from olmo_dynamics.checkpoints.formats.unpickling import brief
 from olmo_dynamics.errors import CheckpointError
 
@@ -56,12 +56,12 @@ def canonical_config(native: Mapping[str, Any]) -> dict[str, Any]:
     """The `config.json` contents of the model that native fields (`d_model`, `n_heads`, …) describe.
 
     Raises:
-        CheckpointError: a field is missing, contradicts another, or asks for a computation that is not implemented.
+        CheckpointError: a field is missing, contradicts another, or needs a computation that is not implemented.
     """
     check_fields(WHERE, native, used=_USED, only=_ONLY, idle=_IDLE)
     hidden_size, heads = require_count(WHERE, native, "d_model"), require_count(WHERE, native, "n_heads")
     if hidden_size % heads:
-        raise CheckpointError(f"{WHERE}: d_model must be a multiple of n_heads; got {hidden_size} and {heads}")
+        raise CheckpointError(f"{WHERE}: d_model must be a multiple of n_heads (got {hidden_size} and {heads})")
     model_type = _model_type(native)
     config = {
         "model_type": model_type,
@@ -89,13 +89,13 @@ def canonical_config(native: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _model_type(native: Mapping[str, Any]) -> str:
-    """The family, which shows in the norms: their kind, their place, and whether queries and keys have them."""
+    """The model family, told by the norms: their kind, their place, and their presence on queries and keys."""
     norm = native.get("layer_norm_type", "default")
     affine = native.get("layer_norm_with_affine", True)
     after, on_queries = bool(native.get("norm_after")), bool(native.get("attention_layer_norm"))
     experts = native.get("block_type") == "moe"
     if not experts and native.get("block_type", "sequential") != "sequential":
-        raise CheckpointError(f"{WHERE}: block_type must be 'sequential' or 'moe', got {brief(native['block_type'])}")
+        raise CheckpointError(f"{WHERE}: block_type must be 'sequential' or 'moe' (got {brief(native['block_type'])})")
     match norm, affine, on_queries, after, experts:
         case "rms", True, True, True, False:
             return "olmo2"
@@ -105,7 +105,7 @@ def _model_type(native: Mapping[str, Any]) -> str:
             return "olmo"
     raise CheckpointError(
         f"{WHERE}: norms of type {brief(norm)} (affine {affine}, on queries {on_queries}, after sublayers {after}, experts "
-        f"{experts}) are those of no OLMo, OLMo 2 or OLMoE; this computation is not implemented"
+        f"{experts}) do not occur in OLMo, OLMo 2 or OLMoE; this computation is not implemented"
     )
 
 
@@ -118,7 +118,7 @@ def _kv_heads(native: Mapping[str, Any], heads: int) -> int:
         return 1 if native.get("multi_query_attention") else heads
     kv_heads = require_count(WHERE, native, "n_kv_heads")
     if heads % kv_heads:
-        raise CheckpointError(f"{WHERE}: n_heads must be a multiple of n_kv_heads; got {heads} and {kv_heads}")
+        raise CheckpointError(f"{WHERE}: n_heads must be a multiple of n_kv_heads (got {heads} and {kv_heads})")
     return kv_heads
 
 
@@ -126,7 +126,7 @@ def _intermediate_size(native: Mapping[str, Any], hidden_size: int) -> int:
     """Half of the native width, which counts gate and up together."""
     fused = to_number(WHERE, native, "mlp_hidden_size", to_number(WHERE, native, "mlp_ratio", 4) * hidden_size)
     if fused < 2 or fused % 2:
-        raise CheckpointError(f"{WHERE}: mlp_hidden_size must be even, as it holds gate and up; got {brief(fused)}")
+        raise CheckpointError(f"{WHERE}: mlp_hidden_size must be even, as it holds gate and up (got {brief(fused)})")
     return int(fused) // 2
 
 

@@ -1,6 +1,6 @@
 """The optimiser's state as Ai2's first trainer wrote it: entries by parameter, numbered or named, and groups.
 
-Runs on one process number the parameters over all groups, and name them beside; sharded runs use names throughout.
+Runs on one process number the parameters over all groups, and list their names beside; sharded runs use names throughout.
 
     >>> groups = [{"params": [0], "param_names": ["module.transformer.wte.weight"], "lr": 0.1}]
     >>> name_entries({0: {"step": 3.0}}, groups, "optim.pt")
@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from olmo_dynamics.checkpoints.formats.assembly import Stored
+from olmo_dynamics.checkpoints.formats.canonical_names import bare_name
 from olmo_dynamics.checkpoints.formats.encoded import read_encoded
 from olmo_dynamics.checkpoints.formats.legacy import store
-from olmo_dynamics.checkpoints.formats.naming import bare_name
 from olmo_dynamics.checkpoints.formats.optimizer import Kinds
-from olmo_dynamics.checkpoints.formats.standins import TENSORS
+from olmo_dynamics.checkpoints.formats.pickle_allowlist import TENSORS
+from olmo_dynamics.checkpoints.formats.tensor_views import Stored
 from olmo_dynamics.checkpoints.formats.torch_files import TorchFile, open_torch_file
 from olmo_dynamics.checkpoints.formats.unpickling import brief
 from olmo_dynamics.checkpoints.tensors import SpanReader
@@ -27,20 +27,20 @@ Entries = dict[Any, dict[str, Stored | float]]
 
 
 def pickled_entries(read: SpanReader, file: str, files: Mapping[str, int]) -> tuple[Entries, Any]:
-    """State by the trainer's key, and the groups as they were written, from `optim.pt`.
+    """Read the state by the trainer's key, and the groups as they were written, from `optim.pt`.
 
     Raises:
-        CheckpointError: it is no optimiser's state, hostile or damaged.
+        CheckpointError: it is not an optimiser's state, hostile or damaged.
     """
     opened = open_torch_file(read, file, files[file], TENSORS)
     state = opened.value.get("state") if isinstance(opened.value, dict) else None
     if not isinstance(state, dict) or not all(isinstance(kinds, dict) for kinds in state.values()):
-        raise CheckpointError(f"{file}: wanted an optimiser's state and param_groups; fetch the file again")
+        raise CheckpointError(f"{file} must hold an optimiser's state and param_groups; fetch the file again")
     return {key: _kinds(opened, kinds) for key, kinds in state.items()}, opened.value.get("param_groups")
 
 
 def encoded_entries(read: SpanReader, file: str, files: Mapping[str, int]) -> tuple[Entries, Any]:
-    """The same from `optim.safetensors`.
+    """Read the state by the trainer's key, and the groups, from `optim.safetensors`.
 
     Raises:
         CheckpointError: a header or a key is hostile or damaged.
@@ -57,7 +57,7 @@ def name_entries(entries: Entries, groups: Any, file: str) -> tuple[dict[str, Ki
     """State and groups under the trainer's parameter names.
 
     Raises:
-        CheckpointError: the groups are no groups, name fewer parameters than they number, or leave one out.
+        CheckpointError: the groups are invalid, name fewer parameters than they number, or omit one.
     """
     names = _parameter_names(groups, file)
     unknown = [key for key in entries if key not in names]
@@ -80,12 +80,12 @@ def _kinds(opened: TorchFile, kinds: Mapping[Any, Any]) -> dict[str, Stored | fl
 
 
 def _parameter_names(groups: Any, file: str) -> dict[Any, str]:
-    """The trainer's name of each key under `params`: the key itself, or where keys are numbers, the one beside it."""
+    """The trainer's name for each key under `params`: the key itself, or if keys are numbers, the name beside it."""
     names: dict[Any, str] = {}
     if not isinstance(groups, list) or not all(
         isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups
     ):
-        raise CheckpointError(f"{file}: wanted param_groups, each with params; fetch the file again")
+        raise CheckpointError(f"{file} must hold param_groups, each with params; fetch the file again")
     for group in groups:
         keys = group["params"]
         spelled = group.get("param_names", keys)
@@ -94,7 +94,7 @@ def _parameter_names(groups: Any, file: str) -> dict[Any, str]:
             or len(spelled) != len(keys)
             or not all(isinstance(name, str) for name in spelled)
         ):
-            raise CheckpointError(f"{file}: a group numbers {len(keys)} parameters, and does not name as many")
+            raise CheckpointError(f"{file}: a group numbers {len(keys)} parameters, but does not name as many")
         if not all(isinstance(key, str | int) for key in keys):
             raise CheckpointError(f"{file}: a group's params must be names or numbers; fetch the file again")
         names.update(zip(keys, map(bare_name, spelled), strict=True))

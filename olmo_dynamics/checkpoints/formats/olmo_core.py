@@ -1,7 +1,7 @@
 """OLMo-core directories (`stepN/`): `config.json`, `model_and_optim/` in torch's distributed format, `train/rank0.pt`.
 
-Weights, moments and hyper-parameters lie together in the distributed part, under `model.…` and `optim.…`. A model alone may
-have its `.metadata` at the top.
+Weights, moments and hyper-parameters are together in the distributed part, under `model.…` and `optim.…`. A checkpoint of a
+model alone may have its `.metadata` in the top folder.
 
     >>> found = CoreFormat(checkpoint.read_spans, checkpoint.files)                             # doctest: +SKIP
     >>> found.config["model_type"], found.optimizer.steps["lm_head.weight"]                     # doctest: +SKIP
@@ -14,12 +14,12 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
-from olmo_dynamics.checkpoints.formats.assembly import Stored, TensorSet, View
 from olmo_dynamics.checkpoints.formats.base import Format
+from olmo_dynamics.checkpoints.formats.canonical_names import ModelShape, bare_name, core_views
 from olmo_dynamics.checkpoints.formats.core_config import core_config
 from olmo_dynamics.checkpoints.formats.distcp import INDEX_NAME, Distributed, read_distributed
-from olmo_dynamics.checkpoints.formats.naming import Layout, bare_name, core_views
 from olmo_dynamics.checkpoints.formats.optimizer import OptimizerState, build_state
+from olmo_dynamics.checkpoints.formats.tensor_views import Stored, TensorSet, View
 from olmo_dynamics.checkpoints.formats.unpickling import brief
 from olmo_dynamics.checkpoints.tensors import parse_object
 from olmo_dynamics.errors import CheckpointError
@@ -45,22 +45,22 @@ class CoreFormat(Format):
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The model's part of `config.json`, in Hugging Face's words."""
+        """The model's part of `config.json`, under Hugging Face's names."""
         return core_config(self.recipe)
 
     @cached_property
     def weight_files(self) -> list[str]:
-        """The files in which shards of weights lie."""
+        """The files that hold shards of weights."""
         return sorted({span.file for view in self._weight_views() for span in view.spans})
 
     @cached_property
     def weights(self) -> TensorSet:
-        """Shards put together."""
+        """The weights, joined from their shards."""
         return TensorSet(self._read, self._weight_views())
 
     @cached_property
     def optimizer(self) -> OptimizerState | None:
-        """Moments, steps and groups; None in a checkpoint of a model alone."""
+        """Moments, steps and groups; None for a checkpoint of a model alone."""
         states: dict[str, dict[str, Stored]] = {}
         for name, tensor in self._index.tensors.items():
             if name.startswith(_STATE):
@@ -73,12 +73,12 @@ class CoreFormat(Format):
 
     @cached_property
     def trainer(self) -> dict[str, Any]:
-        """The fields of `train/rank0.pt`: epoch (from 1), steps and tokens seen, the data loader's place, random states."""
+        """The fields of `train/rank0.pt`: epoch (from 1), steps and tokens seen, the data loader's position, random states."""
         return self.read_trainer(TRAINER_FILE)
 
     @cached_property
     def notes(self) -> dict[str, Any]:
-        """The contents of `.metadata.json`: the version of OLMo-core, and whether the checkpoint was to be kept."""
+        """The contents of `.metadata.json`: the version of OLMo-core, and the flag that marks checkpoints to be kept."""
         return parse_object(self.read_small(NOTES_FILE), NOTES_FILE, CheckpointError)
 
     @cached_property
@@ -91,21 +91,21 @@ class CoreFormat(Format):
         stored = [tensor for name, tensor in tensors.items() if name.startswith("model.")]
         if not stored:
             raise CheckpointError(
-                f"{FOLDER}/{INDEX_NAME} holds {len(tensors)} tensors, wanted some that begin with `model.`"
+                f"{FOLDER}/{INDEX_NAME} must list tensors that begin with `model.` (it lists {len(tensors)} others)"
             )
         return self._to_views(stored)
 
     def _to_views(self, stored: Iterable[Stored]) -> Iterator[View]:
-        return core_views(stored, Layout.of(self.config))
+        return core_views(stored, ModelShape.of(self.config))
 
 
 def read_groups(index: Distributed) -> list[dict[str, Any]]:
     """Hyper-parameters by group, with parameters under the trainer's names.
 
-    Flattened checkpoints hold them parameter by parameter; those with the same ones make a group, in order of appearance.
+    Flattened checkpoints hold them per parameter; parameters with the same values make a group, in order of appearance.
 
     Raises:
-        CheckpointError: a pickled value is hostile or damaged, or a group does not say which parameters it has.
+        CheckpointError: a pickled value is hostile or damaged, or a group does not name its parameters.
     """
     values = index.read_objects([name for name in index.objects if name.startswith(_GROUPS)])
     flat: dict[str, dict[str, Any]] = {}
@@ -128,5 +128,5 @@ def read_groups(index: Distributed) -> list[dict[str, Any]]:
 def _parameters(group: dict[str, Any]) -> list[str]:
     names = group.get("params")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(f"{FOLDER}: a parameter group must name its params, got {brief(names)}")
+        raise CheckpointError(f"{FOLDER}: a parameter group must name its params (got {brief(names)})")
     return [bare_name(name) for name in names]

@@ -1,4 +1,4 @@
-"""Optimisers' state by canonical name: moments cut as the weights are, steps, and hyper-parameters by group.
+"""Optimisers' state by canonical name: moments split like the weights, steps, and hyper-parameters by group.
 
 >>> state = checkpoint_format.optimizer                                                     # doctest: +SKIP
 >>> state.steps["model.norm.weight"], state.groups[0]["weight_decay"]                       # doctest: +SKIP
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from olmo_dynamics.checkpoints.formats.assembly import Stored, TensorSet, View
+from olmo_dynamics.checkpoints.formats.tensor_views import Stored, TensorSet, View
 from olmo_dynamics.checkpoints.formats.torch_files import NUMPY_DTYPES
 from olmo_dynamics.checkpoints.formats.unpickling import brief
 from olmo_dynamics.checkpoints.tensors import SpanReader
@@ -24,15 +24,15 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's running means of the gradient and of its square."""
 
 Kinds = Mapping[str, Stored | float]
-"""One parameter's state: its moments, and its step, which old trainers kept as a plain number."""
+"""One parameter's state: its moments, and its step, which old trainers stored as a plain number."""
 
 ToViews = Callable[[Iterable[Stored]], Iterator[View]]
-"""Cuts stored tensors into canonical ones."""
+"""Splits stored tensors into canonical ones."""
 
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """AdamW's state: `moments[kind]` holds one tensor for each weight, under the weight's name and in its shape.
+    """AdamW's state: `moments[kind]` holds one tensor per weight, under the weight's name and in its shape.
 
     `steps` are the updates that the optimiser counted, as it stored them (OLMo-core's SkipStepAdamW stores one more than it
     made, and 0 in the runs before its fix). Each group has its hyper-parameters, and canonical names under `params`.
@@ -51,10 +51,10 @@ def build_state(
     groups: Iterable[Mapping[str, Any]],
     where: str,
 ) -> OptimizerState:
-    """The state out of `{parameter: {"step" | "exp_avg" | "exp_avg_sq": tensor}}`, all under the trainer's names.
+    """Build the state from `{parameter: {"step" | "exp_avg" | "exp_avg_sq": tensor}}`, all under the trainer's names.
 
     Raises:
-        CheckpointError: a moment or a step is missing, or of a shape that its name cannot have.
+        CheckpointError: a moment or a step is missing, or has a shape that its name cannot have.
     """
     for parameter, kinds in stored.items():
         missing = [kind for kind in MOMENTS if not isinstance(kinds.get(kind), Stored)] + ["step"] * (
@@ -62,8 +62,8 @@ def build_state(
         )
         if missing:
             raise CheckpointError(
-                f"{where}: {parameter} has {', '.join(kinds) or 'nothing'}, wanted {', '.join(missing)} too; AdamW's state "
-                "is the only one known"
+                f"{where}: {parameter} must also have {', '.join(missing)} (got {', '.join(kinds) or 'nothing'}); only AdamW's "
+                "state can be read"
             )
     tensors = {kind: [_named(name, kinds[kind]) for name, kinds in stored.items()] for kind in MOMENTS}
     moments = {kind: TensorSet(read, to_views(tensors[kind])) for kind in MOMENTS}
@@ -92,7 +92,7 @@ def _read_steps(read: SpanReader, stored: Mapping[str, Stored | float], where: s
     for parameter, tensor in tensors.items():
         if tensor.shape not in ((), (1,)) or tensor.dtype not in NUMPY_DTYPES:
             raise CheckpointError(
-                f"{where}: the step of {parameter} is {tensor.dtype} {list(tensor.shape)}, wanted one number"
+                f"{where}: the step of {parameter} must be one number (got {tensor.dtype} {list(tensor.shape)})"
             )
     raws = TensorSet(read, [View(parameter, tensor) for parameter, tensor in tensors.items()]).read_many(list(tensors))
     numbers = {name: np.frombuffer(raw, NUMPY_DTYPES[tensors[name].dtype])[0] for name, raw in raws.items()}

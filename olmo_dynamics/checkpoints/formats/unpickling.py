@@ -1,8 +1,8 @@
 """Pickles from strangers, read and never executed.
 
-Nothing that a pickle names is ever imported or called. This is an interpreter of our own for the few opcodes that stored
-weights need; what a pickle would build with a foreign class becomes a `Record` of what it said, or what a maker of ours
-returns for it. A name outside the caller's allow-list, or an opcode outside the table below, ends the reading.
+Nothing that a pickle names is ever imported or called. This module interprets the few opcodes that stored weights need; an
+object of a foreign class becomes a `PickledObject` that describes it, or the value that a maker of this package returns for it.
+A name outside the caller's allow-list, or an opcode outside the table below, ends the reading.
 
     >>> import pickle
     >>> read_pickle(pickle.dumps({"step": 40, "betas": (0.9, 0.95)}), file="train.pt", allowed={})
@@ -21,48 +21,48 @@ from typing import Any, NoReturn
 from olmo_dynamics.errors import CheckpointError
 
 MAX_KEY_ITEMS = 64
-"""Most items in a tuple used as a key: hashing a tuple that holds itself many times over would take for ever."""
+"""Most items in a tuple used as a key: hashing a tuple that holds itself many times would take for ever."""
 
 Maker = Callable[[tuple[Any, ...]], object]
-"""A function of ours that stands in for a callable of the pickle; ValueError says that the arguments mean nothing."""
+"""A function that replaces a callable of the pickle; it raises ValueError for invalid arguments."""
 
 Allowed = Mapping[str, Maker | None]
-"""Dotted names that a pickle may mention; None for names that may be mentioned but not called."""
+"""Dotted names that a pickle may use; None for names that it may use but not call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """The name of a thing, without the thing."""
+    """The name of an object, without the object."""
 
     name: str
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Record:
-    """An object as its pickle describes it: of what kind, from which arguments, in which state."""
+class PickledObject:
+    """An object as its pickle describes it: its kind, its arguments and its state."""
 
     kind: str
     arguments: tuple[Any, ...] = ()
     state: Any = None
 
     def __repr__(self) -> str:
-        return f"<{self.kind}>"  # what is in it may hold it again
+        return f"<{self.kind}>"  # its contents may hold it again
 
 
 def brief(value: object) -> str:
-    """A value as text of bounded length, in bounded time, however large or entangled a stranger made it."""
+    """A value as text of bounded length, in bounded time, however large or nested it is."""
     return _SHORT.repr(value)
 
 
 def read_pickle(
     data: bytes, *, file: str, allowed: Allowed, persistent: Callable[[object], object] | None = None
 ) -> Any:
-    """What a pickle describes, out of plain values, `Symbol`s, and what the makers in `allowed` return.
+    """Read a pickle into plain values, `Symbol`s, and the values that the makers in `allowed` return.
 
     `persistent` turns persistent ids into values; without it there may be none. `file` is for messages.
 
     Raises:
-        CheckpointError: the pickle wants a name that is not allowed, or is damaged.
+        CheckpointError: the pickle uses a name that is not allowed, or is damaged.
     """
     try:
         return _Machine(data, file, allowed, persistent).run()
@@ -73,7 +73,7 @@ def read_pickle(
 
 
 class _Machine:
-    """The pickle machine: a stack, marks on it, and a memo of what was built; all bounded by the length of the data."""
+    """The pickle machine: a stack, marks on it, and a memo of built values; all bounded by the length of the data."""
 
     def __init__(self, data: bytes, file: str, allowed: Allowed, persistent: Callable[[object], object] | None) -> None:
         self._data, self._file, self._allowed, self._persistent = data, file, allowed, persistent
@@ -92,7 +92,7 @@ class _Machine:
             if step is None:
                 raise CheckpointError(
                     f"{self._file}: its pickle uses {_opcode_name(code)}, which weights never need; nothing was executed, "
-                    "take the checkpoint from a source you trust"
+                    "use a copy from a source you trust"
                 )
             step(self)
         raise ValueError("it ends before it is finished")
@@ -200,8 +200,8 @@ class _Machine:
         dotted = f"{module}.{name}"
         if dotted not in self._allowed:
             raise CheckpointError(
-                f"{self._file}: its pickle wants {brief(dotted)}, which weights never need; nothing was executed, "
-                "take the checkpoint from a source you trust"
+                f"{self._file}: its pickle uses {brief(dotted)}, which weights never need; nothing was executed, "
+                "use a copy from a source you trust"
             )
         self._push(Symbol(dotted))
 
@@ -222,9 +222,11 @@ class _Machine:
 
     def _build(self) -> None:
         state, target = self._pop(), self._top()
-        if isinstance(target, Record) and target.state is None:
+        if isinstance(target, PickledObject) and target.state is None:
             target.state = state
-        elif not isinstance(target, dict):  # attributes of an OrderedDict, such as `_metadata`, say nothing of weights
+        elif not isinstance(
+            target, dict
+        ):  # attributes of an OrderedDict, such as `_metadata`, do not matter for weights
             raise ValueError(f"it sets the state of a {type(target).__name__}")
 
     def _resolve(self) -> None:
@@ -238,7 +240,7 @@ def _check_key(key: object) -> None:
     if isinstance(key, tuple):
         if len(key) > MAX_KEY_ITEMS or not all(isinstance(item, _ATOMS) for item in key):
             raise ValueError("it has a key that is a nested or very long tuple")
-    elif not isinstance(key, (*_ATOMS, Record)):
+    elif not isinstance(key, (*_ATOMS, PickledObject)):
         raise ValueError(f"it has a {type(key).__name__} as key")
 
 

@@ -1,1 +1,1 @@
-"""Formats of checkpoints: each against what its own writer reads, and against hostile and half-fetched files."""
+"""Formats of checkpoints: each compared with its own writer, and tested with hostile and half-fetched files."""

@@ -23,7 +23,7 @@ def open_format(folder: Path) -> Format:
 
 
 def tensors_of(tensors: TensorSet) -> dict[str, torch.Tensor]:
-    """All tensors, read at once, as torch has them."""
+    """All tensors, read at once, as torch tensors."""
     raws = tensors.read_many(list(tensors.infos))
     found = {}
     for name, info in tensors.infos.items():
@@ -34,7 +34,7 @@ def tensors_of(tensors: TensorSet) -> dict[str, torch.Tensor]:
 
 
 def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    """The same names and the same bits, in any order."""
+    """Assert the same names and the same bits, in any order."""
     assert found.keys() == wanted.keys()
     for name, tensor in wanted.items():
         assert found[name].dtype == tensor.dtype, name

@@ -1,4 +1,4 @@
-"""Configs in other words: what they become, and what is refused."""
+"""Configs of other trainers: their translations, and refusals."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from transformers import AutoConfig, Olmo3Config
 
 from olmo_dynamics.checkpoints.formats import canonical_config, core_config
+from olmo_dynamics.checkpoints.formats.canonical_names import ModelShape
 from olmo_dynamics.checkpoints.formats.core_config import layer_windows
-from olmo_dynamics.checkpoints.formats.naming import Layout
 from olmo_dynamics.errors import CheckpointError
 from tests.checkpoints.formats.test_one_model import TINY
 from tests.checkpoints.formats.writing import core_experiment, native_config
@@ -62,23 +62,23 @@ def test_numbers_that_yaml_reads_as_text() -> None:
 @pytest.mark.parametrize(
     ("others", "message"),
     [
-        ({"alibi": True}, "the model config: alibi must be False, got True; this computation is not implemented"),
-        ({"rope": None}, "the model config: rope must be True, got None; this computation is not implemented"),
-        ({"include_bias": True}, "the model config: include_bias must be False, got True; this computation is not implemented"),
+        ({"alibi": True}, "the model config: alibi must be False (got True); this computation is not implemented"),
+        ({"rope": None}, "the model config: rope must be True (got None); this computation is not implemented"),
+        ({"include_bias": True}, "the model config: include_bias must be False (got True); this computation is not implemented"),
         ({"activation_type": "gelu"},
-         "the model config: activation_type must be 'swiglu', got 'gelu'; this computation is not implemented"),
+         "the model config: activation_type must be 'swiglu' (got 'gelu'); this computation is not implemented"),
         ({"new_attention": "fast"},
          "the model config: unknown field new_attention, with value 'fast', may change the computation; remove it if it "
          "does not"),
-        ({"d_model": None}, "the model config: d_model must be a whole number above 0, got None; correct the config"),
-        ({"n_heads": 3}, "the model config: d_model must be a multiple of n_heads; got 16 and 3"),
-        ({"n_kv_heads": 3}, "the model config: n_heads must be a multiple of n_kv_heads; got 4 and 3"),
-        ({"mlp_hidden_size": 7}, "the model config: mlp_hidden_size must be even, as it holds gate and up; got 7"),
-        ({"rope_theta": "big"}, "the model config: rope_theta must be a number, got 'big'; correct the config"),
-        ({"block_type": "llama"}, "the model config: block_type must be 'sequential' or 'moe', got 'llama'"),
+        ({"d_model": None}, "the model config: d_model must be a whole number above 0 (got None); correct the config"),
+        ({"n_heads": 3}, "the model config: d_model must be a multiple of n_heads (got 16 and 3)"),
+        ({"n_kv_heads": 3}, "the model config: n_heads must be a multiple of n_kv_heads (got 4 and 3)"),
+        ({"mlp_hidden_size": 7}, "the model config: mlp_hidden_size must be even, as it holds gate and up (got 7)"),
+        ({"rope_theta": "big"}, "the model config: rope_theta must be a number (got 'big'); correct the config"),
+        ({"block_type": "llama"}, "the model config: block_type must be 'sequential' or 'moe' (got 'llama')"),
         ({"norm_after": False},
-         "the model config: norms of type 'rms' (affine True, on queries True, after sublayers False, experts False) are those "
-         "of no OLMo, OLMo 2 or OLMoE; this computation is not implemented"),
+         "the model config: norms of type 'rms' (affine True, on queries True, after sublayers False, experts False) do not "
+         "occur in OLMo, OLMo 2 or OLMoE; this computation is not implemented"),
     ],
 )  # fmt: skip
 def test_native_configs_that_are_refused(others: dict[str, Any], message: str) -> None:
@@ -90,7 +90,7 @@ def test_native_configs_that_are_refused(others: dict[str, Any], message: str) -
 def test_an_unknown_field_that_is_off_is_mentioned(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         canonical_config(native_config(TINY, new_attention=None))
-    assert caplog.messages == ["the model config: unknown field new_attention is off, and passed over"]
+    assert caplog.messages == ["the model config: unknown field new_attention is off, and ignored"]
 
 
 def test_multi_query_attention_has_one_key_head() -> None:
@@ -140,10 +140,10 @@ def test_yarn_lands_on_full_layers_only() -> None:
         "original_max_position_embeddings": 8192, "attention_factor": pytest.approx(1.2079441541679836, rel=1e-15),
     }  # fmt: skip
     experiment["model"]["block_overrides"] = {"3": block}
-    with pytest.raises(CheckpointError, match=r"RoPE must be scaled on all full layers alike, and on no sliding one$"):
+    with pytest.raises(CheckpointError, match=r"RoPE must be scaled alike on all full layers, and on no sliding one$"):
         core_config(experiment)
     experiment["model"]["block_overrides"] = {"3": block | {"feed_forward": {"hidden_size": 5}}, "7": block}
-    with pytest.raises(CheckpointError, match=r"layer 3 may differ from the others in RoPE's scaling only$"):
+    with pytest.raises(CheckpointError, match=r"layer 3 may differ from the others only in RoPE scaling$"):
         core_config(experiment)
 
 
@@ -173,21 +173,22 @@ def _changed(path: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("model", None, "config.json: model must be given as fields, got None; correct the config"),
-        ("model.block.name", "default", "config.json: block name must be reordered_norm or moe_reordered_norm, got 'default'"),
+        ("model", None, "config.json: model must be given as fields (got None); correct the config"),
+        ("model.block.name", "default", "config.json: block name must be reordered_norm or moe_reordered_norm (got 'default')"),
         ("model.block.attention.use_head_qk_norm", True,
-         "config.json, model.block, attention: use_head_qk_norm must be False, got True; this computation is not implemented"),
+         "config.json, model.block, attention: use_head_qk_norm must be False (got True); this computation is not implemented"),
         ("model.block.attention.rope.name", "complex",
-         "config.json, model.block, rope: name must be 'default' or 'fused', got 'complex'; this computation is not implemented"),
-        ("model.block.attention.qk_norm", None, "config.json: qk_norm must be given as fields, got None; correct the config"),
+         "config.json, model.block, rope: name must be 'default' or 'fused' (got 'complex'); this computation is "
+         "not implemented"),
+        ("model.block.attention.qk_norm", None, "config.json: qk_norm must be given as fields (got None); correct the config"),
         ("model.new_thing", 3,
          "config.json, model: unknown field new_thing, with value 3, may change the computation; remove it if it does not"),
         ("model.block.attention.sliding_window.pattern", [0],
-         "config.json: a sliding window's pattern must be a list of widths or -1, got [0]"),
-        ("model.block.attention.sliding_window.pattern", [3, 4], "config.json: sliding windows must have one width, got [3, 4]"),
-        ("model.lm_head.layer_norm", {"name": "rms", "eps": 0.5}, "config.json: all norms must have one eps, got [1e-06, 0.5]"),
+         "config.json: a sliding window's pattern must be a list of widths or -1 (got [0])"),
+        ("model.block.attention.sliding_window.pattern", [3, 4], "config.json: sliding windows must have one width (got [3, 4])"),
+        ("model.lm_head.layer_norm", {"name": "rms", "eps": 0.5}, "config.json: all norms must have one eps (got [1e-06, 0.5])"),
         ("model.lm_head.layer_norm", {"name": "layer"},
-         "config.json: norms must be rms with a weight and no bias, got {'name': 'layer'}"),
+         "config.json: norms must be rms with a weight and no bias (got {'name': 'layer'})"),
         ("model.block.feed_forward.activation", "gelu", "config.json: feed_forward must have no bias, and silu as activation"),
     ],
 )  # fmt: skip
@@ -225,5 +226,5 @@ def test_junk_in_any_field_is_taken_or_refused_in_one_line(kind: str) -> None:
             except CheckpointError as problem:
                 refused += "\n" not in str(problem)
             else:
-                Layout.of(config)
+                ModelShape.of(config)
     assert refused > 100

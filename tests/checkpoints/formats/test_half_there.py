@@ -1,4 +1,4 @@
-"""Formats half there: whatever is missing, cut off or of another model is said in one line."""
+"""Incomplete checkpoints: files that are missing, cut off or of another model give one-line errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def core_folder(tmp_path: Path) -> Path:
 
 
 def refusal(folder: Path, use: Callable[[Format], object]) -> str:
-    """The one line that using a checkpoint ends in."""
+    """The one-line error of using a checkpoint."""
     with pytest.raises(CheckpointError) as caught:
         use(open_format(folder))
     assert "\n" not in str(caught.value)
@@ -57,9 +57,9 @@ def test_missing_files_of_a_native_directory(native_folder: Path) -> None:
         came[name] = refusal(native_folder, use)
         (native_folder / "away").rename(native_folder / name)
     assert came == {
-        "config.yaml": "a checkpoint in olmo format has config.yaml, which is missing here; fetch it",
-        "train.pt": "wanted the trainer's state from train.pt, which is missing; fetch it",
-        "model.pt": "a checkpoint in olmo format has model.pt or model.safetensors, both are missing; fetch one",
+        "config.yaml": "a checkpoint in olmo format must have config.yaml, which is missing; fetch it",
+        "train.pt": "the trainer's state must be in train.pt, which is missing; fetch it",
+        "model.pt": "a checkpoint in olmo format must have model.pt or model.safetensors; fetch one of them",
     }
     (native_folder / "optim.pt").unlink()
     assert open_format(native_folder).optimizer is None
@@ -74,12 +74,12 @@ def test_missing_files_of_a_core_directory(core_folder: Path) -> None:
     (core_folder / "away").rename(shard)
     (core_folder / "train" / "rank0.pt").unlink()
     assert refusal(core_folder, lambda found: found.trainer) == (
-        "wanted the trainer's state from train/rank0.pt, which is missing; fetch it"
+        "the trainer's state must be in train/rank0.pt, which is missing; fetch it"
     )
     (core_folder / "model_and_optim" / ".metadata").unlink()
     (core_folder / ".metadata.json").unlink()
     assert refusal(core_folder, lambda found: found.weights) == (
-        "wanted model_and_optim/.metadata, which says what the .distcp files hold; it is missing, fetch it"
+        "model_and_optim/.metadata, the index of the .distcp files, is missing; fetch it"
     )
 
 
@@ -88,7 +88,7 @@ def test_a_shard_cut_off(core_folder: Path) -> None:
     data = shard.read_bytes()
     shard.write_bytes(data[:-1])
     message = refusal(core_folder, lambda found: found.weights)
-    assert message.endswith(f"to {len(data)}, it has {len(data) - 1}; it is cut off, fetch it again")
+    assert message.endswith(f"to {len(data)} (it has {len(data) - 1} bytes); it is cut off, fetch it again")
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.5, -1])
@@ -97,12 +97,12 @@ def test_an_archive_cut_off(keep: float, bin_folder: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep) if keep == 0.5 else int(keep)])
     message = refusal(bin_folder, lambda found: found.weights)
-    assert message.startswith("pytorch_model.bin: wanted a zip of torch.save, but it ")
+    assert message.startswith("pytorch_model.bin must be a zip of torch.save, but it ")
     assert message.endswith("; fetch the file again")
 
 
 def rezip(path: Path, change: Callable[[str, bytes], bytes | None], method: int = zipfile.ZIP_STORED) -> None:
-    """Write an archive anew, with its members changed, or left out."""
+    """Write an archive again, with its members changed or left out."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(buffer, "w", method) as new:
         for name in old.namelist():
@@ -123,13 +123,13 @@ def test_archives_that_contradict_themselves(bin_folder: Path) -> None:
 
     assert "compressed or encrypted" in came(lambda _, raw: raw, zipfile.ZIP_DEFLATED)
     assert came(lambda name, raw: None if name.endswith("data/1") else raw) == (
-        "pytorch_model.bin: storage 1 should hold 2048 bytes, found nothing; fetch it again"
+        "pytorch_model.bin: storage 1 must have 2048 bytes (found nothing); fetch it again"
     )
     assert came(lambda name, raw: raw[:-4] if name.endswith("data/1") else raw) == (
-        "pytorch_model.bin: storage 1 should hold 2048 bytes, found 2044 bytes; fetch it again"
+        "pytorch_model.bin: storage 1 must have 2048 bytes (found 2044 bytes); fetch it again"
     )
-    assert "wanted data.pkl of at most" in came(lambda name, raw: None if name.endswith("pkl") else raw)
-    assert "its byteorder says b'big'" in came(lambda name, raw: b"big" if name.endswith("byteorder") else raw)
+    assert "must hold a data.pkl of at most" in came(lambda name, raw: None if name.endswith("pkl") else raw)
+    assert "its byteorder is b'big'" in came(lambda name, raw: b"big" if name.endswith("byteorder") else raw)
     rezip(path, lambda _, raw: raw)
     path.write_bytes(data)
     assert open_format(bin_folder).config["model_type"] == "olmo2"
@@ -151,7 +151,7 @@ def test_a_fused_tensor_of_impossible_size(rows: int, tmp_path: Path) -> None:
     name = "transformer.blocks.0.att_proj.weight"
     folder = write_native(tmp_path / "step7", native_config(TINY), {name: torch.zeros(rows, 16)})
     assert refusal(folder, lambda found: found.weights) == (
-        f"fused tensor {name} has shape [{rows}, 16], by its config it must hold 16 + 8 + 8 rows of 16; "
+        f"fused tensor {name} has shape [{rows}, 16], but by its config it must hold 16 + 8 + 8 rows of 16; "
         "config and weights are of different models"
     )
 
@@ -161,7 +161,7 @@ def test_an_unknown_tensor(tmp_path: Path) -> None:
         tmp_path / "step7", native_config(TINY), {"transformer.blocks.0.att_proj.bias": torch.zeros(3)}
     )
     assert refusal(folder, lambda found: found.weights) == (
-        "tensor 'transformer.blocks.0.att_proj.bias' is none that this format is known to hold; its place is unknown"
+        "tensor 'transformer.blocks.0.att_proj.bias' is unknown in this format; its place in the model cannot be told"
     )
 
 
@@ -169,7 +169,7 @@ def test_the_same_tensor_under_two_names(tmp_path: Path) -> None:
     names = ["transformer.wte.weight", "_fsdp_wrapped_module.transformer.wte.weight"]
     folder = write_native(tmp_path / "step7", native_config(TINY), {name: torch.zeros(32, 16) for name in names})
     assert refusal(folder, lambda found: found.weights) == (
-        f"tensor model.embed_tokens.weight is stored twice, as {names[0]} and {names[1]}; take another copy"
+        f"tensor model.embed_tokens.weight is stored twice, as {names[0]} and {names[1]}; use another copy"
     )
 
 
@@ -180,7 +180,7 @@ def test_an_unknown_optimizer(native_folder: Path) -> None:
     }
     (native_folder / "optim.pt").write_bytes(saved(lion))
     assert refusal(native_folder, lambda found: found.optimizer) == (
-        "optim.pt: transformer.wte.weight has exp_avg, wanted exp_avg_sq, step too; AdamW's state is the only one known"
+        "optim.pt: transformer.wte.weight must also have exp_avg_sq, step (got exp_avg); only AdamW's state can be read"
     )
 
 
@@ -196,42 +196,42 @@ def test_an_old_optimizer_counts_in_plain_numbers(native_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("groups", "problem"),
     [
-        ([{"params": [0, 1], "param_names": ["a"]}], "a group numbers 2 parameters, and does not name as many"),
-        ([{"params": [0]}], "a group numbers 1 parameters, and does not name as many"),
-        ([], "parameter 0 is in no group; fetch the file again"),
-        (None, "wanted param_groups, each with params; fetch the file again"),
+        ([{"params": [0, 1], "param_names": ["a"]}], ": a group numbers 2 parameters, but does not name as many"),
+        ([{"params": [0]}], ": a group numbers 1 parameters, but does not name as many"),
+        ([], ": parameter 0 is in no group; fetch the file again"),
+        (None, " must hold param_groups, each with params; fetch the file again"),
     ],
 )
 def test_groups_that_do_not_fit(groups: object, problem: str, native_folder: Path) -> None:
     (native_folder / "optim.pt").write_bytes(saved({"state": {0: {}}, "param_groups": groups}))
-    assert refusal(native_folder, lambda found: found.optimizer) == f"optim.pt: {problem}"
+    assert refusal(native_folder, lambda found: found.optimizer) == f"optim.pt{problem}"
 
 
 def test_configs_that_are_none(bin_folder: Path) -> None:
     (bin_folder / "config.json").write_text(json.dumps([1]))
     assert (
         refusal(bin_folder, lambda found: found.config)
-        == "config.json: wanted a JSON object, got [1]; fetch the file again"
+        == "config.json must be a JSON object (got [1]); fetch the file again"
     )
     (bin_folder / "config.json").unlink()
     assert refusal(bin_folder, lambda found: found.config) == (
-        "a checkpoint in pytorch format has config.json, which is missing here; fetch it"
+        "a checkpoint in pytorch format must have config.json, which is missing; fetch it"
     )
 
 
 @pytest.mark.parametrize("text", ["- 1", "{", "a: [", yaml.safe_dump("x")])
 def test_yaml_that_is_none(text: str, native_folder: Path) -> None:
     (native_folder / "config.yaml").write_text(text)
-    assert refusal(native_folder, lambda found: found.config).startswith("config.yaml: wanted YAML of plain fields, ")
+    assert refusal(native_folder, lambda found: found.config).startswith("config.yaml must be YAML of plain fields (")
 
 
 def test_an_index_that_is_none(core_folder: Path) -> None:
     (core_folder / "model_and_optim" / ".metadata").write_bytes(pickle.dumps({"a": 1}))
-    assert "is no index of a distributed checkpoint" in refusal(core_folder, lambda found: found.weights)
+    assert "is not the index of a distributed checkpoint" in refusal(core_folder, lambda found: found.weights)
 
 
 def test_an_index_without_weights(tmp_path: Path) -> None:
     folder = write_core(tmp_path / "step7", core_experiment(TINY), {})
     assert refusal(folder, lambda found: found.weights) == (
-        "model_and_optim/.metadata holds 0 tensors, wanted some that begin with `model.`"
+        "model_and_optim/.metadata must list tensors that begin with `model.` (it lists 0 others)"
     )

@@ -36,7 +36,7 @@ def _open(folder: Path) -> tuple[Path, Format]:
 
 
 def cut(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The native run's tensors under canonical names, written out by hand: 4 layers, 64 wide, all 4 heads of their own."""
+    """The native run's tensors under canonical names, written out by hand: 4 layers, width 64, 4 heads, no grouped keys."""
     found = {
         "model.embed_tokens.weight": tensors["transformer.wte.weight"],
         "model.norm.weight": tensors["transformer.ln_f.weight"],
@@ -108,7 +108,7 @@ class TestNative:
 
 @dataclass
 class _StorageInfo:
-    """OLMo-core's class, as far as its pickles need it."""
+    """The part of OLMo-core's class that its pickles need."""
 
     relative_path: str
     offset: int
@@ -122,7 +122,7 @@ class _CoreUnpickler(pickle.Unpickler):
 
 
 class _CoreReader(dcp.FileSystemReader):
-    """Torch's own reader, taught OLMo-core's one class."""
+    """Torch's own reader, with OLMo-core's one class added."""
 
     def read_metadata(self, *_: Any, **__: Any) -> Any:
         with (Path(self.path) / ".metadata").open("rb") as file:
@@ -132,7 +132,7 @@ class _CoreReader(dcp.FileSystemReader):
 
 
 def load_core(folder: Path) -> dict[str, Any]:
-    """Everything in a distributed checkpoint, by torch."""
+    """Everything in a distributed checkpoint, read by torch."""
     reader = _CoreReader(folder)
     metadata = reader.read_metadata()
     state = {
@@ -211,7 +211,7 @@ class TestCore:
 
 
 def assert_equal(found: Any, wanted: Any) -> None:
-    """Equal, with paths as text and tensors as arrays."""
+    """Assert equality, with paths as text and tensors as arrays."""
     if isinstance(wanted, torch.Tensor):
         wanted = wanted.numpy()
     if isinstance(wanted, np.ndarray):

@@ -1,4 +1,4 @@
-"""One model in every format: the tensors that come out are those that went in."""
+"""One model in every format: the tensors read are those written."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TINY = {
 
 
 def publish(folder: Path, model: Any, dtype: torch.dtype = torch.float32) -> State:
-    """Let transformers write a model, and read what is on disk."""
+    """Let transformers write a model, and read its files."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():

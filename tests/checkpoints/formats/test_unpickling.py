@@ -1,4 +1,4 @@
-"""The restricted pickle machine: right on what weights hold, deaf to everything else."""
+"""The restricted pickle machine: right on pickles of weights, and everything else is refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from olmo_dynamics.checkpoints.formats.standins import METADATA, PLAIN, TENSORS, TRAINER, read_storage
+from olmo_dynamics.checkpoints.formats.pickle_allowlist import METADATA, PLAIN, TENSORS, TRAINER, read_storage
 from olmo_dynamics.checkpoints.formats.unpickling import read_pickle
 from olmo_dynamics.errors import CheckpointError
 
@@ -53,7 +53,7 @@ def test_shared_parts_stay_shared() -> None:
 
 
 def outcome(data: bytes) -> str:
-    """The refusal, empty where the pickle is read."""
+    """The refusal, empty if the pickle is read."""
     try:
         read_pickle(data, file="f", allowed=TRAINER, persistent=read_storage)
     except CheckpointError as problem:
@@ -86,7 +86,7 @@ class Call:
 
 
 def hostile_objects(canary: Path) -> dict[str, Any]:
-    """Objects that would leave a file behind, or reach for what does, where their pickles are executed."""
+    """Objects that would write a file, or call something that does, if their pickles were executed."""
     return {
         f"{os.system.__module__}.system": Call(os.system, f"touch {canary}"),
         "builtins.eval": Call(eval, f"open({str(canary)!r}, 'w')"),
@@ -109,8 +109,8 @@ def test_hostile_names_are_refused_by_name(allowed: Any, protocol: int, tmp_path
         with pytest.raises(CheckpointError) as caught:
             read_pickle(pickle.dumps({"x": [harm]}, protocol), file="model.pt", allowed=allowed)
         assert str(caught.value) == (
-            f"model.pt: its pickle wants {spelled!r}, which weights never need; nothing was executed, "
-            "take the checkpoint from a source you trust"
+            f"model.pt: its pickle uses {spelled!r}, which weights never need; nothing was executed, "
+            "use a copy from a source you trust"
         )
     assert not canary.exists()
 
@@ -118,7 +118,7 @@ def test_hostile_names_are_refused_by_name(allowed: Any, protocol: int, tmp_path
 @pytest.mark.parametrize(
     ("data", "opcode"),
     [
-        (b"(cos\nsystem\nS'touch x'\no.", "pickle wants 'os.system'"),
+        (b"(cos\nsystem\nS'touch x'\no.", "pickle uses 'os.system'"),
         (b"(S'touch x'\nios\nsystem\n.", "opcode STRING"),
         (b"(ios\nsystem\n.", "opcode INST"),
         (b"\x82\x01.", "opcode EXT1"),
@@ -159,12 +159,12 @@ def _rebuild(storage: bytes, offset: int, shape: bytes, strides: bytes) -> bytes
         (_rebuild(STORAGE, 0, b"J\xff\xff\xff\x7f\x85", b"K\x00\x85"), "takes 2,147,483,647 elements of a storage of 6"),
         (_rebuild(STORAGE, 5, b"K\x02\x85", b"K\x01\x85"), "takes 7 elements of a storage of 6"),
         (_rebuild(STORAGE, -1, b"K\x02\x85", b"K\x01\x85"), "without a storage"),
-        (_rebuild(STORAGE, 0, b"J\xff\xff\xff\xff\x85", b"K\x01\x85"), "no whole numbers"),
+        (_rebuild(STORAGE, 0, b"J\xff\xff\xff\xff\x85", b"K\x01\x85"), "not whole numbers"),
         (_rebuild(STORAGE, 0, b"K\x02K\x03\x86", b"K\x01\x85"), "fewer strides than axes"),
-        (_rebuild(STORAGE, 0, b"\x88\x85", b"K\x01\x85"), "no whole numbers"),
+        (_rebuild(STORAGE, 0, b"\x88\x85", b"K\x01\x85"), "not whole numbers"),
         (_rebuild(b"N", 0, b"K\x02\x85", b"K\x01\x85"), "without a storage"),
         (_torch(b"(X\x07\0\0\0storage" + STORAGE + b"X\x01\0\0\x000X\x03\0\0\0cpuK\x06tQ"), "without a known dtype"),
-        (_torch(STORAGE + b"Q"), "persistent id that is no storage"),
+        (_torch(STORAGE + b"Q"), "persistent id that is not a storage"),
         (_torch(b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x05\0\0\0../xxX\x03\0\0\0cpuK\x06tQ"), "number and a length"),
         (_torch(b"ctorch\nFloatStorage\n)R"), "it calls"),
         (_torch(b"ctorch\nFloatStorage\n}b"), "sets the state of a Symbol"),

@@ -52,7 +52,7 @@ def native_config(config: Mapping[str, Any], **others: Any) -> dict[str, Any]:
 
 
 def to_native(state: State) -> State:
-    """Dense Hugging Face tensors, fused and named as the trainer has them."""
+    """Dense Hugging Face tensors, fused and named as in the trainer."""
     ends = {"model.embed_tokens": "wte", "model.norm": "ln_f", "lm_head": "ff_out"}
     parts = {"self_attn.o_proj": "attn_out", "mlp.down_proj": "ff_out", "self_attn.q_norm": "q_norm",
              "self_attn.k_norm": "k_norm", "post_attention_layernorm": "attn_norm",
@@ -124,14 +124,14 @@ def adam_state(state: State) -> dict[str, State]:
 
 
 def saved(value: Any) -> bytes:
-    """What `torch.save` writes."""
+    """The bytes that `torch.save` writes."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
 
 
 def write_bin(folder: Path, config: Mapping[str, Any], state: State) -> Path:
-    """As hf_olmo publishes it."""
+    """A checkpoint as hf_olmo publishes it."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(
         json.dumps({"model_type": "hf_olmo", "architectures": ["OLMoForCausalLM"], **config})
@@ -160,7 +160,7 @@ def write_native(folder: Path, config: Mapping[str, Any], state: State, *, encod
 
 
 def save_encoded(path: Path, value: Mapping[Any, Any]) -> None:
-    """The trainer's safetensors flavour: base64 of pickled paths as keys."""
+    """The trainer's safetensors files: base64 of pickled paths as keys."""
     flat: State = {}
 
     def visit(keys: tuple[Any, ...], item: Any) -> None:
@@ -193,7 +193,7 @@ def write_core(folder: Path, experiment: Mapping[str, Any], state: State, *, fla
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Torch warns that one process is no distributed run; here it is meant."""
+    """Silence torch's warning that one process is not a distributed run."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield

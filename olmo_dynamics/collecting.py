@@ -1,0 +1,118 @@
+"""Collect, plan and record as users call them: a run goes in by any of its names, a store with tables comes out.
+
+>>> store = collect("cache/demo/run", out="cache/demo/store.zarr")  # doctest: +SKIP
+>>> store.table("parameters")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Unpack
+
+from torch import nn
+
+from olmo_dynamics import collection
+from olmo_dynamics.checkpoints import Source
+from olmo_dynamics.collection import CollectKeywords, LiveOptions, Plan
+from olmo_dynamics.frames import RecordedStore, open_store
+from olmo_dynamics.frames.run import Run
+from olmo_dynamics.progress import Progress
+from olmo_dynamics.store import Store
+
+
+def collect(
+    run: Run | Source | str | Path,
+    *,
+    revisions: str = "all",
+    out: str | Path,
+    quarantine: str | Path | None = None,
+    include_quarantined: bool = False,
+    progress: Progress | None = None,
+    **options: Unpack[CollectKeywords],
+) -> RecordedStore:
+    """Measure every selected revision into one store; revisions that are there already are not measured again.
+
+    A group that the store lacks is added to it, and measured for the revisions that are there already as well. Quantities
+    that a group of the store lacks are named, and added with `back_fill`.
+
+    Args:
+        run: a hub repo id, a folder of revisions, or a `Run`.
+        revisions: a selection expression such as `stage1:log24,main`.
+        out: the store's folder; made if it is not there, continued if it is.
+        quarantine: a file of revisions to exclude; unless given, the one that the last audit of this run left.
+        include_quarantined: measure them all the same.
+        progress: is told how far the collection is; a bar on stderr unless given (`Progress()` for none).
+        **options: the measurements, see `CollectOptions`, and their limits, see `Limits`.
+
+    Raises:
+        SelectionError: the expression cannot be read, or matches nothing.
+        OptionError: an option is unknown, or its value cannot be used.
+        StoreMismatchError: the store was made from another run, probe or dtype.
+        CheckpointError: some revisions contradict themselves; all others have been measured.
+    """
+    store = collection.append_revisions(
+        _source(run),
+        revisions=revisions,
+        out=out,
+        quarantine=quarantine,
+        include_quarantined=include_quarantined,
+        progress=progress,
+        **options,
+    )
+    collection.compact(store)
+    return open_store(out)
+
+
+def plan(
+    run: Run | Source | str | Path,
+    *,
+    revisions: str = "all",
+    out: str | Path | None = None,
+    rate: float | str | None = None,
+    quarantine: str | Path | None = None,
+    include_quarantined: bool = False,
+    **options: Unpack[CollectKeywords],
+) -> Plan:
+    """Estimate what `collect` with the same arguments would cost, from one revision's headers and this machine's speed.
+
+    `rate` is in bytes per second, 100 MB/s unless given; "measured" reads at most 8 MiB of one tensor to find it out.
+
+    Raises:
+        SelectionError: the expression cannot be read, or matches nothing.
+        OptionError: the rate is not positive, or an option is unknown.
+    """
+    return collection.plan(
+        _source(run),
+        revisions=revisions,
+        out=out,
+        rate=rate,
+        quarantine=quarantine,
+        include_quarantined=include_quarantined,
+        **options,
+    )
+
+
+def record(
+    model: nn.Module, store: Store | str | Path, *, step: int, tokens: int | None = None, **options: Unpack[LiveOptions]
+) -> RecordedStore:
+    """Measure a model in training into a store, as `collect` would measure its checkpoint; a step already there is left.
+
+    A recording is appended, whatever the store holds: `compact` it when the loop is over, and series are read at once.
+
+    Args:
+        model: a model of this package, or an OLMo model of transformers; compiled or wrapped for data parallelism as well.
+        store: its folder; made if it is not there, continued if it is.
+        step: updates made so far.
+        tokens: tokens seen so far.
+        **options: the measurements, and the probe: see `LiveOptions`.
+
+    Raises:
+        OptionError: the model is of neither kind, or an option is unknown.
+        ProbeError: the probe is text, and no tokenizer was given.
+        StoreMismatchError: the store was made from another run, probe or dtype.
+    """
+    return open_store(collection.record(model, store, step=step, tokens=tokens, **options).path)
+
+
+def _source(run: Run | Source | str | Path) -> Source:
+    return run.source if isinstance(run, Run) else Run(run).source

@@ -1,0 +1,128 @@
+"""Record a live model: the model as it is now, as one more row of a store, in anyone's own training loop.
+
+    >>> for step in range(1, 1001):  # after each update of your own loop                       # doctest: +SKIP
+    ...     if step % 100 == 0:
+    ...         record(model, "run.zarr", step=step, record=("parameters",))
+
+The weights are laid in memory as the files that training writes to disk, and `collect` measures those: there is one way to
+measure, so a checkpoint of the same step gives the same numbers. Nothing is drawn at random and no gradient is touched.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
+
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from olmo_dynamics.checkpoints.memory import MemorySource
+from olmo_dynamics.collection.collector import append_revisions
+from olmo_dynamics.errors import OptionError
+from olmo_dynamics.model import LanguageModel, to_config_json
+from olmo_dynamics.progress import Progress
+from olmo_dynamics.recorders.lookup import Recordable
+from olmo_dynamics.store import Store
+from olmo_dynamics.training.checkpoint import checkpoint_name
+
+
+@runtime_checkable
+class FastTokenizer(Protocol):
+    """A fast tokenizer of transformers: it can be written as a tokenizer.json."""
+
+    backend_tokenizer: Any
+
+
+class LiveOptions(TypedDict, total=False):
+    """Keyword options of `record`: those of `collect`, and what else a checkpoint would bring along.
+
+    `source` names the run in the store; `tokenizer` (a tokenizer.json, its bytes, or one of transformers) reads the probe's
+    text, which the built-in probe and `text` need; `probe` is a .npy file of token ids in place of a text.
+    """
+
+    source: str
+    tokenizer: str | Path | bytes | FastTokenizer | None
+    probe: str | Path | None
+    record: Collection[Recordable] | str
+    tensors: Sequence[str]
+    text: Sequence[str | Path]
+    batch: str | tuple[int, int] | None
+    device: str
+    dtype: str
+
+
+def record(
+    model: nn.Module, store: Store | str | Path, *, step: int, tokens: int | None = None, **options: Unpack[LiveOptions]
+) -> Store:
+    """Measure a live model into a store, which is left to be compacted; `olmo_dynamics.record` tells the options.
+
+    Raises:
+        OlmoDynamicsError: those of `olmo_dynamics.record`.
+    """
+    path = store.path if isinstance(store, Store) else Path(store)
+    name = f"step{step}" if tokens is None else checkpoint_name(step, tokens)
+    if path.exists() and name in (there := Store.open(path)).done:
+        return there
+    model = _unwrapped(model)
+    given: dict[str, Any] = dict(options)
+    source, tokenizer = given.pop("source", type(model).__name__), given.pop("tokenizer", None)
+    files = model_files(model) | ({} if tokenizer is None else {"tokenizer.json": _tokenizer_json(tokenizer)})
+    probe = given.pop("probe", None)
+    return append_revisions(
+        MemorySource({name: files}, source),
+        revisions=name,
+        out=path,
+        include_quarantined=True,
+        progress=Progress(),
+        tokens=probe,
+        **given,
+    )
+
+
+def model_files(model: nn.Module) -> dict[str, bytes]:
+    """`config.json` and `model.safetensors` of a live model, as bytes."""
+    config, state = _our_files(model) if isinstance(model, LanguageModel) else _their_files(model)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    return {"config.json": json.dumps(config).encode(), "model.safetensors": save(weights, metadata={"format": "pt"})}
+
+
+def _our_files(model: LanguageModel) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return to_config_json(model.config, dtype=dtype), model.state_dict()
+
+
+def _their_files(model: nn.Module) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
+    """Under the names that transformers writes: a tied head left out, experts apart."""
+    config = getattr(model, "config", None)
+    if not hasattr(model, "save_pretrained") or config is None:
+        raise OptionError(
+            f"record must be given a model of this package, or an OLMo model of transformers (got {type(model).__name__})"
+        )
+    from transformers.core_model_loading import revert_weight_conversion
+
+    named: Any = model
+    state: dict[str, Tensor] = revert_weight_conversion(named, model.state_dict())
+    if config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)
+    return json.loads(config.to_json_string()), state
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model within `torch.compile` and `DistributedDataParallel`."""
+    while True:
+        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def _tokenizer_json(tokenizer: str | Path | bytes | FastTokenizer) -> bytes:
+    if isinstance(tokenizer, bytes):
+        return tokenizer
+    if isinstance(tokenizer, FastTokenizer):
+        return str(tokenizer.backend_tokenizer.to_str()).encode()
+    if not Path(tokenizer).is_file():
+        raise OptionError(f"tokenizer must be a tokenizer.json file (got {tokenizer}); check the path")
+    return Path(tokenizer).read_bytes()

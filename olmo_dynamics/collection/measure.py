@@ -1,0 +1,204 @@
+"""Measure one revision: each step's tensors as they come, then the forward pass over them.
+
+>>> with Measurer(setup, threads=2) as measurer:  # doctest: +SKIP
+...     records = measurer.records(stream, advance=print)
+
+Every byte is read once and serves both the recorders of weights and its layer's forward pass, and is dropped after it. The
+records do not depend on how many threads there are. Where the pass runs on a device of its own, one stage more is under way:
+the next one's weights, if they have come, are copied there and their statistics taken while this one computes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import zip_longest
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from olmo_dynamics.checkpoints import Checkpoint
+from olmo_dynamics.collection.fetch_plan import FetchPlan, Step
+from olmo_dynamics.collection.prefetch import OpenRevision, RevisionStream
+from olmo_dynamics.collection.recorded_pass import RecordedPass
+from olmo_dynamics.collection.setup import CollectionSetup
+from olmo_dynamics.model import Compute, Prepared, Stage, parse_config, to_tensor
+from olmo_dynamics.names import TensorInfo
+from olmo_dynamics.quantities.declaration import Reads, Record
+from olmo_dynamics.recorders import (
+    Observation,
+    RecorderSet,
+    TensorStats,
+    block_stats,
+    complete,
+    row_blocks,
+    tensor_stats_on_device,
+)
+
+Raw = dict[str, np.ndarray]
+Survey = Callable[[], TensorStats]
+
+
+@dataclass(frozen=True)
+class _Revision:
+    """One revision under way; tensors that a later stage uses again are kept, so that no byte is read twice."""
+
+    stream: RevisionStream
+    weights: RecorderSet
+    forward: RecordedPass | None
+    measured: frozenset[str]
+    column_sums: frozenset[str]
+    again: set[str]
+    kept: Raw = field(default_factory=dict)
+
+    def preparing(self, step: Step, raw: Raw) -> Callable[[], Prepared] | None:
+        """A function that makes a step's stage ready, if it has one."""
+        self.kept.update((name, arrived) for name, arrived in raw.items() if name in self.again)
+        if self.forward is None or step.stage is None:
+            return None
+        checkpoint = self.stream.opened.checkpoint
+        return partial(self.forward.prepare, step.stage, _weights(checkpoint, step.stage, self.kept | raw))
+
+    def observe(self, info: TensorInfo, raw: np.ndarray, survey: Survey) -> None:
+        """Show one tensor to the recorders of weights."""
+        values = to_tensor(raw, info)
+        self.weights.observe(
+            Observation(values=values, reads=Reads.WEIGHTS, layer=info.layer, tensor=info, ready_stats=survey)
+        )
+
+
+@dataclass(frozen=True)
+class _ReadyStep:
+    """A step whose bytes have come: the tensors to record, their statistics under way, and its stage made ready."""
+
+    tensors: Sequence[tuple[TensorInfo, np.ndarray, Survey]]
+    prepared: Callable[[], Prepared] | None
+
+
+class Measurer:
+    """Threads that measure, for as many revisions of a collection as come."""
+
+    def __init__(self, setup: CollectionSetup, threads: int) -> None:
+        self._setup = setup
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="olmo-dynamics-survey")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def records(self, stream: RevisionStream, advance: Callable[[int], None]) -> list[Record]:
+        """Measure one revision; `advance` is told the bytes of each step.
+
+        Raises:
+            CheckpointError: the bytes contradict the headers, or the published hash.
+        """
+        opened, device = stream.opened, self._setup.options.device
+        revision = self._revision(stream)
+        records: list[Record] = []
+        ahead: _ReadyStep | None = None
+        for step, following in zip_longest(opened.fetch_plan.steps, opened.fetch_plan.steps[1:]):
+            ready = ahead or self._ready(revision, step)
+            look_ahead = following is not None and has_own_memory(device) and stream.has(following)
+            ahead = self._ready(revision, following) if look_ahead else None
+            for info, raw, survey in ready.tensors:
+                revision.observe(info, raw, survey)
+            if revision.forward is not None and ready.prepared is not None:
+                records += revision.forward.run_prepared(ready.prepared())
+            del ready
+            opened.checkpoint.release([info for info in step.infos if info.name not in revision.again])
+            advance(step.nbytes)
+        return [*records, *revision.weights.finish()]
+
+    def _revision(self, stream: RevisionStream) -> _Revision:
+        opened, setup = stream.opened, self._setup
+        return _Revision(
+            stream,
+            RecorderSet(setup.recorders, setup.context, opened.groups, {Reads.WEIGHTS}),
+            self._forward(opened),
+            frozenset(setup.measured(opened.groups)),
+            setup.with_column_sums(opened.groups),
+            _used_again(opened.fetch_plan),
+        )
+
+    def _ready(self, revision: _Revision, step: Step) -> _ReadyStep:
+        """The bytes of a step; statistics of a tensor are taken while others come, a large one's rows by several threads.
+
+        Weights that go to another device have theirs taken there, all by one thread, while the stage before computes.
+        """
+        elsewhere = step.stage is not None and has_own_memory(self._setup.options.device)
+        raw: Raw = {}
+        tensors: list[tuple[TensorInfo, np.ndarray, Survey]] = []
+        for info, arrived in revision.stream.tensors(step):
+            raw[info.name] = arrived
+            if info.name in revision.measured and not elsewhere:
+                survey = self._survey_here(arrived, info, column_sums=info.name in revision.column_sums)
+                tensors.append((info, arrived, survey))
+        prepare = revision.preparing(step, raw)
+        if prepare is None or not elsewhere:
+            return _ReadyStep(tensors, prepare)
+        infos = [info for info in step.infos if info.name in revision.measured]
+        work = self._pool.submit(_prepare_and_survey, prepare, infos, revision.column_sums)
+        there = [(info, raw[info.name], partial(_survey_of, work, info)) for info in infos]
+        return _ReadyStep(there, lambda: work.result()[0])
+
+    def _survey_here(self, raw: np.ndarray, info: TensorInfo, *, column_sums: bool) -> Survey:
+        work = partial(block_stats, raw, info, column_sums=column_sums)
+        blocks = [self._pool.submit(work, rows) for rows in row_blocks(info)]
+        return lambda: complete([block.result() for block in blocks], self._pool.map)
+
+    def _forward(self, opened: OpenRevision) -> RecordedPass | None:
+        if not any(step.stage for step in opened.fetch_plan.steps):
+            return None
+        assert self._setup.probe is not None
+        options = self._setup.options
+        return RecordedPass(
+            parse_config(opened.checkpoint.config),
+            self._setup.probe,
+            self._setup.recorders,
+            groups=opened.groups,
+            compute=Compute(device=options.device, dtype=self._setup.compute_dtype, threads=self._threads),
+            until=options.until,
+        )
+
+
+def has_own_memory(device: str) -> bool:
+    """True if weights are copied to the device: ahead, while it computes."""
+    return torch.device(device).type != "cpu"
+
+
+def _prepare_and_survey(
+    prepare: Callable[[], Prepared], infos: Sequence[TensorInfo], column_sums: Collection[str]
+) -> tuple[Prepared, dict[str, TensorStats]]:
+    """A stage on its device, and the statistics of its weights as they were stored, which are let go of."""
+    prepared = prepare()
+    prepared.wait()
+    surveys = {
+        info.name: tensor_stats_on_device(prepared.stored[info.name], info, column_sums=info.name in column_sums)
+        for info in infos
+    }
+    return replace(prepared, stored={}), surveys
+
+
+def _survey_of(work: Future[tuple[Prepared, dict[str, TensorStats]]], info: TensorInfo) -> TensorStats:
+    return work.result()[1][info.name]
+
+
+def _used_again(fetch_plan: FetchPlan) -> set[str]:
+    """Tensors that two stages use, as tied embeddings are; they are kept, so that no byte is read twice."""
+    uses = Counter(name for step in fetch_plan.steps if step.stage for name in step.stage.tensors)
+    return {name for name, times in uses.items() if times > 1}
+
+
+def _weights(checkpoint: Checkpoint, stage: Stage, raw: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name: to_tensor(raw[name], checkpoint.tensors[name]) for name in stage.tensors}

@@ -1,0 +1,76 @@
+"""Select the revisions to measure, and of each the groups that a store does not hold.
+
+>>> select_revisions(open_source("allenai/OLMo-2-1124-7B"), "stage1").left_out  # doctest: +SKIP
+{'stage1-step101000-tokens424B': 'duplicate: 3 names, the same bytes …', …}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from olmo_dynamics.auditing import find_quarantine, some
+from olmo_dynamics.checkpoints import Source, select
+from olmo_dynamics.errors import SelectionError
+from olmo_dynamics.names import Revision
+from olmo_dynamics.store import Layout, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The revisions to measure; `left_out` says of the others why, `file` is the quarantine that says so."""
+
+    revisions: tuple[Revision, ...]
+    left_out: dict[str, str]
+    file: Path | None = None
+
+    @property
+    def summary(self) -> str:
+        """The excluded revisions, in one line."""
+        if not self.left_out:
+            return "no revision is excluded"
+        names = some(list(self.left_out), 5)
+        return f"excluded, as {self.file} says: {names}; --include-quarantined measures them too"
+
+
+def select_revisions(
+    source: Source, expression: str, *, quarantine: str | Path | None = None, include_quarantined: bool = False
+) -> Selection:
+    """The selected revisions that are not in quarantine: in the file given, else in the one that the last audit left.
+
+    Raises:
+        SelectionError: the expression cannot be read, matches nothing, or matches only revisions in quarantine.
+        OptionError: the quarantine cannot be read, or belongs to another source.
+    """
+    selected = select(source.revisions(), expression)
+    if include_quarantined:
+        return Selection(tuple(selected), {})
+    found = find_quarantine(source, quarantine)
+    left_out = {each.name: reason for each in selected if (reason := found.reason(each))}
+    kept = tuple(each for each in selected if each.name not in left_out)
+    if not kept:
+        raise SelectionError(
+            f"all {len(selected)} revisions that {expression!r} selects are in quarantine ({found.path}), "
+            f"such as {selected[0].name}; --include-quarantined measures them"
+        )
+    return Selection(kept, left_out, found.path)
+
+
+def completed(out: str | Path, groups: Collection[str]) -> frozenset[str]:
+    """The revisions of which a store, if it is there, holds all that is asked for, as far as it has such groups."""
+    if not Path(out).exists():
+        return frozenset()
+    store = Store.open(out)
+    asked = set(groups) & set(store.groups)
+    return frozenset(name for name in store.done if asked <= store.recorded(name))
+
+
+def missing_groups(store: Store | None, layout: Layout, revisions: Sequence[Revision]) -> dict[str, tuple[str, ...]]:
+    """The groups of a layout that a store does not hold of each revision; all of them where there is no store.
+
+    Quantities of the store that the layout does not declare may be missing.
+    """
+    declared = layout.keys
+    recorded = {each.name: store.recorded(each.name, declared) if store else frozenset() for each in revisions}
+    return {name: tuple(group for group in layout.groups if group not in there) for name, there in recorded.items()}

@@ -1,0 +1,70 @@
+"""Resource usage of a collection, beside its plan.
+
+>>> usage = ResourceUsage()
+>>> usage.facts()["revisions"]
+0
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass, field
+
+from olmo_dynamics.collection.cost_estimate import CostEstimate, together
+from olmo_dynamics.collection.prefetch import OpenRevision
+from olmo_dynamics.collection.throughput import Throughput
+
+_LONG = 20.0  # seconds from which it is worth looking how fast this machine computes
+
+
+@dataclass
+class ResourceUsage:
+    """Totals over the revisions recorded so far; `planned` is the estimated cost of all of them."""
+
+    planned: CostEstimate = field(default_factory=lambda: together([]))
+    revisions: int = 0
+    nbytes: int = 0
+    requests: int = 0
+    shards: int = 0
+    shards_checked: int = 0
+    _started: float = field(default_factory=time.monotonic)
+
+    def add(self, opened: OpenRevision, planned: CostEstimate) -> None:
+        """Count a revision that was measured."""
+        self.planned = together([self.planned, planned])
+        self.revisions += 1
+        self.nbytes += opened.checkpoint.bytes_moved
+        self.requests += opened.checkpoint.requests_made
+        if opened.hashes is not None:
+            self.shards_checked += len(opened.hashes.checked)
+            self.shards += len(opened.hashes.checked) + len(opened.hashes.unchecked)
+
+    @property
+    def seconds(self) -> float:
+        """Since the collection began."""
+        return time.monotonic() - self._started
+
+    def facts(self, throughput: Throughput | None = None) -> dict[str, float]:
+        """Everything by name; bytes, seconds and counts. With `throughput`, how long computing alone is expected to take."""
+        facts: dict[str, float] = {
+            "revisions": self.revisions, "seconds": self.seconds, "bytes": self.nbytes, "planned_bytes": self.planned.nbytes,
+            "requests": self.requests, "planned_requests": self.planned.requests,
+            "peak_bytes": peak_bytes(), "planned_peak_bytes": self.planned.peak_bytes,
+            "shards": self.shards, "shards_checked": self.shards_checked,
+        }  # fmt: skip
+        if throughput is not None:
+            facts["planned_compute_seconds"] = throughput.seconds(self.planned)
+        return facts
+
+    @property
+    def is_long(self) -> bool:
+        """True if the collection ran long enough to measure how fast this machine computes."""
+        return self.seconds >= _LONG
+
+
+def peak_bytes() -> int:
+    """The most memory this process ever had resident, mapped files included."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,104 @@
+"""Statistics of single numbers among activations: their moments, and their median magnitude.
+
+    >>> elements = CodeCounts()
+    >>> elements.counts[[0x3F80, 0xC000]] = 2, 1  # 1.0 twice, -2.0 once
+    >>> elements.median(), elements.central_moments()[:2]
+    (1.0, array([3., 0.]))
+
+bfloat16 has 65,536 codes, so the count of each determines every statistic, exactly and in any order. Wider floats are summed.
+Both offer `counts` and `moments` for a pass over tokens to fill; arrays of length 0 are not filled.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from jaxtyping import Float, Int64, UInt
+
+from olmo_dynamics.recorders.kernels.elements import CODES
+from olmo_dynamics.recorders.kernels.jit import jit
+from olmo_dynamics.recorders.kernels.magnitude_histogram import Magnitudes
+from olmo_dynamics.recorders.kernels.moments import empty_moments, merge_moments
+from olmo_dynamics.recorders.kernels.token_codes import values_of
+
+_RUN = 128  # codes of one octave (one power of two)
+
+
+class CodeCounts:
+    """Counts of the codes of some bfloat16 numbers: 512 KiB, of which only touched pages take memory."""
+
+    def __init__(self) -> None:
+        self.counts: Int64[np.ndarray, " codes"] = np.zeros(CODES, np.int64)
+        self.moments: Float[np.ndarray, " 0"] = np.zeros(0)
+
+    def add(self, codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"]) -> None:
+        """Do nothing: the pass over the tokens has counted them."""
+
+    def merge(self, other: CodeCounts) -> None:
+        """Add the numbers that `other` counted."""
+        _add_runs(self.counts, other.counts)
+
+    def central_moments(self) -> Float[np.ndarray, " 5"]:
+        """Count, mean, and sums of the second to fourth powers of deviations from the mean, in float64."""
+        present = np.flatnonzero(self.counts)
+        values, weights = values_of(present.astype(np.uint16)), self.counts[present].astype(np.float64)
+        count = weights.sum()
+        if count == 0:
+            return np.zeros(5)
+        with np.errstate(invalid="ignore"):  # NaN and infinities are measured, not warned of
+            mean = (values * weights).sum() / count
+            deviations = values - mean if len(values) > 1 else np.zeros(1)
+            squares = deviations * deviations
+            powers = [squares @ weights, (squares * deviations) @ weights, (squares * squares) @ weights]
+        return np.array([count, mean, *powers])
+
+    def median(self) -> float:
+        """The median magnitude, the mean of the two middle ones if their number is even; NaN of no numbers."""
+        ends = np.cumsum(self.counts[: CODES // 2] + self.counts[CODES // 2 :])
+        if ends[-1] == 0:
+            return math.nan
+        middle = np.searchsorted(ends, [(ends[-1] - 1) // 2, ends[-1] // 2], side="right")
+        return float(values_of(middle.astype(np.uint16)).mean())
+
+
+class FloatSums:
+    """Moments of some float32 or float64 numbers, and a histogram of their magnitudes."""
+
+    def __init__(self) -> None:
+        self.counts: Int64[np.ndarray, " 0"] = np.zeros(0, np.int64)
+        self.moments: Float[np.ndarray, " 5"] = empty_moments()
+        self._magnitudes = Magnitudes()
+
+    def add(self, codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"]) -> None:
+        """Add the magnitudes of these rows, whose moments the pass over the tokens has summed."""
+        self._magnitudes.add(codes, rows)
+
+    def merge(self, other: FloatSums) -> None:
+        """Add the numbers that `other` saw."""
+        merge_moments(self.moments, other.moments)
+        self._magnitudes.merge(other._magnitudes)
+
+    def central_moments(self) -> Float[np.ndarray, " 5"]:
+        """Count, mean, and sums of the second to fourth powers of deviations from the mean, in float64."""
+        return self.moments
+
+    def median(self) -> float:
+        """The median magnitude, to 2^-15, relative; NaN of no numbers."""
+        return self._magnitudes.median()
+
+
+@jit
+def _any(counts: Int64[np.ndarray, " run"]) -> bool:
+    found = np.int64(0)
+    for i in range(len(counts)):
+        found |= counts[i]
+    return bool(found != 0)
+
+
+@jit
+def _add_runs(mine: Int64[np.ndarray, " codes"], theirs: Int64[np.ndarray, " codes"]) -> None:
+    for start in range(0, len(mine), _RUN):  # zeros are only read: memory that was never written takes no room
+        if _any(theirs[start : start + _RUN]):
+            for i in range(start, start + _RUN):
+                mine[i] += theirs[i]

@@ -1,0 +1,1 @@
+"""The tokens that a step reads: files, their order, batches, and the labels that count."""

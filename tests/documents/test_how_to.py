@@ -1,0 +1,66 @@
+"""The recipes of the how-to pages, followed to the letter."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import olmo_dynamics as od
+from olmo_dynamics.experiments.demo import SMALL, pretrain
+from tests.conftest import ROOT
+from tests.documents.recipe import Reader
+
+PAGES = ROOT / "docs" / "how-to"
+
+
+@pytest.fixture(scope="module")
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pretrain(tmp_path_factory.mktemp("demo"), size=SMALL)
+
+
+@pytest.fixture
+def reader(tmp_path: Path, demo_run: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
+    """A reader in a folder that holds the demo's run."""
+    shutil.copytree(demo_run, tmp_path / "cache" / "demo" / "run")
+    monkeypatch.chdir(tmp_path)
+    return Reader(tmp_path)
+
+
+def test_add_a_quantity(reader: Reader) -> None:
+    reader.copy_package()
+    reader.follow(PAGES / "add-a-quantity.md")
+    store = od.open_store("before.zarr")
+    assert len(store.done) == SMALL.revisions
+    for revision in store.done:
+        weights = load_file(Path("cache/demo/run", revision, "model.safetensors"))
+        row = store.row("parameters", revision)
+        names = store.layout.axes["tensor"].labels.tolist()
+        for place, name in enumerate(names):
+            wide = weights[name].astype(np.float64)
+            rms = np.sqrt(np.mean(wide**2))
+            np.testing.assert_allclose(row["rms"][place], rms, rtol=1e-12)  # measured before, and left as it was
+            np.testing.assert_allclose(row["crest_factor"][place], np.abs(wide).max() / rms, rtol=1e-12)
+
+
+def test_write_a_recorder(reader: Reader) -> None:
+    reader.follow(PAGES / "write-a-recorder.md")  # the store is drawn without the class, in processes of their own
+    store = od.open_store("shell.zarr")
+    assert len(store.done) == SMALL.revisions
+    silent = {name: od.open_store(f"{name}.zarr").table("silent").to_dicts() for name in ("silent", "shell", "package")}
+    assert silent["silent"] == silent["shell"] == silent["package"]
+
+
+def test_add_a_plot(reader: Reader) -> None:
+    reader.copy_package()
+    reader.follow(PAGES / "add-a-plot.md")
+    assert Path("pair.svg").stat().st_size > 10_000
+
+
+def test_add_a_model_family(reader: Reader) -> None:
+    reader.copy_package()
+    reader.follow(PAGES / "add-a-model-family.md")
+    assert len(od.open_store("llama.zarr").done) == 2

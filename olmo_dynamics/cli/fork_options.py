@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.training.fork.option import REPEATED, Option, TextForm
+from olmo_dynamics.training.fork.option import REPEATED, Option
 from olmo_dynamics.training.fork.options import FORK_OPTIONS, ForkOptions
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -49,7 +49,9 @@ def given_options(given: Mapping[str, Any], declared: Mapping[str, Option]) -> d
         OptionError: a text cannot be read as its option needs it.
     """
     return {
-        name: _read(name, given[name], each) for name, each in declared.items() if given.get(name) not in (None, ())
+        name: each.parsed(f"--{name.replace('_', '-')}", given[name])
+        for name, each in declared.items()
+        if given.get(name) not in (None, ())
     }
 
 
@@ -80,12 +82,3 @@ def _click_option(field: Field[Any]) -> Callable[[Any], Any]:
         metavar=declared.metavar,
         help=declared.help + shown,
     )
-
-
-def _read(name: str, value: Any, declared: Option) -> Any:
-    if not isinstance(declared.kind, TextForm):
-        return value
-    try:
-        return declared.kind.read(value)
-    except ValueError:
-        raise OptionError(f"--{name.replace('_', '-')} must be {declared.kind.form} (got {value!r})") from None

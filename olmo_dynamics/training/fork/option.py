@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,41 @@ class Option:
         """Check a value; None always passes.
 
         Raises:
-            OptionError: the value is not one of the choices, is too small or is not finite.
+            OptionError: the value is of another kind, is not one of the choices, is too small or is not finite.
         """
-        if value is not None and self.choices and value not in self.choices:
+        if value is None:
+            return
+        if self.kind in _KINDS and not _is_of(self.kind, value):
+            raise OptionError(f"{name} must be {_KINDS[self.kind][1]} (got {value!r})")
+        if self.choices and value not in self.choices:
             raise OptionError(f"{name} must be one of {', '.join(self.choices)} (got {value!r})")
-        if value is not None and self.at_least is not None and not (math.isfinite(value) and value >= self.at_least):
+        if self.at_least is not None and not (math.isfinite(value) and value >= self.at_least):
             raise OptionError(f"{name} must be at least {self.at_least} (got {value})")
+
+    def parsed(self, name: str, value: Any) -> Any:
+        """The value that text stands for, where the option has a form of text; any other value as it is.
+
+        Raises:
+            OptionError: the text is not of that form.
+        """
+        if not isinstance(self.kind, TextForm) or not isinstance(value, str):
+            return value
+        try:
+            return self.kind.read(value)
+        except ValueError:
+            raise OptionError(f"{name} must be {self.kind.form} (got {value!r})") from None
+
+
+_KINDS: dict[type | TextForm, tuple[type, str]] = {
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    bool: (bool, "True or False"),
+}
+
+
+def _is_of(kind: type | TextForm, value: Any) -> bool:
+    """True if a value is of a kind; True and False are not numbers here."""
+    return isinstance(value, _KINDS[kind][0]) and isinstance(value, bool) == (kind is bool)
 
 
 def option(
@@ -77,13 +107,15 @@ def declared_options(owner: type) -> dict[str, Option]:
 
 
 def check_options(options: Any) -> None:
-    """Check each value of a dataclass of options against its declaration.
+    """Check each value of a dataclass of options against its declaration; read those that are given as text.
 
     Raises:
-        OptionError: a value is not one of the choices, is too small or is not finite.
+        OptionError: a value is of another kind, is not one of the choices, is too small or is not finite.
     """
     for name, declared in declared_options(type(options)).items():
-        declared.check(name, getattr(options, name))
+        value = declared.parsed(name, getattr(options, name))
+        object.__setattr__(options, name, value)
+        declared.check(name, value)
 
 
 def split_words(text: str) -> tuple[str, ...]:

@@ -27,6 +27,11 @@ def test_options_of_the_recipe_are_fields_of_it() -> None:
     assert ForkOptions(clip=2.0, lr=1e-3).of_recipe() == {"clip": 2.0}
 
 
+def test_text_stands_for_the_values_of_the_command_line() -> None:
+    given = ForkOptions(batch="2x16", save="1,10", batch_warmup="500:32,1000:64")
+    assert (given.batch, given.save, given.batch_warmup) == ((2, 16), (1, 10), ((500, 32), (1000, 64)))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -38,6 +43,11 @@ def test_options_of_the_recipe_are_fields_of_it() -> None:
         ({"lr": float("nan")}, "lr must be at least 0 (got nan)"),
         ({"eval_every": 0}, "eval_every must be at least 1 (got 0)"),
         ({"keep": 0}, "keep must be at least 1 (got 0)"),
+        ({"keep": True}, "keep must be a whole number (got True)"),
+        ({"eval_every": "ten"}, "eval_every must be a whole number (got 'ten')"),
+        ({"lr": "1e-3"}, "lr must be a number (got '1e-3')"),
+        ({"compile": 1}, "compile must be True or False (got 1)"),
+        ({"batch": "2by16"}, "batch must be sequences x tokens, such as 16x128 (got '2by16')"),
     ],
 )  # fmt: skip
 def test_options_that_cannot_be_are_one_line(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def collected(folder: Path, tokens: Path) -> float:
 
     source = open_source(folder.parent)
     with source.open(source.find(folder.name)) as checkpoint:
-        options = CollectOptions(tokens=tokens, batch=np.load(tokens).shape)
+        options = CollectOptions(tokens=tokens, batch=np.load(tokens).shape, dtype="bfloat16")
         records = measure(checkpoint, make_setup(checkpoint, options, source="benchmark"))
     loss = [each for each in records if each.quantity.key == "loss/cross_entropy"]
     return float(loss[0].values)

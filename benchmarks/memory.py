@@ -29,7 +29,9 @@ def run(method: str, place: Path) -> float:
     listener = Progress()
     with served(method) as endpoint:
         source = HubSource(REPO, endpoint=endpoint, token=False)
-        collect(source, out=place / "s.zarr", tokens=place / "tokens.npy", batch="1x64", progress=listener)
+        collect(
+            source, out=place / "s.zarr", tokens=place / "tokens.npy", batch="1x64", dtype="bfloat16", progress=listener
+        )
     return float(listener.outcome["bytes"])
 
 

@@ -25,7 +25,14 @@ def collect_from(source: object, tokens: Path, out: Path) -> float:
     from olmo_dynamics.progress import Progress
 
     listener = Progress()
-    collect(source, out=out, tokens=tokens, batch="{}x{}".format(*np.load(tokens).shape), progress=listener)
+    collect(
+        source,
+        out=out,
+        tokens=tokens,
+        batch="{}x{}".format(*np.load(tokens).shape),
+        dtype="bfloat16",
+        progress=listener,
+    )
     return float(listener.outcome["bytes"])
 
 

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from olmo_dynamics.collecting import record as record
     from olmo_dynamics.errors import OlmoDynamicsError as OlmoDynamicsError
     from olmo_dynamics.forks import fork as fork
+    from olmo_dynamics.frames import between as between
+    from olmo_dynamics.frames import displacement as displacement
     from olmo_dynamics.frames import forest as forest
     from olmo_dynamics.frames import metrics as metrics
     from olmo_dynamics.frames import open_store as open_store
+    from olmo_dynamics.frames import trajectory as trajectory
     from olmo_dynamics.frames.run import Run as Run
     from olmo_dynamics.loading import load_model as load_model
     from olmo_dynamics.names import Site as Site
@@ -41,7 +44,9 @@ _HOMES = {
     "Site": "olmo_dynamics.names",
     "Run": "olmo_dynamics.frames.run",
     "audit": "olmo_dynamics.auditing",
+    "between": "olmo_dynamics.frames",
     "collect": "olmo_dynamics.collecting",
+    "displacement": "olmo_dynamics.frames",
     "forest": "olmo_dynamics.frames",
     "fork": "olmo_dynamics.forks",
     "load_model": "olmo_dynamics.loading",
@@ -49,6 +54,7 @@ _HOMES = {
     "open_store": "olmo_dynamics.frames",
     "plan": "olmo_dynamics.collecting",
     "record": "olmo_dynamics.collecting",
+    "trajectory": "olmo_dynamics.frames",
     "write_report": "olmo_dynamics.reporting",
     "OlmoDynamicsError": "olmo_dynamics.errors",
 }
@@ -64,7 +70,9 @@ __all__ = [
     "Site",
     "__version__",
     "audit",
+    "between",
     "collect",
+    "displacement",
     "forest",
     "fork",
     "interventions",
@@ -74,6 +82,7 @@ __all__ = [
     "plan",
     "plots",
     "record",
+    "trajectory",
     "write_report",
 ]
 

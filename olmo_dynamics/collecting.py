@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Unpack
 
@@ -23,7 +24,7 @@ from olmo_dynamics.store import Store
 def collect(
     run: Run | Source | str | Path,
     *,
-    revisions: str = "all",
+    revisions: str | Collection[str] = "all",
     out: str | Path,
     quarantine: str | Path | None = None,
     include_quarantined: bool = False,
@@ -37,7 +38,7 @@ def collect(
 
     Args:
         run: a hub repo id, a folder of revisions, or a `Run`.
-        revisions: a selection expression such as `stage1:log24,main`.
+        revisions: a selection expression such as `stage1:log24,main`, or a list of its terms.
         out: the store's folder; made if it is not there, continued if it is.
         quarantine: a file of revisions to exclude; unless given, the one that the last audit of this run left.
         include_quarantined: measure them all the same.
@@ -48,7 +49,7 @@ def collect(
         SelectionError: the expression cannot be read, or matches nothing.
         OptionError: an option is unknown, or its value cannot be used.
         StoreMismatchError: the store was made from another run, probe or dtype.
-        CheckpointError: some revisions contradict themselves; all others have been measured.
+        CheckpointError: some revisions contradict themselves or do not fit the store; all others have been measured.
     """
     store = collection.append_revisions(
         _source(run),
@@ -66,7 +67,7 @@ def collect(
 def plan(
     run: Run | Source | str | Path,
     *,
-    revisions: str = "all",
+    revisions: str | Collection[str] = "all",
     out: str | Path | None = None,
     rate: float | str | None = None,
     quarantine: str | Path | None = None,

@@ -12,12 +12,14 @@
     │   ├── HeaderError               a safetensors header that is too large, truncated, overlapping or out of bounds
     │   ├── IndexFileError            an index naming a missing shard or a path outside the repo
     │   ├── IntegrityError            a weight file whose bytes do not have the published hash
+    │   ├── ConfigError               a config that is not valid, or asks for what is not implemented
     │   ├── ShapeError                tensor shapes that contradict the config
     │   └── ConformanceError          a forward pass that differs from transformers'
     ├── UnknownModelError             a model type whose forward pass is not implemented
     ├── ProbeError                    a text or token file that cannot be used as model input
     ├── StoreError                    a store that is not ours, or was made with other settings
     │   ├── StoreMismatchError        another probe, dtype, run or layout version
+    │   ├── StoreDamagedError         bytes that do not have their checksum, or are missing
     │   └── StoreBusyError            another process is writing it
     ├── TrainingError                 a run that cannot start or continue
     │   └── DivergedError             a loss or gradient that is not finite
@@ -82,6 +84,10 @@ class IntegrityError(CheckpointError):
     """A weight file whose bytes do not have the published hash."""
 
 
+class ConfigError(CheckpointError):
+    """A config with a value that is not valid, that contradicts another, or that asks for what is not implemented."""
+
+
 class ShapeError(CheckpointError):
     """Tensor shapes that contradict the config."""
 
@@ -104,6 +110,10 @@ class StoreError(OlmoDynamicsError):
 
 class StoreMismatchError(StoreError):
     """A store made from another run, probe, dtype or layout version."""
+
+
+class StoreDamagedError(StoreError):
+    """A store whose files are missing, cut, or do not have their checksums."""
 
 
 class StoreBusyError(StoreError):
@@ -142,6 +152,15 @@ def did_you_mean(name: str, known: Iterable[str], count: int = 3, *, cutoff: flo
     """
     *others, last = list(map(repr, near_names(name, known, count, cutoff=cutoff))) or [""]
     return f"; did you mean {', '.join(others)}{' or ' if others else ''}{last}?" if last else ""
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things, with their noun in the singular or plural.
+
+    >>> counted(1, "step"), counted(23, "step")
+    ('1 step', '23 steps')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def reject_unknown(given: Iterable[str], known: Collection[str]) -> None:

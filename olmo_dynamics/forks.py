@@ -1,6 +1,6 @@
 """`od.fork`: train on from a published step, with its metrics in a table and, on request, recordings in a store.
 
->>> made = fork("olmo-demo/run", "step445-tokens455680", data=["train.npy"], out="forks/a", steps=100,  # doctest: +SKIP
+>>> made = fork("cache/demo/run", "step445-tokens455680", data=["train.npy"], out="forks/a", steps=100,  # doctest: +SKIP
 ...             schedule="linear", record="parameters,activations", every=10)
 >>> od.metrics("forks/a"), od.open_store("forks/a/store.zarr")                              # doctest: +SKIP
 
@@ -131,17 +131,19 @@ def fork(
     given: dict[str, Any] = dict(options)
     reject_unknown(given, [*FORK_OPTIONS, *MONITORING_OPTIONS, "data", "out", "steps", "dry_run"])
     monitoring = ForkMonitoring(**{name: given.pop(name) for name in MONITORING_OPTIONS if name in given})
+    source: Any = getattr(run, "source", run)
+    parent = f"{source if isinstance(source, str | Path) else source.name}@{revision}"
     with ExitStack() as opened:
 
         def callbacks(plan: ForkPlan, state: TrainState) -> list[Callable[[Event], None]]:
-            return opened.enter_context(_monitored(monitoring, Path(out), plan, state))
+            return opened.enter_context(_monitored(monitoring, Path(out), plan, state, parent))
 
         return train_on(run, revision, data=data, out=out, steps=steps, dry_run=dry_run, callbacks=callbacks, **given)
 
 
 @contextmanager
 def _monitored(
-    monitoring: ForkMonitoring, out: Path, plan: ForkPlan, state: TrainState
+    monitoring: ForkMonitoring, out: Path, plan: ForkPlan, state: TrainState, parent: str
 ) -> Iterator[list[Callable[[Event], None]]]:
     """The callbacks of a fork that is about to train; their logs and recordings are completed when it ends, in any way."""
     from olmo_dynamics.training.distributed import rank
@@ -150,7 +152,7 @@ def _monitored(
     with ExitStack() as ending:
         callbacks = list(monitoring.callbacks)
         if monitoring.record:
-            recording = Recording(monitoring, out, plan)
+            recording = Recording(monitoring, out, plan, parent)
             ending.callback(recording.close)
             callbacks.insert(0, recording.begin(state))
         if rank() == 0:
@@ -176,6 +178,8 @@ def _sinks(
     for logger in loggers:
         ending.callback(logger.close)
     progress = ending.enter_context(monitoring.progress or StepBar())
+    for note in plan.notes:
+        progress.note(note)
     return [table, *loggers, _progress_sink(progress, plan, state)]
 
 
@@ -203,6 +207,7 @@ class Recording:
     monitoring: ForkMonitoring
     out: Path
     plan: ForkPlan
+    parent: str
 
     def begin(self, state: TrainState) -> Recording:
         """Record the state that the fork begins with; a resumed fork has recorded it before.
@@ -252,6 +257,7 @@ class Recording:
             step=state.step,
             tokens=state.tokens_seen,
             source=str(self.out),
+            parent=self.parent,
             tokenizer=self.plan.tokenizer_json,
             record=self.monitoring.record,
             **(self.monitoring.measure or {}),

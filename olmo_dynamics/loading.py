@@ -11,8 +11,17 @@ from pathlib import Path
 import torch
 
 from olmo_dynamics.checkpoints import Source
+from olmo_dynamics.errors import CheckpointError
 from olmo_dynamics.frames.run import Run
-from olmo_dynamics.model import LanguageModel, build_model, check_shapes, load_model_weights, parse_config, to_tensor
+from olmo_dynamics.model import (
+    LanguageModel,
+    build_model,
+    check_shapes,
+    load_model_weights,
+    missing_head,
+    resolve_config,
+    to_tensor,
+)
 
 
 def load_model(
@@ -34,11 +43,17 @@ def load_model(
         UnknownRevisionError: there is no such revision.
         UnknownModelError: its model type is not implemented.
         ShapeError: its tensors contradict its config.
+        CheckpointError: it has no language-model head, as a reward model.
     """
     run = run if isinstance(run, Run) else Run(run)
     with run.open(revision) as checkpoint:
-        config = parse_config(checkpoint.config)
+        config = resolve_config(checkpoint.config, checkpoint.tensors, checkpoint.read_many)
         check_shapes(config, checkpoint.tensors)
+        if not config.has_head:
+            raise CheckpointError(
+                f"{checkpoint.label} must have a language-model head to be loaded as a model "
+                f"({missing_head(checkpoint.config, checkpoint.tensors)}); collect its activations up to the final norm"
+            )
         model = build_model(config, device="meta")
         weights = {}
         for name in model.state_dict():

@@ -12,14 +12,29 @@ declared in `olmo_dynamics.quantities`.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from olmo_dynamics.tensor_names import expert_of, layer_of, residual_axis_of, role_of
 
-if TYPE_CHECKING:
-    pass
+RUN, FORK = "run", "fork"
+"""The line of a name that tells no part of one, and the last part of the line of a fork."""
+
+FORMAT_WORDS = frozenset((
+    "unsharded", "sharded", "hf", "native", "safetensors", "pytorch", "pt", "bin", "fp32", "fp16", "bf16", "checkpoint",
+    "ckpt", "model", "weights", "final", "last",
+))  # fmt: skip
+"""Words of a revision's name that tell how it was saved, and nothing of its training."""
+
+WITHIN_LINE = re.compile(
+    r"(?<![^-_./=\s])(?:"
+    r"(?:epochs?|ep|rank|(?:global[-_]?)?steps?|checkpoint|ckpt|iter|ba)[-_=]?[0-9]+(?:\.[0-9]+)?"
+    r"|(?:(?:train|val|valid|eval|test)[-_])?(?:loss|acc|accuracy|ppl|perplexity|bpb|score)[-_=]?[0-9]+(?:\.[0-9]+)?"
+    r")(?![^-_./=\s])",
+    re.IGNORECASE,
+)
+"""Words with a number that may differ between revisions of one line: epochs, ranks, further steps, scores."""
 
 NO_LAYER = -1
 """Layer index of what lies outside the blocks: the embedding, the final norm, the head."""
@@ -28,10 +43,11 @@ NO_EXPERT = -1
 """Expert index of a tensor that belongs to none."""
 
 ITEM_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
-              "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "U32": 4, "U64": 8}  # fmt: skip
-"""Bytes per element, by safetensors dtype name."""
+              "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1, "U16": 2, "U32": 4, "U64": 8,
+              "C64": 8}  # fmt: skip
+"""Bytes per element, by safetensors dtype name; elements smaller than a byte are not among them."""
 
-FLOAT_DTYPES = ("F64", "F32", "BF16", "F16")
+FLOAT_DTYPES = ("F64", "F32", "BF16", "F16", "F8_E4M3", "F8_E5M2")
 """The dtypes whose tensors can be measured."""
 
 
@@ -41,7 +57,14 @@ class Revision:
 
     `token_label` is the text after `tokens` in the name, verbatim: six published rules produce it, so it is never parsed
     into a number. `tokens` is computed from the step and the run's batch size where that is known. `ingredient` is text
-    because `1+2` is one. `commit` is the hash it was pinned to, empty until pinned or where there is none (folders).
+    because `1+2` is one, `seed` because `small-aux-2` is one. `commit` is the hash it was pinned to, empty until pinned or
+    where there is none (folders).
+
+    `position_step` and `position_tokens` count from the beginning of the whole training: in stage 2 they add the steps and
+    tokens of the stages before. A source that lists a run sets them; None if it does not know what came before.
+
+        >>> Revision("stage2-ingredient1-step9000-seed-7", stage=2, ingredient="1", step=9000, seed="7").line
+        'stage2/ingredient1/seed7'
     """
 
     name: str
@@ -51,9 +74,52 @@ class Revision:
     tokens: int | None = None
     token_label: str | None = None
     prefix: str | None = None  # a learning rate such as "5e-5" in post-training repos
-    suffix: str | None = None  # free text such as "mix-round5-from-2T-ckpt"
+    suffix: str | None = None  # all other words of the name, such as "mix-round5-from-2T-ckpt"
     commit: str = ""
     format: str = "safetensors"
+    seed: str | None = None
+    forked_from: str | None = None  # the line of training that it was forked from
+    position_step: int | None = None
+    position_tokens: int | None = None
+
+    @property
+    def seed_name(self) -> str:
+        """The seed as lines and filters spell it: `seed2`, `seed-small-aux-2`; empty if there is none."""
+        return "" if self.seed is None else f"seed{'' if self.seed.isdigit() else '-'}{self.seed}"
+
+    @property
+    def branch(self) -> str:
+        """The words of the suffix that tell a side branch: all but formats, epochs and scores; empty if there are none."""
+        return branch_of(self.suffix or "")
+
+    @property
+    def line(self) -> str:
+        """The line of training it belongs to: `stage1[/ingredientN][/seedN][/fork]`, and `run` if its name tells no part.
+
+        A learning rate and a side branch are parts as well: revisions of one line follow each other in one training.
+        """
+        parts = (
+            "" if self.stage is None else f"stage{self.stage}",
+            f"ingredient{self.ingredient}" if self.ingredient else "",
+            self.seed_name,
+            self.prefix or "",
+            self.branch,
+        )
+        own = "/".join(part for part in parts if part)
+        if self.forked_from is None:
+            return own or RUN
+        return "/".join(filter(None, (self.forked_from, own, FORK)))
+
+
+def branch_of(suffix: str) -> str:
+    """The part of a suffix that names a side branch: empty if all its words are formats, epochs, scores or further steps.
+
+    >>> branch_of("mix-round5-from-2T-ckpt"), branch_of("unsharded-hf"), branch_of("epoch_1"), branch_of("long-epoch_1")
+    ('mix-round5-from-2T-ckpt', '', '', 'long')
+    """
+    rest = WITHIN_LINE.sub("", suffix).strip("-_./= ")
+    words = re.split(r"[-_./=\s]+", rest.lower())
+    return "" if FORMAT_WORDS.issuperset(filter(None, words)) else rest
 
 
 @dataclass(frozen=True, slots=True)

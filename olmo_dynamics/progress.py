@@ -137,7 +137,7 @@ def _summary(outcome: Mapping[str, float]) -> str:
     ]
     if outcome["requests"]:
         parts.insert(2, f"{outcome['requests']:.0f} requests ({outcome['planned_requests']:.0f} planned)")
-    if "planned_compute_seconds" in outcome:
+    if outcome.get("planned_compute_seconds", 0) >= 1:
         parts.append(f"expected at least {outcome['planned_compute_seconds']:.0f} s of compute")
     if outcome["shards"]:
         parts.append(f"{outcome['shards_checked']:.0f} of {outcome['shards']:.0f} files match their published hash")

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.(.+)$")
-_EXPERT = re.compile(r"(?:^|\.)experts\.(\d+)\.")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.([0-9]{1,9})\.(.+)$")
+_EXPERT = re.compile(r"(?:^|\.)experts\.([0-9]{1,9})\.")
 
 _READS_RESIDUAL = frozenset(
     {"embed_tokens", "lm_head", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "gate", "router"}

@@ -7,6 +7,7 @@
 from olmo_dynamics.auditing.auditor import Audit, audit, inspect
 from olmo_dynamics.auditing.findings import KINDS, Finding, Severity, some
 from olmo_dynamics.auditing.quarantine import Quarantine, find_quarantine, save_quarantine
+from olmo_dynamics.auditing.recheck import recheck
 
 __all__ = [
     "KINDS",
@@ -17,6 +18,7 @@ __all__ = [
     "audit",
     "find_quarantine",
     "inspect",
+    "recheck",
     "save_quarantine",
     "some",
 ]

@@ -25,6 +25,8 @@ from olmo_dynamics.checkpoints import Source
 
 LAYOUT = 1
 
+_CACHED = "--cached"  # of the part of a repo that the Hugging Face cache holds, beside the record of the whole repo
+
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
@@ -46,13 +48,20 @@ def record_path(source: Source) -> Path:
     if source.kind == "folder":
         stem = f"{Path(name).name}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
     else:
-        stem = name.replace("/", "--")
+        stem = name.replace("/", "--") + (_CACHED if source.kind == "cache" else "")
     return settings.cache_dir() / "audits" / f"{stem}.json"
 
 
 def quarantine_path(source: Source) -> Path:
     """The file of the quarantine that an audit writes and `collect` reads."""
     return record_path(source).with_suffix(".quarantine.json")
+
+
+def known_quarantines(source: Source) -> list[Path]:
+    """The files that may hold the quarantine of a source, the nearest first: that of the whole repo counts for its cache."""
+    own = quarantine_path(source)
+    whole = own.with_name(own.name.replace(_CACHED, "")) if source.kind == "cache" else own
+    return [path for path in dict.fromkeys((own, whole)) if path.is_file()]
 
 
 def load_record(source: Source) -> AuditRecord:

@@ -104,8 +104,8 @@ def inspect(evidence: Evidence) -> tuple[Finding, ...]:
 
 def _keep(source: Source, evidence: Evidence, findings: Sequence[Finding], path: str | Path | None) -> Quarantine:
     """Write the quarantine for `collect` to find, and to the user's file; an audit of lists alone writes none to the cache."""
-    commits = {name: listing.revision.commit for name, listing in evidence.listings.items()}
-    found = quarantine_of(source, findings, commits)
+    states = {name: listing.state for name, listing in evidence.listings.items()}
+    found = quarantine_of(source, findings, states)
     written = None
     if evidence.listings:
         with contextlib.suppress(OptionError):  # a cache that cannot be written does not spoil the audit

@@ -48,13 +48,15 @@ def places(names: Sequence[str], evidence: Evidence) -> list[Revision]:
     """The revisions among `names` that claim different places in training.
 
     `main` and other names without a step claim none; nor does step 0 of a later stage, which is the end of the one before.
+    Seeds may share step 0, as a seed of the data order leaves the first weights alone.
     """
     by_name = {revision.name: revision for revision in evidence.revisions}
     found: dict[Hashable, Revision] = {}
     for revision in (by_name[name] for name in names):
         if revision.step is None or (revision.step == 0 and (revision.stage or 0) > 1):
             continue
-        place = (revision.stage, revision.ingredient, revision.prefix, revision.step, revision.suffix)
+        seed = revision.seed if revision.step else None
+        place = (revision.stage, revision.ingredient, seed, revision.prefix, revision.branch, revision.step)
         found.setdefault(place, revision)
     return list(found.values())
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -115,6 +115,26 @@ def gather(
         source.name, revisions, known_run(source.name), gathering.listings, gathering.configs, gathering.headers,
         gathering.broken, kept.states, lists,
     )  # fmt: skip
+
+
+def gather_known(source: Source, revisions: Sequence[Revision]) -> Evidence:
+    """List the files of some revisions, and nothing of others; those whose commit was listed before cost no request.
+
+    Raises:
+        SourceError: the source does not answer.
+    """
+    gathering = _Gathering(source, load_record(source), ())
+    for revision in revisions:
+        gathering.add(revision)
+    return Evidence(
+        source.name,
+        tuple(revisions),
+        known_run(source.name),
+        gathering.listings,
+        gathering.configs,
+        {},
+        gathering.broken,
+    )
 
 
 class _Gathering:

@@ -19,7 +19,7 @@ KINDS = {
     "config": "config.json differs",
     "cadence": "steps that are missing from the cadence, or off it",
     "label": "a token label that the step contradicts",
-    "name": "a name unlike the others, or two names of one step",
+    "name": "a name unlike the others, two names of one step, or several seeds in one repo",
     "moved": "a branch that changed or was deleted since the last audit",
     "known": "reported earlier, by others",
     "list": "a mistake in an official list",
@@ -76,8 +76,3 @@ def some(names: Sequence[str], most: int = 3) -> str:
     """The first few of many names, and their number."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown}, … ({len(names)} in all)"
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 step`, `23 steps`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -15,12 +15,13 @@ from itertools import groupby
 
 from olmo_dynamics.auditing.cadence import find_cadence
 from olmo_dynamics.auditing.evidence import Evidence
-from olmo_dynamics.auditing.findings import Finding, Severity, counted, some
+from olmo_dynamics.auditing.findings import Finding, Severity, some
 from olmo_dynamics.auditing.name_checks import cadence_findings
 from olmo_dynamics.auditing.token_column import find_token_faults
 from olmo_dynamics.checkpoints import KnownRun, known_runs
 from olmo_dynamics.checkpoints.catalog.availability import revision_key, trusted_rows
 from olmo_dynamics.checkpoints.catalog.official_lists import ListedRow, OfficialList
+from olmo_dynamics.errors import counted
 
 
 def find_list_faults(evidence: Evidence) -> list[Finding]:

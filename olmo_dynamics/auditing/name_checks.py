@@ -15,21 +15,23 @@ from statistics import median
 
 from olmo_dynamics.auditing.cadence import Cadence, find_cadence
 from olmo_dynamics.auditing.evidence import Evidence
-from olmo_dynamics.auditing.findings import Finding, Severity, counted, some
+from olmo_dynamics.auditing.findings import Finding, Severity, some
 from olmo_dynamics.checkpoints import KnownRun
+from olmo_dynamics.errors import counted
 from olmo_dynamics.names import Revision
 
 MANY = 5
 """Fewest labels from which tokens per step are estimated if the run is not known."""
 
-Part = tuple[int | None, str | None, str | None]
+Part = tuple[int | None, str | None, str | None, str | None]
+"""Stage, ingredient, seed and learning rate."""
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _LABEL = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMBT]?)", re.IGNORECASE)
 
 
 def find_cadence_faults(evidence: Evidence) -> list[Finding]:
-    """Steps missing between two saved ones, and extra steps, for each stage and ingredient."""
+    """Steps missing between two saved ones, and extra steps, for each stage, ingredient and seed."""
     found = []
     for part, members in parts(evidence.revisions).items():
         steps = {revision.step: revision.name for revision in members if revision.step is not None}
@@ -51,19 +53,19 @@ def cadence_findings(cadence: Cadence, names: Mapping[int, str], part: str, plac
 
 
 def parts(revisions: Iterable[Revision]) -> dict[Part, list[Revision]]:
-    """Revisions with a step by stage, ingredient and learning rate; side branches (any suffix) are left out."""
+    """Revisions with a step by stage, ingredient, seed and learning rate; side branches are left out."""
     found: dict[Part, list[Revision]] = defaultdict(list)
     for revision in revisions:
-        if revision.step is not None and not revision.suffix:
-            found[revision.stage, revision.ingredient, revision.prefix].append(revision)
+        if revision.step is not None and not revision.branch:
+            found[revision.stage, revision.ingredient, revision.seed, revision.prefix].append(revision)
     return found
 
 
 def part_name(part: Part) -> str:
     """`stage 2, ingredient 3`."""
-    stage, ingredient, prefix = part
-    words = [f"stage {stage}" if stage else "", f"ingredient {ingredient}" if ingredient else "", prefix or ""]
-    return ", ".join(filter(None, words))
+    stage, ingredient, seed, prefix = part
+    named = {"stage": stage, "ingredient": ingredient, "seed": seed}
+    return ", ".join([*(f"{word} {value}" for word, value in named.items() if value), *([prefix] if prefix else [])])
 
 
 def _ranges(cadence: Cadence) -> str:
@@ -130,7 +132,7 @@ def _unlike_others(labelled: Sequence[tuple[Revision, int]]) -> list[Finding]:
 
 
 def find_name_faults(evidence: Evidence) -> list[Finding]:
-    """Names without a stage if most have one, several names of one step, and names without a step."""
+    """Names without a stage if most have one, several names of one step, names without a step, and several seeds."""
     stepped = [revision for revision in evidence.revisions if revision.step is not None]
     staged = [revision for revision in stepped if revision.stage is not None]
     bare = tuple(revision.name for revision in stepped if revision.stage is None)
@@ -142,14 +144,26 @@ def find_name_faults(evidence: Evidence) -> list[Finding]:
         )
     if other and stepped:
         found.append(Finding("name", Severity.NOTE, other, "", "names without a step"))
-    return found
+    return found + _seeds(stepped)
+
+
+def _seeds(stepped: Sequence[Revision]) -> list[Finding]:
+    """A note if names tell several seeds: runs of their own, which share steps."""
+    first: dict[str, str] = {}
+    for revision in stepped:
+        first.setdefault(revision.seed or "none", revision.name)
+    if len(first) < 2:
+        return []
+    found = f"{len(first)} seeds ({some(list(first), 5)}), each a line of training of its own"
+    return [Finding("name", Severity.NOTE, tuple(first.values()), "", found)]
 
 
 def _same_step(stepped: Sequence[Revision], *, unstaged_is_first: bool) -> list[Finding]:
     groups: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for revision in stepped:
         stage = revision.stage or (1 if unstaged_is_first else None)
-        groups[stage, revision.ingredient, revision.prefix, revision.step, revision.suffix].append(revision.name)
+        part = stage, revision.ingredient, revision.seed, revision.prefix, revision.branch
+        groups[*part, revision.step].append(revision.name)
     return [
         Finding("name", Severity.DOUBTFUL, tuple(names), "one name per step", "several names of one step")
         for names in groups.values()

@@ -4,7 +4,9 @@ Every audit writes its quarantine to the cache, where `collect` looks for it by 
 and shared. It is plain JSON, and may be edited:
 
     {"source": "allenai/OLMo-2-1124-7B", "audited_at": "2026-01-01T00:00:00+00:00", "revisions": {
-        "stage1-step101000-tokens424B": {"reasons": ["…"], "commit": "…"}}}
+        "stage1-step101000-tokens424B": {"reasons": ["…"], "state": "…"}}}
+
+An entry holds for the state that it was found at, not for the name: `recheck` audits a revision that changed since again.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from olmo_dynamics.auditing.audit_record import quarantine_path, source_name, write_json
+from olmo_dynamics.auditing.audit_record import known_quarantines, source_name, write_json
 from olmo_dynamics.auditing.findings import Finding
 from olmo_dynamics.checkpoints import Source
 from olmo_dynamics.errors import OptionError
@@ -25,10 +27,10 @@ from olmo_dynamics.names import Revision
 
 @dataclass(frozen=True, slots=True)
 class QuarantineEntry:
-    """The reasons to exclude a revision, and the audited commit (empty for folders)."""
+    """The reasons to exclude a revision, and its audited state: the commit, or a hash over a folder's files; empty for any."""
 
     reasons: tuple[str, ...]
-    commit: str = ""
+    state: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +45,16 @@ class Quarantine:
     def reason(self, revision: Revision) -> str:
         """The reasons to exclude a revision, in one line; empty if it is not excluded."""
         entry = self.revisions.get(revision.name)
-        if entry is None:
-            return ""
-        moved = entry.commit and revision.commit and entry.commit != revision.commit
-        return "; ".join(entry.reasons) + ("; it changed since, so audit again" if moved else "")
+        return "; ".join(entry.reasons) if entry else ""
 
 
-def quarantine_of(source: Source, findings: Iterable[Finding], commits: Mapping[str, str]) -> Quarantine:
-    """The quarantine that follows from findings."""
+def quarantine_of(source: Source, findings: Iterable[Finding], states: Mapping[str, str]) -> Quarantine:
+    """The quarantine that follows from findings about revisions in these states."""
     reasons: dict[str, list[str]] = defaultdict(list)
     for finding in findings:
         for name in finding.quarantine:
             reasons[name].append(finding.line)
-    entries = {name: QuarantineEntry(tuple(lines), commits.get(name, "")) for name, lines in reasons.items()}
+    entries = {name: QuarantineEntry(tuple(lines), states.get(name, "")) for name, lines in reasons.items()}
     return Quarantine(source_name(source), entries, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
@@ -70,8 +69,7 @@ def save_quarantine(quarantine: Quarantine, path: str | Path) -> Path:
         "source": quarantine.source,
         "audited_at": quarantine.audited_at,
         "revisions": {
-            name: {"reasons": list(entry.reasons), "commit": entry.commit}
-            for name, entry in quarantine.revisions.items()
+            name: {"reasons": list(entry.reasons), "state": entry.state} for name, entry in quarantine.revisions.items()
         },
     }
     try:
@@ -85,19 +83,21 @@ def find_quarantine(source: Source, path: str | Path | None = None) -> Quarantin
     """Read the quarantine in a file, else the one that the last audit of the source wrote; an empty one if there is none.
 
     Raises:
-        OptionError: the file is missing, invalid, or belongs to another source.
+        OptionError: the file is missing, invalid, or belongs to another repo; folders move, so `recheck` compares them.
     """
     if path is not None:
         return _load(Path(path).expanduser(), source)
-    kept = quarantine_path(source)
-    return _load(kept, source) if kept.is_file() else Quarantine(source_name(source))
+    kept = known_quarantines(source)
+    return _load(kept[0], source) if kept else Quarantine(source_name(source))
 
 
 def _load(path: Path, source: Source) -> Quarantine:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         entries = {
-            str(name): QuarantineEntry(tuple(map(str, entry["reasons"])), str(entry.get("commit", "")))
+            str(name): QuarantineEntry(
+                tuple(map(str, entry["reasons"])), str(entry.get("state", entry.get("commit", "")))
+            )
             for name, entry in content["revisions"].items()
         }
         found = Quarantine(str(content["source"]), entries, str(content.get("audited_at", "")), path)
@@ -107,6 +107,6 @@ def _load(path: Path, source: Source) -> Quarantine:
         raise OptionError(
             f"{path} is not a quarantine as `olmo-dyn audit {source.name}` writes it; audit again"
         ) from None
-    if found.source != source_name(source):
+    if found.source != source_name(source) and source.kind != "folder":
         raise OptionError(f"{path} is the quarantine of {found.source}, not of {source_name(source)}")
     return found

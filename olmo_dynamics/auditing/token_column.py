@@ -18,10 +18,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from olmo_dynamics.auditing.findings import Finding, Severity, counted
+from olmo_dynamics.auditing.findings import Finding, Severity
 from olmo_dynamics.checkpoints import KnownRun
 from olmo_dynamics.checkpoints.catalog.known_runs import TrainingStage
 from olmo_dynamics.checkpoints.catalog.official_lists import ListedRow, OfficialList
+from olmo_dynamics.errors import counted
 
 
 def find_token_faults(listed: OfficialList, run: KnownRun) -> list[Finding]:

@@ -1,4 +1,7 @@
-"""Checkpoints in a folder: one sub-folder per revision, or the folder itself as one checkpoint.
+"""Checkpoints in a folder: one sub-folder per revision, the folder itself as one checkpoint, or both.
+
+Where a folder with a model also has sub-folders such as `checkpoint-500`, as transformers' Trainer writes them, those are its
+revisions, and the model beside them is the revision `main`.
 
 Files are memory-mapped, so a tensor's bytes are a view of the page cache: nothing is copied, and nothing is read before it
 is used. The folders that a fork writes (`step{N}-tokens{T}/`) are read back the same way.
@@ -11,16 +14,19 @@ is used. The folders that a fork writes (`step{N}-tokens{T}/`) are read back the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from olmo_dynamics.checkpoints.catalog.revision_names import named_revision, sort_key
+from olmo_dynamics.checkpoints.catalog.positions import Origin, of_fork
+from olmo_dynamics.checkpoints.catalog.revision_names import named_revision, parse_revision
+from olmo_dynamics.checkpoints.file_hashes import read_sums
 from olmo_dynamics.checkpoints.mapped import MappedFile
 from olmo_dynamics.checkpoints.source import CONFIG_FILE, Checkpoint, Source
-from olmo_dynamics.checkpoints.tensors import Span
+from olmo_dynamics.checkpoints.tensors import Span, weight_files
 from olmo_dynamics.errors import CheckpointError, UnknownSourceError
 from olmo_dynamics.names import Revision
 
@@ -33,6 +39,10 @@ OTHER_FORMATS = {
     "pytorch_model.bin.index.json": "pytorch",
 }
 """The format of a checkpoint, by a file that only this format has; the first file found decides."""
+
+
+ROOT = "main"
+"""The name of a model that lies beside the folders of its run's checkpoints."""
 
 
 class FolderSource(Source):
@@ -50,21 +60,28 @@ class FolderSource(Source):
         Raises:
             UnknownSourceError: the folder does not exist, or holds no checkpoint.
         """
-        found = (replace(named_revision(name), format=_format(home)) for name, home in self._homes().items())
-        return sorted(found, key=sort_key)
+        homes = self._homes()
+        found = (replace(named_revision(name), format=_format(home)) for name, home in homes.items())
+        return of_fork(found, _origin(homes.values()))
 
     def open(self, revision: Revision) -> Checkpoint:
         """The checkpoint of that name."""
         found = self.find(revision.name)
-        return FolderCheckpoint(self.name, found, self._homes()[found.name])
+        homes = self._homes()
+        home = homes[found.name]
+        others = frozenset(each.name for each in homes.values() if each.parent == home)
+        return FolderCheckpoint(self.name, found, home, others)
 
     def _homes(self) -> dict[str, Path]:
         folder = self._folder
         if not folder.is_dir():
             raise UnknownSourceError(f"{self.name} is not a folder; check the path")
-        if _is_whole(folder):
-            return {folder.resolve().name: folder}
         homes = {child.name: child for child in folder.iterdir() if child.is_dir() and _is_checkpoint(child)}
+        if _is_whole(folder):
+            saved = {name: home for name, home in homes.items() if parse_revision(name).step is not None}
+            return {**saved, ROOT: folder} if saved else {folder.resolve().name: folder}
+        if not homes and _has_weights(folder):
+            return {folder.resolve().name: folder}
         if not homes:
             raise UnknownSourceError(
                 f"{self.name} holds no checkpoint: {CONFIG_FILE} and weights must be in it, or in sub-folders such as "
@@ -74,10 +91,12 @@ class FolderSource(Source):
 
 
 class FolderCheckpoint(Checkpoint):
-    """Files in one folder; its arrays are views of mapped files."""
+    """Files in one folder, less those of the sub-folders `others`; its arrays are views of mapped files."""
 
-    def __init__(self, source: str, revision: Revision, folder: Path) -> None:
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    def __init__(self, source: str, revision: Revision, folder: Path, others: frozenset[str] = frozenset()) -> None:
+        children = (child for child in folder.iterdir() if child.name not in others)
+        own = (path for child in children for path in ((child,) if child.is_file() else child.rglob("*")))
+        paths = sorted(path for path in own if path.is_file())
         super().__init__(source, revision, {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths})
         self._folder = folder
         self._maps: dict[str, MappedFile] = {}
@@ -85,6 +104,12 @@ class FolderCheckpoint(Checkpoint):
     def close(self) -> None:
         """Drop the mapped files; each is unmapped when the last array that views it is freed."""
         self._maps.clear()
+
+    @property
+    def expected_sha256(self) -> Mapping[str, str]:
+        """The hashes that training wrote beside its own weights; none for a folder of another origin."""
+        sums = {} if self.stored_as else read_sums(self)
+        return {name: sums[name] for name in weight_files(self.read_spans, self.files) if name in sums} if sums else {}
 
     def file_sha256(self, name: str) -> str:
         """Hash of one file, read in small blocks."""
@@ -129,3 +154,16 @@ def _has_weights(folder: Path) -> bool:
 def _format(folder: Path) -> str:
     found = next((form for name, form in OTHER_FORMATS.items() if (folder / name).exists()), "safetensors")
     return "safetensors" if found == "pytorch" and any(folder.glob("*.safetensors")) else found
+
+
+def _origin(homes: Iterable[Path]) -> Origin | None:
+    """The origin that the lineage of a fork's checkpoints names; None if the run is no fork, or has no readable lineage."""
+    for home in homes:
+        try:
+            parent = json.loads((home / "lineage.json").read_bytes())["parent"]
+            return Origin.of(str(parent["source"]), str(parent["revision"]))
+        except (OSError, ValueError):
+            continue
+        except (KeyError, TypeError):  # trained from scratch: its parent is null
+            return None
+    return None

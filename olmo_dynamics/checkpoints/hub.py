@@ -10,6 +10,7 @@ listing gives names, sizes and hashes of all its files. Files that the Hugging F
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -21,15 +22,17 @@ import numpy as np
 from huggingface_hub import constants, try_to_load_from_cache
 
 from olmo_dynamics.checkpoints.catalog.known_runs import known_run
+from olmo_dynamics.checkpoints.catalog.positions import in_training_order
 from olmo_dynamics.checkpoints.catalog.refs_cache import CachedRefs, load_refs, save_refs
-from olmo_dynamics.checkpoints.catalog.revision_names import named_revision, sort_key
+from olmo_dynamics.checkpoints.catalog.revision_names import PULL_REQUEST, named_revision
 from olmo_dynamics.checkpoints.http.hub_api import Repo, ask, ask_pages
 from olmo_dynamics.checkpoints.http.range_reader import CommitFiles, RangeReader, Shared
 from olmo_dynamics.checkpoints.http.retry import RetryPolicy
+from olmo_dynamics.checkpoints.hub_cache import CacheSource
 from olmo_dynamics.checkpoints.mapped import MappedFile
 from olmo_dynamics.checkpoints.source import Checkpoint, Source
-from olmo_dynamics.checkpoints.tensors import Span, weight_files
-from olmo_dynamics.errors import NetworkError, UnknownRevisionError
+from olmo_dynamics.checkpoints.tensors import Span
+from olmo_dynamics.errors import NetworkError, UnknownRevisionError, UnknownSourceError
 from olmo_dynamics.names import Revision
 
 REFS_SECONDS = 3600.0
@@ -37,6 +40,8 @@ REFS_SECONDS = 3600.0
 
 LISTING_TRIES = 3
 """Tries for the list of revisions: a user without a network should learn of it within seconds."""
+
+_LOG = logging.getLogger(__name__)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -74,31 +79,48 @@ class HubSource(Source):
         self._shared = Shared()
         self._refs: CachedRefs | None = None
         self._is_fresh = False  # True if the refs were fetched by this object, not found on disk
+        self._local = CacheSource.of_repo(repo_id)
+        self._unreachable = ""  # the reason, once the list is taken from the Hugging Face cache
 
     def revisions(self, *, refresh: bool = False) -> list[Revision]:
         """All branches and tags, in training order, at the commits they had when last listed.
 
-        Without a network an old list is better than none: `catalogue_age` tells its age.
+        Without a network, those in the Hugging Face cache, or else an old list: `notes` and `catalogue_age` say so.
 
         Raises:
             UnknownSourceError: the repo does not exist, or is private.
-            NetworkError: the hub does not answer, and no list is cached.
+            NetworkError: the hub does not answer, and neither its files nor a list are cached.
         """
-        run = known_run(self.name)
-        found = []
-        for name, commit in self._list_refs(refresh).commits.items():
-            revision = replace(named_revision(name), commit=commit)
-            found.append(replace(revision, tokens=run.tokens_at(revision)) if run else revision)
-        return sorted(found, key=sort_key)
+        if self._unreachable and not refresh:
+            return self._local.revisions()
+        self._unreachable = ""
+        try:
+            refs = self._list_refs(refresh).commits.items()
+        except NetworkError as problem:
+            if not self._has_local_revision():
+                raise NetworkError(f"there is no folder {self.name}, and {problem}") from None
+            self._unreachable = _reason(problem)
+            return self._local.revisions()
+        found = [replace(named_revision(name), commit=commit) for name, commit in refs]
+        return in_training_order(found, known_run(self.name))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A remark that revisions, or some of them, are read from the Hugging Face cache, since the hub does not answer."""
+        if not self._unreachable:
+            return ()
+        return (f"{self._unreachable}; {self.name} is read from the Hugging Face cache", *self._local.notes)
 
     def find(self, name: str) -> Revision:
-        """The revision of that exact name, or of that commit hash (all 40 digits).
+        """The revision of that exact name, of that commit hash (all 40 digits), or of a pull request (`refs/pr/N`).
 
         Raises:
             UnknownRevisionError: there is no such revision; the message shows near names.
         """
         if _COMMIT.fullmatch(name):
             return Revision(name, commit=name)
+        if PULL_REQUEST.fullmatch(name):
+            return Revision(name)  # the hub lists none of them
         try:
             return super().find(name)
         except UnknownRevisionError:
@@ -119,17 +141,29 @@ class HubSource(Source):
     def open(self, revision: Revision) -> Checkpoint:
         """Pin the revision to its commit, and list its files.
 
+        Where the hub does not answer, the Hugging Face cache gives the revision if it holds all of it.
+
         Raises:
             UnknownRevisionError: there is no such branch, tag or commit.
             NetworkError: the hub does not answer.
         """
+        in_cache = self._local.holds(revision)
+        if self._unreachable and in_cache:
+            return self._local.open(revision)
+        retry = replace(self._retry, connect_once=in_cache)
         try:
-            pinned = self._pin(revision)
+            pinned = self._pin(revision, retry)
             address = self._repo.api_address("tree", pinned.commit) + "?recursive=true&expand=false"
-            listed = ask_pages(self._repo, address, _parse_file, self._retry)
+            listed = ask_pages(self._repo, address, _parse_file, retry)
         except UnknownRevisionError:
             self.revisions(refresh=True)
             raise self.unknown_revision(revision.name) from None
+        except NetworkError as problem:
+            if not in_cache:
+                raise
+            self._unreachable = _reason(problem)
+            _LOG.warning("%s", self.notes[0])
+            return self._local.open(revision)
         files = {file.name: file for file in listed if file}
         sizes = {name: file.size for name, file in files.items()}
         hashes = {name: file.sha256 or file.oid for name, file in files.items()}
@@ -145,7 +179,7 @@ class HubSource(Source):
         try:
             commits = ask(self._repo, self._repo.api_address("refs"), _parse_refs, self._listing_retry)
         except NetworkError:
-            if cached is None:
+            if cached is None or self._has_local_revision():
                 raise
             return cached
         self._refs = CachedRefs(self.name, self._repo.endpoint, time.time(), commits)
@@ -153,16 +187,22 @@ class HubSource(Source):
         save_refs(self._refs, self._cache)
         return self._refs
 
+    def _has_local_revision(self) -> bool:
+        try:
+            return bool(self._local.exists and self._local.revisions())
+        except UnknownSourceError:
+            return False
+
     @property
     def _listing_retry(self) -> RetryPolicy:
-        return replace(self._retry, tries=min(LISTING_TRIES, self._retry.tries))
+        return replace(self._retry, tries=min(LISTING_TRIES, self._retry.tries), connect_once=True)
 
-    def _pin(self, revision: Revision) -> Revision:
+    def _pin(self, revision: Revision, retry: RetryPolicy) -> Revision:
         listed = self._refs.commits.get(revision.name) if self._refs and not self._is_fresh else None
         if revision.commit and revision.commit != listed:
             return revision  # chosen by the caller, or listed just now
         address = self._repo.api_address("revision", revision.name)
-        return replace(revision, commit=ask(self._repo, address, lambda answer: str(answer["sha"]), self._retry))
+        return replace(revision, commit=ask(self._repo, address, lambda answer: str(answer["sha"]), retry))
 
 
 class HubCheckpoint(Checkpoint):
@@ -195,14 +235,13 @@ class HubCheckpoint(Checkpoint):
         if self.stored_as:
             return {}
         with self._naming_revision():
-            names = weight_files(self.read_spans, self.files)
-        return {name: self._listed[name].sha256 for name in names if self._listed[name].sha256}
+            return {name: self._listed[name].sha256 for name in self.weight_files if self._listed[name].sha256}
 
     def known_sha256(self) -> str:
         """`weights_sha256` if the hub lists the hash of every weight file, else empty."""
         with self._naming_revision():
-            names = self.stored_as.weight_files if self.stored_as else weight_files(self.read_spans, self.files)
-        return self.weights_sha256() if all(self._listed[name].sha256 for name in names) else ""
+            listed = all(self._listed[name].sha256 for name in self.weight_files)
+        return self.weights_sha256() if listed else ""
 
     def file_sha256(self, name: str) -> str:
         """The hub's own hash of a large file, which moves no bytes; a file without a listed hash is read."""
@@ -228,6 +267,11 @@ class HubCheckpoint(Checkpoint):
             mapped = MappedFile(path) if isinstance(path, str) else None
             self._maps[name] = mapped if mapped is not None and len(mapped.bytes) == self.files[name] else None
         return self._maps[name]
+
+
+def _reason(problem: NetworkError) -> str:
+    """The first part of a message, without the advice, which does not hold where the cache helps."""
+    return str(problem).partition("; ")[0]
 
 
 def _parse_refs(answer: Any) -> dict[str, str]:

@@ -63,6 +63,11 @@ class ListedSource(Source):
         native.limit_rate(self._rate)
         return native.open(found.revision)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on the source's own list."""
+        return self._source.notes
+
     def limit_rate(self, bytes_per_second: float | None) -> None:
         """Limit the bytes received per second from the source, and from each native directory."""
         self._source.limit_rate(bytes_per_second)

@@ -11,24 +11,28 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from olmo_dynamics.checkpoints.catalog.revision_names import named_revision, sort_key
+from olmo_dynamics.checkpoints.catalog.positions import Origin, of_fork
+from olmo_dynamics.checkpoints.catalog.revision_names import named_revision
 from olmo_dynamics.checkpoints.source import Checkpoint, Source
 from olmo_dynamics.checkpoints.tensors import Span
 from olmo_dynamics.names import Revision
 
 
 class MemorySource(Source):
-    """Revisions given as `{revision: {file: bytes}}`."""
+    """Revisions given as `{revision: {file: bytes}}`; `origin` is the checkpoint from which they were forked."""
 
     kind = "memory"
 
-    def __init__(self, contents: Mapping[str, Mapping[str, bytes]], name: str = "memory") -> None:
+    def __init__(
+        self, contents: Mapping[str, Mapping[str, bytes]], name: str = "memory", *, origin: Origin | None = None
+    ) -> None:
         self.name = name
         self._contents = contents
+        self._origin = origin
 
     def revisions(self, *, refresh: bool = False) -> list[Revision]:
         """The given revisions, in training order."""
-        return sorted(map(named_revision, self._contents), key=sort_key)
+        return of_fork(map(named_revision, self._contents), self._origin)
 
     def open(self, revision: Revision) -> Checkpoint:
         """The checkpoint of that name."""

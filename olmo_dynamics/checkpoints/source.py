@@ -13,21 +13,19 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
+from olmo_dynamics.checkpoints import formats
 from olmo_dynamics.checkpoints.http.ranges import REQUEST_BYTES
 from olmo_dynamics.checkpoints.http.rate_limit import check_rate
-from olmo_dynamics.checkpoints.tensors import Span, parse_object, read_tensors, weight_files
+from olmo_dynamics.checkpoints.tensors import Span, parse_object, refuse_pointer, weight_files
 from olmo_dynamics.errors import CheckpointError, UnknownRevisionError, did_you_mean
 from olmo_dynamics.names import Revision, TensorInfo
-
-if TYPE_CHECKING:
-    from olmo_dynamics.checkpoints.formats import Format, OptimizerState
 
 CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 16 << 20  # 16 MiB; real ones take a few hundred bytes
@@ -37,7 +35,7 @@ class Source(ABC):
     """A run's checkpoints, by name."""
 
     name: str
-    kind: str  # "hub", "folder" or "memory"
+    kind: str  # "hub", "cache", "folder", "web" or "memory"
 
     @abstractmethod
     def revisions(self, *, refresh: bool = False) -> list[Revision]:
@@ -61,6 +59,11 @@ class Source(ABC):
             if revision.name == name:
                 return revision
         raise self.unknown_revision(name)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on the last listing that a user should read; none for most sources."""
+        return ()
 
     def limit_rate(self, bytes_per_second: float | None) -> None:
         """Limit the bytes received per second over all connections together, None for no limit; folders have no limit.
@@ -124,11 +127,9 @@ class Checkpoint(ABC):
         return 0
 
     @cached_property
-    def stored_as(self) -> Format | None:
+    def stored_as(self) -> formats.Format | None:
         """The format the weights are stored in, None for plain safetensors."""
-        from olmo_dynamics.checkpoints.formats import find_format  # few checkpoints need them
-
-        return find_format(self.read_spans, self.files)
+        return formats.find_format(self.read_spans, self.files)
 
     @property
     def format(self) -> str:
@@ -136,7 +137,7 @@ class Checkpoint(ABC):
         return self.stored_as.name if self.stored_as else "safetensors"
 
     @property
-    def optimizer(self) -> OptimizerState | None:
+    def optimizer(self) -> formats.OptimizerState | None:
         """The optimiser's state under canonical names, None if it is not published."""
         with self._naming_revision():
             return self.stored_as.optimizer if self.stored_as else None
@@ -157,6 +158,25 @@ class Checkpoint(ABC):
         if self.stored_as:
             with self._naming_revision():
                 return self.stored_as.config
+        words = self._words or self._read_words()
+        with self._naming_revision():
+            return formats.plain_config(words)
+
+    @property
+    def stated_config(self) -> dict[str, Any]:
+        """`config`, or empty where it is missing, damaged or of another computation: weights can be measured without it."""
+        with suppress(CheckpointError):
+            return self.config
+        return {}
+
+    @cached_property
+    def _words(self) -> dict[str, Any]:
+        """The contents of `config.json`; empty where it is missing or damaged."""
+        with suppress(CheckpointError):
+            return self._read_words()
+        return {}
+
+    def _read_words(self) -> dict[str, Any]:
         size = self.files.get(CONFIG_FILE, 0)
         if size > MAX_CONFIG_BYTES:
             raise CheckpointError(
@@ -167,15 +187,20 @@ class Checkpoint(ABC):
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
-        """Every weight tensor by its Hugging Face name, in file order; reads headers only.
+        """Every weight tensor by its Hugging Face name where that is known, in file order; reads headers only.
 
         Raises:
             CheckpointError: there are no weights, a header is broken (HeaderError), or the index is wrong (IndexFileError).
         """
         with self._naming_revision():
-            if self.stored_as:
-                return dict(self.stored_as.weights.infos)
-            return read_tensors(self.read_spans, self.files)
+            return self._weights[1]
+
+    @cached_property
+    def _weights(self) -> tuple[formats.TensorSet | None, dict[str, TensorInfo]]:
+        """The tensors as views of stored ones, None where each is stored by itself, and their places."""
+        if self.stored_as:
+            return self.stored_as.weights, dict(self.stored_as.weights.infos)
+        return formats.plain_weights(self.read_spans, self.files, lambda: self._words)
 
     @cached_property
     def nbytes(self) -> int:
@@ -193,9 +218,10 @@ class Checkpoint(ABC):
 
     def read_many(self, tensors: Sequence[TensorInfo]) -> dict[str, np.ndarray]:
         """Read several tensors' bytes, by name; over HTTP in parallel, neighbours in one request."""
-        if self.stored_as:
+        views, _ = self._weights
+        if views is not None:
             with self._naming_revision():
-                return self.stored_as.weights.read_many([tensor.name for tensor in tensors])
+                return views.read_many([tensor.name for tensor in tensors])
         raws = self.read_spans([Span(tensor.file, tensor.start, tensor.stop) for tensor in tensors])
         return {tensor.name: raw for tensor, raw in zip(tensors, raws, strict=True)}
 
@@ -204,8 +230,9 @@ class Checkpoint(ABC):
 
         Arrays already given stay valid; using them again reads the file again.
         """
-        if self.stored_as:
-            self._release(self.stored_as.weights.spans([tensor.name for tensor in tensors]))
+        views, _ = self._weights
+        if views is not None:
+            self._release(views.spans([tensor.name for tensor in tensors]))
         else:
             self._release([Span(tensor.file, tensor.start, tensor.stop) for tensor in tensors])
 
@@ -219,7 +246,10 @@ class Checkpoint(ABC):
             some = ", ".join(sorted(self.files)[:8]) or "nothing"
             raise CheckpointError(f"{self.label} has no file {name}; among its {len(self.files)} files are {some}")
         [raw] = self.read_spans([Span(name, 0, self.files[name])])
-        return raw.tobytes()
+        content = raw.tobytes()
+        with self._naming_revision():
+            refuse_pointer(name, content)
+        return content
 
     def read_spans(self, spans: Sequence[Span]) -> list[np.ndarray]:
         """Read spans of files, in the order given.
@@ -237,10 +267,15 @@ class Checkpoint(ABC):
                 )
         return self._fetch(spans)
 
+    @property
+    def weight_files(self) -> list[str]:
+        """The files that hold the weights; only an index is read."""
+        return self.stored_as.weight_files if self.stored_as else weight_files(self.read_spans, self.files)
+
     def weights_sha256(self) -> str:
         """Hash of the weights: the file's own sha256, or that of the lines `{sha256}  {name}` of all shards, by name."""
         with self._naming_revision():
-            names = self.stored_as.weight_files if self.stored_as else weight_files(self.read_spans, self.files)
+            names = self.weight_files
         if len(names) == 1:
             return self.file_sha256(names[0])
         lines = "\n".join(f"{self.file_sha256(name)}  {name}" for name in names)

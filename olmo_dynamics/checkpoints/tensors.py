@@ -34,6 +34,12 @@ MAX_INDEX_BYTES = 64 << 20  # 64 MiB; the largest published index is about 1 MB
 
 MAX_AXES = 64  # NumPy's limit
 
+ITEM_BITS = {name: 8 * nbytes for name, nbytes in ITEM_BYTES.items()} | {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+"""Bits per element of every dtype that the safetensors format defines; elements of less than a byte are packed."""
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""The beginning of the text that Git leaves in place of a file that Git LFS has not fetched."""
+
 HEADER_GUESS = 1 << 16  # 64 KiB hold the length and the whole header of nearly every shard: one read instead of two
 
 
@@ -85,6 +91,8 @@ def read_headers(read: SpanReader, sizes: Mapping[str, int]) -> dict[str, list[T
             raise HeaderError(f"{file}: a safetensors file must have at least 8 bytes (got {size}); fetch it again")
     spans = [Span(file, 0, min(size, HEADER_GUESS)) for file, size in sizes.items()]
     heads = {span.file: bytes(raw) for span, raw in zip(spans, read(spans), strict=True)}
+    for file, head in heads.items():
+        refuse_pointer(file, head, HeaderError)
     ends = {file: 8 + header_length(file, size, heads[file]) for file, size in sizes.items()}
     rests = [Span(file, len(heads[file]), end) for file, end in ends.items() if end > len(heads[file])]
     for span, raw in zip(rests, read(rests), strict=True):
@@ -165,8 +173,21 @@ def single_file(files: Mapping[str, int]) -> str:
     return found[0]
 
 
+def refuse_pointer(file: str, head: bytes, error: type[CheckpointError] = CheckpointError) -> None:
+    """Refuse a file that begins as a Git LFS pointer does, given its first bytes.
+
+    Raises:
+        CheckpointError: it is a pointer; of the kind `error`.
+    """
+    if head.startswith(LFS_POINTER):
+        raise error(
+            f"{file} is a Git LFS pointer, which stands in place of the file itself; run `git lfs pull` in its repository"
+        )
+
+
 def parse_object(text: bytes, file: str, error: type[CheckpointError]) -> dict[str, Any]:
     """Parse the JSON object in `text`; anything else raises `error`, which names `file`."""
+    refuse_pointer(file, text, error)
     try:
         found = json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as problem:
@@ -195,13 +216,18 @@ def _parse_tensor(file: str, begin: int, name: str, entry: object) -> TensorInfo
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise HeaderError(f"{where} must have dtype, shape and data_offsets (got {_brief(entry)})")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise HeaderError(f"{where} has dtype {_brief(dtype)}; known dtypes: {', '.join(ITEM_BYTES)}")
+    if not isinstance(dtype, str) or dtype not in ITEM_BITS:
+        raise HeaderError(f"{where} has dtype {_brief(dtype)}; known dtypes: {', '.join(ITEM_BITS)}")
     if not _are_counts(shape) or len(shape) > MAX_AXES:
         raise HeaderError(f"{where} must have a shape of at most {MAX_AXES} whole numbers (got {_brief(shape)})")
     if not _are_counts(offsets) or len(offsets) != 2:
         raise HeaderError(f"{where} must have two whole numbers as data_offsets (got {_brief(offsets)})")
-    needed, found = ITEM_BYTES[dtype] * math.prod(shape), offsets[1] - offsets[0]
+    bits, found = ITEM_BITS[dtype] * math.prod(shape), offsets[1] - offsets[0]
+    if bits % 8:
+        raise HeaderError(
+            f"{where} of dtype {dtype} and shape {_brief(shape)} takes {bits} bits, which must fill whole bytes"
+        )
+    needed = bits // 8
     if needed != found:
         raise HeaderError(
             f"{where} of dtype {dtype} and shape {_brief(shape)} takes {needed} bytes, but its span has {found}"

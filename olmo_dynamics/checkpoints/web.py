@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from olmo_dynamics.checkpoints.catalog.positions import in_training_order
 from olmo_dynamics.checkpoints.catalog.revision_names import named_revision
 from olmo_dynamics.checkpoints.http.range_reader import Shared
 from olmo_dynamics.checkpoints.http.retry import RetryPolicy
@@ -35,7 +36,7 @@ class WebSource(Source):
         self.name = address.rstrip("/")
         self._retry = retry
         self._shared = Shared()
-        self._revision = revision or named_revision(self.name.rpartition("/")[2])
+        self._revision = revision or in_training_order([named_revision(self.name.rpartition("/")[2])])[0]
 
     def revisions(self, *, refresh: bool = False) -> list[Revision]:
         """The one revision.

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from olmo_dynamics.cli.printing import (
+    at_least,
     format_option,
     human_bytes,
     human_seconds,
@@ -30,17 +31,28 @@ _MEGABYTE = 1e6
 @click.option(
     "--back-fill", is_flag=True, help="Measure quantities that groups of the store lack, of finished revisions too."
 )
+@click.option("--sketch-size", type=int, metavar="K", help="Components of a sketch, a multiple of 64, for the group sketches. "
+              "Default: 1024.")  # fmt: skip
 @click.option(
     "--tensors", default="", metavar="GLOBS", help="Tensors for recorders of weights: comma-separated globs or roles."
 )
 @click.option("--text", multiple=True, type=click.Path(), metavar="FILE", help="Probe text, one domain a file (.txt, .jsonl, "
               ".jsonl.gz); may be repeated.")  # fmt: skip
-@click.option("--tokens", type=click.Path(), metavar="FILE.npy", help="Probe token ids instead of text.")
+@click.option("--tokens", multiple=True, metavar="FILE", help="Probe token ids instead of text: .npy files, or bare ones as OLMo "
+              "publishes them (paths or http addresses); may be repeated, one domain a file.")  # fmt: skip
+@click.option("--tokens-dtype", type=click.Choice(["uint16", "uint32"]), help="Dtype of bare token files. Default: by the "
+              "size of the vocabulary, as the trainers do.")  # fmt: skip
+@click.option("--tokenizer", metavar="FILE|REPO", help="A tokenizer.json, or a repo that has one, for revisions without, such as "
+              "native ones.")  # fmt: skip
 @click.option(
-    "--batch", metavar="BxT", help="At most B windows of T tokens. Default: all of the probe, windows of 512."
+    "--batch",
+    metavar="BxT",
+    help="At most B windows of T tokens. Default: all of the probe, windows of 512 or of as many "
+    "tokens as the model has positions.",
 )
 @click.option("--device", default="cpu", show_default=True, help="Where the forward pass runs.")
-@click.option("--dtype", default="auto", show_default=True, help="Compute dtype: auto, float32, bfloat16, float64.")
+@click.option("--dtype", default="auto", show_default=True, help="Compute dtype: float32, bfloat16, float64, or auto: the "
+              "store's, or for a new one float32 on the CPU, bfloat16 on a GPU.")  # fmt: skip
 @click.option("--lists", multiple=True, type=click.Path(), metavar="FILE|DIR", help="Fetch steps that SOURCE lacks from the "
               "native directories in these official lists (CSV); may be repeated.")  # fmt: skip
 @click.option("--quarantine", type=click.Path(), metavar="FILE.json", help="Exclude the revisions that this file names. "
@@ -80,30 +92,21 @@ def collect(
     from olmo_dynamics.frames.run import Run
 
     run = Run(source, lists=given.pop("lists"))
-    options = _options(given)
     if dry_run:
-        _print_plan(run, revisions, out=out, rate=_rate(rate), style=style, options=options)
+        _print_plan(run, revisions, out=out, rate=_rate(rate), style=style, options=given)
         return
     from olmo_dynamics.collecting import collect as collect_into
     from olmo_dynamics.collection import select_revisions
 
     listener = progress_listener(quiet)
-    store = collect_into(run, revisions=revisions, out=out, progress=listener, **options)
+    store = collect_into(run, revisions=revisions, out=out, progress=listener, **given)
     facts: dict[str, Any] = {"store": str(store.path), "revisions": len(store.done), "missing": len(store.missing)}
     if style == "json":
         facts["outcome"] = dict(listener.outcome)
     selected = select_revisions(
-        run.source, revisions, quarantine=options["quarantine"], include_quarantined=options["include_quarantined"]
+        run.source, revisions, quarantine=given["quarantine"], include_quarantined=given["include_quarantined"]
     )
     print_facts(facts | _left_out(list(selected.left_out), selected.summary, style), style)
-
-
-def _options(given: dict[str, Any]) -> dict[str, Any]:
-    return {
-        **given,
-        "record": _words(given["record"]),
-        "tensors": _words(given["tensors"]),
-    }
 
 
 def _rate(text: str | None) -> float | str | None:
@@ -123,10 +126,6 @@ def _left_out(names: list[str], summary: str, style: str) -> dict[str, Any]:
     return {"quarantined": summary} if names else {}
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
 def _print_plan(
     run: Any, revisions: str, *, out: str, rate: float | str | None, style: str, options: dict[str, Any]
 ) -> None:
@@ -136,7 +135,7 @@ def _print_plan(
     if style == "json":
         facts: dict[str, Any] = {
             "source": found.source, "revisions": list(found.to_do), "done": list(found.done), "bytes": found.nbytes,
-            "requests": found.requests, "seconds": found.seconds, "rate": found.rate,
+            "dtype": found.compute_dtype, "requests": found.requests, "seconds": found.seconds, "rate": found.rate,
             "rate_from": found.rate_from, "peak_bytes": found.peak_bytes,
             "download_seconds": found.download_seconds, "statistics_seconds": found.statistics_seconds,
             "forward_seconds": found.forward_seconds, "quarantined": list(found.left_out),
@@ -148,12 +147,13 @@ def _print_plan(
             {
                 "source": found.source,
                 "revisions": f"{len(found.to_do)} to measure, {len(found.done)} already in the store",
+                "dtype": f"{found.compute_dtype} (of the forward pass)",
                 "bytes": f"{human_bytes(found.nbytes)} ({human_bytes(found.nbytes / max(1, len(found.to_do)))} per revision)",
                 "requests": found.requests,
                 "memory": f"about {human_bytes(found.peak_bytes)}",
                 "download": f"{human_seconds(found.download_seconds)} at {human_bytes(found.rate)}/s ({found.rate_from})",
-                "compute": f"{human_seconds(found.statistics_seconds)} of statistics, at least "
-                f"{human_seconds(found.forward_seconds)} of forward pass",
+                "compute": f"{human_seconds(found.statistics_seconds)} of statistics, "
+                f"{at_least(found.forward_seconds)} of forward pass",
                 "time": f"{human_seconds(found.seconds)}: the larger of both, which run side by side",
             }
             | _left_out(list(found.left_out), left_out, style)

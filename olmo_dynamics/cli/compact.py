@@ -12,7 +12,8 @@ from olmo_dynamics.cli.printing import format_option, human_bytes, print_facts, 
 def compact(store: str, style: str, quiet: bool) -> None:
     """Write the append log of STORE as series, so that one number over all revisions is one small read.
 
-    A finished collection does this by itself. The log stays, since the next append continues it.
+    A finished collection does this by itself. The log stays, since the next append continues it. A store of layout version 2
+    is written as version 3, which has checksums.
 
     \b
     Examples:

@@ -7,7 +7,12 @@ from olmo_dynamics.cli.printing import format_option, print_facts, quiet_option
 
 @click.command()
 @click.option(
-    "--out", default="olmo-demo", show_default=True, type=click.Path(), metavar="DIR", help="The folder of the results."
+    "--out",
+    default="cache/demo",
+    show_default=True,
+    type=click.Path(),
+    metavar="DIR",
+    help="The folder of the results.",
 )
 @format_option("table", "json")
 @quiet_option
@@ -19,7 +24,7 @@ def demo(out: str, style: str, quiet: bool) -> None:
     \b
     Examples:
       olmo-dyn demo
-      olmo-dyn demo --out cache/demo
+      olmo-dyn demo --out study/demo
     """
     from olmo_dynamics.experiments.demo import run_demo
 

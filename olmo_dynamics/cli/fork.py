@@ -8,9 +8,9 @@ import click
 from olmo_dynamics.cli.configs import config_option
 from olmo_dynamics.cli.fork_options import AFTER_DATA, data_options, declared_options, given_options, split_revision
 from olmo_dynamics.cli.printing import (
+    at_least,
     format_option,
     human_bytes,
-    human_seconds,
     print_facts,
     print_rows,
     quiet_option,
@@ -36,8 +36,8 @@ def fork(source: str, *, data: tuple[str, ...], out: str, steps: int, style: str
     """Train on from a revision. Without further options it does what the parent did next.
 
     Weights, AdamW's moments and steps, the schedule and the data position are restored if the parent published them
-    (native OLMo, OLMo-core, folders written by fork); the table shows which were restored, replaced, assumed or are
-    missing. Run the same command again to resume.
+    (native OLMo, OLMo-core, transformers' Trainer, folders written by fork); the table shows which were restored,
+    replaced, assumed or are missing. Run the same command again to resume.
 
     \b
     Examples:
@@ -86,11 +86,10 @@ def _estimate(made: Any) -> dict[str, Any]:
     steps = made.plan.recipe.steps - made.plan.begin
     tokens = made.plan.recipe.sizes.before(steps) * made.plan.recipe.sequence_length
     found = estimate_fork(made.plan, tokens=tokens)
-    seconds = human_seconds(found.seconds)
     return {
         "updates": steps,
         "tokens": tokens,
         "memory": f"{human_bytes(found.state_bytes)} + {human_bytes(found.activation_bytes)} of activations: {FORMULA}",
-        "time": f"at least {seconds}: 6·N·tokens = {found.flops:.3g} FLOP at the {found.flops_per_second:.3g}/s of a matrix "
-        "product, measured now",
+        "time": f"{at_least(found.seconds)}: 6·N·tokens = {found.flops:.3g} FLOP at the {found.flops_per_second:.3g}/s of a "
+        "matrix product, measured now",
     }

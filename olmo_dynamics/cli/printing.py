@@ -42,7 +42,7 @@ def print_rows(rows: Iterable[Mapping[str, Any]], style: str) -> None:
     elif style == "csv":
         writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: _without_formula(cell) for name, cell in row.items()} for row in rows)
     else:
         _print_table(rows)
 
@@ -55,6 +55,11 @@ def print_facts(facts: Mapping[str, Any], style: str) -> None:
     width = max(len(key) for key in facts)
     for key, value in facts.items():
         click.echo(f"{key:<{width}}  {value}")
+
+
+def _without_formula(cell: Any) -> Any:
+    """The cell; text that a spreadsheet would take for a formula gets an apostrophe."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def _print_table(rows: list[Mapping[str, Any]]) -> None:
@@ -91,6 +96,15 @@ def human_bytes(nbytes: float) -> str:
     from rich.filesize import decimal
 
     return decimal(int(nbytes))
+
+
+def at_least(seconds: float) -> str:
+    """A lower bound such as `at least 4 min 10 s`; below a second, that it is below.
+
+    >>> at_least(12.3), at_least(0.01)
+    ('at least 12 s', 'under 1 s')
+    """
+    return f"at least {human_seconds(seconds)}" if round(seconds) else "under 1 s"
 
 
 def human_seconds(seconds: float) -> str:

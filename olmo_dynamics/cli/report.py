@@ -1,8 +1,11 @@
 """`olmo-dyn report`: a page of linked plots."""
 
+from pathlib import Path
+
 import click
 
 from olmo_dynamics.cli.printing import format_option, print_facts, quiet_option
+from olmo_dynamics.errors import StoreError
 
 
 @click.command()
@@ -11,23 +14,36 @@ from olmo_dynamics.cli.printing import format_option, print_facts, quiet_option
 @click.option(
     "--fork", "forks", multiple=True, type=click.Path(), metavar="DIR", help="A fork of the run, drawn beside it."
 )
+@click.option(
+    "--revisions", default="", metavar="EXPR", help="Revisions of the store to draw, as for collect; by default all."
+)
+@click.option("--tensors", default="", metavar="GLOBS", help="Tensors to draw: comma-separated globs or roles.")
+@click.option("--x", default="step", show_default=True, type=click.Choice(["step", "tokens"]), help="The time axis.")
 @format_option("table", "json")
 @quiet_option
-def report(store: str, out: str, forks: tuple[str, ...], style: str, quiet: bool) -> None:
+def report(
+    store: str, out: str, forks: tuple[str, ...], revisions: str, tensors: str, x: str, style: str, quiet: bool
+) -> None:
     """Write one self-contained HTML page of linked plots of STORE; it opens with no network.
 
-    Groups of your own recorders are drawn from what the store declares of them. For a run made by olmo-dyn fork, the page
-    names its parent; with --fork, a run and its forks are drawn from the step where they part.
+    The page draws whole trainings: stage 2 continues stage 1, and its ingredients branch from there. A plot that cannot be
+    drawn says why in its place. Groups of your own recorders are drawn from what the store declares of them. For a run
+    made by olmo-dyn fork, the page names its parent; with --fork, a run and its forks are drawn from the step where they
+    part.
 
     \b
     Examples:
       olmo-dyn report olmo2-1b.zarr
-      olmo-dyn report olmo2-1b.zarr --out olmo2-1b.html
+      olmo-dyn report olmo2-1b.zarr --out anneal.html --revisions 'stage1:last5,stage2'
+      olmo-dyn report olmo2-1b.zarr --tensors 'q_norm,k_norm' --x tokens
       olmo-dyn report demo/store.zarr --fork demo/fork
     """
+    if not Path(store).exists():  # told at once, before the libraries that read a store are loaded
+        raise StoreError(f"there is no store at {store}; make one with olmo-dyn collect SOURCE --out {store}")
     from olmo_dynamics.frames import open_store
     from olmo_dynamics.reporting import lineage, write_report
 
     opened = open_store(store)
-    written = write_report(opened, out, forks=forks)
+    globs = tuple(glob.strip() for glob in tensors.split(",") if glob.strip())
+    written = write_report(opened, out, forks=forks, revisions=revisions, tensors=globs, x=x)
     print_facts({"report": str(written)} | lineage(opened), style)

@@ -3,6 +3,7 @@
 import click
 
 from olmo_dynamics.cli.printing import format_option, print_rows, quiet_option, remark
+from olmo_dynamics.errors import counted
 
 _SHORT_COMMIT = 10  # as many digits as a table has room for; csv and json give all
 
@@ -16,11 +17,12 @@ _SHORT_COMMIT = 10  # as many digits as a table has room for; csv and json give 
 @format_option("table", "csv", "json")
 @quiet_option
 def revisions(source: str, expression: str, *, lists: tuple[str, ...], refresh: bool, style: str, quiet: bool) -> None:
-    """List the revisions of SOURCE: name, stage, ingredient, step, tokens, format, commit.
+    """List the revisions of SOURCE: name, stage, ingredient, step, tokens, format, commit, seed, line, position.
 
     EXPR is a comma-separated union of terms; a term is filters joined by ':' and then at most one thinning. Filters: an
-    exact name, a glob, stage1, ingredient2, step1000..90000, tokens10B..1T, main, all. Thinning: log24 (evenly spaced in
-    log step, ends kept), every10, first5, last5.
+    exact name, a glob, stage1, ingredient2, seed3, seed*, step1000..90000, tokens10B..1T, main, all. Thinning: log24
+    (evenly spaced in log step, ends kept), every10, first5, last5. Each line of training (stage, ingredient, seed) is
+    thinned by itself.
 
     With --lists, listed steps that SOURCE lacks are shown too, and the columns hub, native and native_url show the places of
     each.
@@ -33,7 +35,7 @@ def revisions(source: str, expression: str, *, lists: tuple[str, ...], refresh: 
       olmo-dyn revisions cache/demo/run --format csv
     """
     from olmo_dynamics.checkpoints.listed import ListedSource
-    from olmo_dynamics.frames.run import Run, availability_frame, revisions_frame
+    from olmo_dynamics.frames.run import Run, availability_frame, drop_repeats, revisions_frame
 
     found = Run(source, lists=lists)
     if refresh:
@@ -42,11 +44,13 @@ def revisions(source: str, expression: str, *, lists: tuple[str, ...], refresh: 
         chosen = availability_frame(found.source, expression)
     else:
         chosen = revisions_frame(found.select(expression))
+    for note in found.source.notes:
+        remark(note, quiet)
     age = found.source.catalogue_age()
     if age is not None and age > 1:
         remark(f"the list of revisions is {age / 60:.0f} min old; --refresh fetches it again", quiet)
     rows = chosen.drop("token_label")
     if style == "table":
-        rows = rows.with_columns(rows["commit"].str.head(_SHORT_COMMIT))
+        rows = drop_repeats(rows.with_columns(rows["commit"].str.head(_SHORT_COMMIT)))
     print_rows(rows.iter_rows(named=True), style)
-    remark(f"{len(chosen)} revisions", quiet)
+    remark(counted(len(chosen), "revision"), quiet)

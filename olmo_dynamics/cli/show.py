@@ -1,28 +1,42 @@
 """`olmo-dyn show`: the contents of a store."""
 
-from typing import Any
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from olmo_dynamics.cli.printing import format_option, human_bytes, print_facts
+from olmo_dynamics.errors import StoreDamagedError, counted
 from olmo_dynamics.quantities.declaration import Group
+
+if TYPE_CHECKING:
+    from olmo_dynamics.store import Store
 
 
 @click.command()
 @click.argument("store", type=click.Path())
 @format_option("table", "json")
+@click.option(
+    "--check", "verify", is_flag=True, help="Verify every checksum, and name what is damaged; exits with 2 then."
+)
 @click.option("--quiet", "-q", is_flag=True, help="Accepted by every command; this one prints no progress.")
-def show(store: str, style: str, quiet: bool) -> None:
+def show(store: str, style: str, verify: bool, quiet: bool) -> None:
     """Print the contents of STORE: revisions done and missing, groups, quantities, sizes, probe, versions.
 
     \b
     Examples:
       olmo-dyn show olmo2-1b.zarr
       olmo-dyn show olmo2-1b.zarr --format json
+      olmo-dyn show olmo2-1b.zarr --check
     """
     from olmo_dynamics.frames import open_store
 
     found = open_store(store)
+    if verify:
+        _check(found, style)
+        return
     sizes = found.sizes()
     probe = found.attributes.get("probe") or {}
     lacking = {group: names for group in found.groups if (names := sorted(found.lacking(group)))}
@@ -45,7 +59,7 @@ def show(store: str, style: str, quiet: bool) -> None:
     if style == "table":
         del facts["quantities"], facts["introductions"]
         facts |= {
-            "done": f"{len(found.done)} revisions",
+            "done": counted(len(found.done), "revision"),
             "missing": _some(sorted(found.missing)),
             "groups": ", ".join(f"{name} {human_bytes(nbytes)}" for name, nbytes in sizes.items()),
             "lacking": "; ".join(f"{group}: {_some(names)}" for group, names in lacking.items()) or "none",
@@ -53,6 +67,37 @@ def show(store: str, style: str, quiet: bool) -> None:
             "probe": _probe(probe),
         } | {f"group {name}": _group(found.group(name)) for name in found.groups}
     print_facts(facts, style)
+
+
+def _check(store: Store, style: str) -> None:
+    """Print what a check finds.
+
+    Raises:
+        StoreDamagedError: it finds damage.
+    """
+    found = store.check()
+    names = [str(damage) for damage in found.damages]
+    facts: dict[str, Any] = {
+        "store": str(store.path),
+        "verified": found.verified,
+        "unverified": found.unverified,
+        "damaged": [asdict(damage) for damage in found.damages],
+    }
+    if style == "table":
+        facts["verified"] = counted(found.verified, "file")
+        facts["unverified"] = (
+            f"{found.unverified} files, since layout version 2 has no checksums; olmo-dyn compact {store.path} adds them"
+            if found.unverified
+            else "none"
+        )
+        facts["damaged"] = "none" if not names else counted(len(names), "array")
+        facts |= {f"damage {number}": name for number, name in enumerate(names, 1)}
+    print_facts(facts, style)
+    if names:
+        raise StoreDamagedError(
+            f"{store.path} is damaged in {counted(len(names), 'place')}, first {names[0]}; run olmo-dyn collect again, "
+            "which measures damaged revisions anew"
+        )
 
 
 def _group(group: Group) -> str:
@@ -64,7 +109,7 @@ def _group(group: Group) -> str:
 def _some(names: list[str]) -> str:
     if not names:
         return "none"
-    return f"{len(names)} revisions: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
+    return f"{counted(len(names), 'revision')}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
 
 
 def _probe(probe: dict[str, Any]) -> str:

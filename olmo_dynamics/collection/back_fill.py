@@ -7,16 +7,16 @@ run.zarr lacks parameters/new_ratio; measuring it in 24 finished revisions would
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from olmo_dynamics.collection.cost_estimate import estimate
 from olmo_dynamics.collection.opening import Opener
 from olmo_dynamics.collection.options import CollectKeywords, words
 from olmo_dynamics.collection.setup import CollectionSetup
 from olmo_dynamics.errors import OptionError
+from olmo_dynamics.names import Revision
 from olmo_dynamics.recorders.lookup import offered_recorders
-from olmo_dynamics.store import Store
+from olmo_dynamics.store import Damage, Store
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
@@ -30,11 +30,11 @@ def back_fill(store: Store, setup: CollectionSetup, opener: Opener) -> Iterator[
         store.add_quantities(setup.layout)
         return
     names = ", ".join(quantity.key for quantities in lacking.values() for quantity in quantities)
-    revision = estimate(opener.first(tuple(lacking)), setup, opener.bounds, mapped=False)
+    weights = opener.first(tuple(lacking)).fetch_plan.nbytes
     done = len(store.done)
     yield (
         f"{store.path} lacks {names}; measuring {'it' if len(names.split()) == 1 else 'them'} in {done} finished "
-        f"revision{'s' if done != 1 else ''} would read {_human(done * revision.nbytes)}: --back-fill does it"
+        f"revision{'s' if done != 1 else ''} would read {_human(done * weights)}: --back-fill does it"
     )
 
 
@@ -44,6 +44,31 @@ def not_continued(store: Store, setup: CollectionSetup) -> Iterator[str]:
         recorder = store.group(name).attributes.get("recorder")
         if recorder and name not in setup.groups:
             yield f"{name} is not continued: its recorder is {recorder}; add it to record to measure it too"
+
+
+def repair(store: Store, revisions: Sequence[Revision]) -> Iterator[str]:
+    """Count damaged rows of a store as missing, so that they are measured anew, with a line that says so."""
+    damages = store.repair(revisions).damages
+    if damages:
+        yield f"{store.path} was damaged in {_places(damages)}; what was damaged is measured anew"
+
+
+def open_as_repaired(out: str | Path) -> Store:
+    """A store to read, whose damaged rows count as missing, as they do once `repair` has been there."""
+    store = Store.open(out)
+    store.disregard(store.check())
+    return store
+
+
+def damaged(store: Store) -> Iterator[str]:
+    """A line that names the damaged rows of a store, if it has any."""
+    damages = store.check().damages
+    if damages:
+        yield f"{store.path} is damaged in {_places(damages)}; a collection measures anew what is damaged"
+
+
+def _places(damages: Sequence[Damage]) -> str:
+    return "; ".join(map(str, damages[:3])) + (f"; and {len(damages) - 3} more" if len(damages) > 3 else "")
 
 
 def check_names(out: str | Path | None, options: CollectKeywords) -> None:

@@ -9,7 +9,7 @@ costs at most the revision under way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Unpack
@@ -17,31 +17,33 @@ from typing import Unpack
 import torch
 
 from olmo_dynamics.checkpoints import Checkpoint, Source
-from olmo_dynamics.collection.back_fill import back_fill, check_names, not_continued
+from olmo_dynamics.collection.back_fill import back_fill, check_names, not_continued, repair
 from olmo_dynamics.collection.cost_estimate import estimate
 from olmo_dynamics.collection.fetch_plan import Bounds
+from olmo_dynamics.collection.left_out import LeftOut, reason
 from olmo_dynamics.collection.limits import Limits
 from olmo_dynamics.collection.measure import Measurer
 from olmo_dynamics.collection.opening import Opener, open_checkpoint
 from olmo_dynamics.collection.options import CollectKeywords, split_options
 from olmo_dynamics.collection.prefetch import OpenRevision, Prefetcher, RevisionStream
-from olmo_dynamics.collection.selection import completed, missing_groups, select_revisions
-from olmo_dynamics.collection.setup import CollectionSetup
+from olmo_dynamics.collection.selection import missing_groups, select_revisions
+from olmo_dynamics.collection.setup import CollectionSetup, Held
 from olmo_dynamics.collection.throughput import Throughput
-from olmo_dynamics.collection.usage import ResourceUsage
+from olmo_dynamics.collection.usage import ResourceUsage, resident_bytes
 from olmo_dynamics.collection.verification import TOKENS, verify
-from olmo_dynamics.errors import CheckpointError, OlmoDynamicsError, OptionError, StoreBusyError, StoreError
+from olmo_dynamics.errors import OlmoDynamicsError, OptionError, StoreBusyError, StoreError
 from olmo_dynamics.names import Revision
 from olmo_dynamics.progress import Progress, ProgressBar
 from olmo_dynamics.quantities.declaration import Record, Status
 from olmo_dynamics.settings import wake_on_interrupt
 from olmo_dynamics.store import Store
+from olmo_dynamics.store.identity import moved_branches, place_of, require_same_run, update_place
 
 
 def append_revisions(
     source: Source,
     *,
-    revisions: str = "all",
+    revisions: str | Collection[str] = "all",
     out: str | Path,
     quarantine: str | Path | None = None,
     include_quarantined: bool = False,
@@ -61,12 +63,20 @@ def append_revisions(
     mine = limits.of(selected.revisions)
     opener = Opener(source, chosen, Bounds.of(limits.memory_bytes))
     with progress or ProgressBar() as listener, closing(opener):
+        for note in (*source.notes, *selected.notes):
+            listener.note(note)
         if selected.left_out:
             listener.note(selected.summary)
-        setup = opener.set_up(mine, done=completed(out, chosen.groups))
-        store = _open(Path(out), setup, limits.shard or None)
+        repaired = _repaired(Path(out), limits.shard or None, selected.revisions, listener)
+        setup = opener.set_up(selected.revisions, Held(repaired) if repaired else None)
+        store = _open(Path(out), setup, source, limits.shard or None)
         with store.lock(limits.shard or None):
-            for note in (*setup.notes, *back_fill(store, setup, opener), *not_continued(store, setup)):
+            for note in (
+                *setup.notes,
+                *back_fill(store, setup, opener),
+                *not_continued(store, setup),
+                *moved_branches(store, mine),
+            ):
                 listener.note(note)
             store.plan(selected.revisions)
             opener.groups = missing = missing_groups(store, setup.layout, mine)
@@ -75,21 +85,36 @@ def append_revisions(
     return store
 
 
-def _open(out: Path, setup: CollectionSetup, part: str | None) -> Store:
+def _open(out: Path, setup: CollectionSetup, source: Source, part: str | None) -> Store:
     """The store, new or found to be of the same setup; groups that it lacks are added."""
     probe_arrays = {} if setup.probe is None else {
         "token_id": setup.probe.token_ids,
         "mask": setup.probe.mask,
         "domain": setup.probe.domain,
     }  # fmt: skip
+    attributes = {**setup.attributes, "source": place_of(source, out)}
     if out.exists():
         store = Store.open(out, mode="a")
+        with store.lock(part):
+            store.restore_labels(setup.layout, probe_arrays)
+        require_same_run(store, source)
     else:
-        store = Store.create(
-            out, layout=setup.layout, attributes=setup.attributes, probe_arrays=probe_arrays, part=part
-        )
+        store = Store.create(out, layout=setup.layout, attributes=attributes, probe_arrays=probe_arrays, part=part)
     with store.lock(part):
-        store.add_groups(setup.layout, attributes=setup.attributes, probe_arrays=probe_arrays)
+        update_place(store, source)
+        attributes["source"] = store.attributes["source"]
+        store.add_groups(setup.layout, attributes=attributes, probe_arrays=probe_arrays)
+    return store
+
+
+def _repaired(out: Path, part: str | None, revisions: Sequence[Revision], listener: Progress) -> Store | None:
+    """The store, if it is there, with its damaged rows marked as missing."""
+    if not out.exists():
+        return None
+    store = Store.open(out, mode="a")
+    with store.lock(part):
+        for note in repair(store, revisions):
+            listener.note(note)
     return store
 
 
@@ -97,7 +122,7 @@ def compact(store: Store) -> None:
     """Make series fast to read, unless other processes still write their parts: the last of them does it."""
     if not store.is_compact:
         with suppress(StoreBusyError):
-            store.compact()
+            store.compact(keep_layout=True)
 
 
 class Collector:
@@ -109,15 +134,17 @@ class Collector:
         self._opener, self._store, self._setup, self._listener = opener, store, setup, listener
         self._threads = limits.thread_count
         self._usage = ResourceUsage()
+        self._resident = resident_bytes()
         self._expects = False
 
     def measure(self, revisions: Sequence[Revision]) -> None:
-        """Measure them all.
+        """Measure them all; whatever keeps one of them out, the others go on.
 
         Raises:
-            CheckpointError: some contradict themselves; all others are in the store.
+            CheckpointError: some cannot be measured; all others are in the store.
+            OlmoDynamicsError: the disk is full, the store is taken, or three in a row failed for no reason of their own.
         """
-        refused: dict[str, CheckpointError] = {}
+        left_out = LeftOut()
         with (
             Prefetcher(self._opener.open, revisions, self._opener.bounds) as prefetcher,
             Measurer(self._setup, self._threads) as measurer,
@@ -128,18 +155,14 @@ class Collector:
                 try:
                     self._expect(stream.opened, len(revisions))
                     self._measure_one(stream, measurer)
-                except CheckpointError as error:
-                    refused[name] = error
-                    self._listener.note(f"{name} is left out: {error}")
+                except Exception as error:
+                    left_out.add(name, error)
+                    self._listener.note(f"{name} is left out: {reason(error)}")
                 else:
+                    left_out.succeed()
                     self._listener.finish(name)
         self._listener.conclude(self._usage.facts(self._throughput() if self._usage.is_long else None))
-        if refused:
-            names = list(refused)
-            raise CheckpointError(
-                f"{len(names)} of {len(revisions)} revisions cannot be measured ({', '.join(names[:3])}"
-                f"{', …' if len(names) > 3 else ''}), the others are in {self._store.path}; last reason: {refused[names[-1]]}"
-            )
+        left_out.raise_any(len(revisions), self._store.path)
 
     def _expect(self, opened: OpenRevision, revisions: int) -> None:
         """Expect all revisions to be as large as the first that can be opened."""
@@ -152,7 +175,8 @@ class Collector:
 
     def _measure_one(self, stream: RevisionStream, measurer: Measurer) -> None:
         opened = stream.opened
-        planned = estimate(opened, self._setup, self._opener.bounds, mapped=self._opener.mapped)
+        mapped, resident = self._opener.mapped, self._resident
+        planned = estimate(opened, self._setup, self._opener.bounds, mapped=mapped, resident=resident)
         self._verify(stream)
         checkpoint = opened.checkpoint
         with _revision_named(checkpoint.revision.name):

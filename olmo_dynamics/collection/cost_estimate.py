@@ -7,16 +7,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 from olmo_dynamics.checkpoints.http.ranges import request_bytes
-from olmo_dynamics.collection.fetch_plan import Bounds, FetchPlan, Load
+from olmo_dynamics.checkpoints.tensors import HEADER_GUESS
+from olmo_dynamics.collection.fetch_plan import Bounds, FetchPlan
 from olmo_dynamics.collection.prefetch import OpenRevision
 from olmo_dynamics.collection.setup import CollectionSetup
 from olmo_dynamics.model.stream import EMBEDDING
+from olmo_dynamics.names import TensorInfo
 
-_PROGRAM_BYTES = 400_000_000  # Python, torch and compiled kernels
+_COMPILING_BYTES = 400_000_000  # kernels that are compiled at first use, and memory that allocators keep
 _SLICE_BYTES = 64_000_000  # logits of a part of the vocabulary, and what is gathered of them
 _COPIES = 6  # activations beside the residual stream: of one layer, a part of the sequences at a time
 
@@ -26,11 +28,11 @@ class CostEstimate:
     """The cost of one revision, or of several.
 
     Attributes:
-        nbytes: weight bytes to read.
-        requests: range requests for weights.
+        nbytes: bytes to read: the weights, and what was read to open it.
+        requests: range requests for them.
         surveyed_bytes: weight bytes of which statistics are taken.
         flops: multiplications and additions of the forward pass in matrix products.
-        peak_bytes: the most memory held at once, mapped files not counted.
+        peak_bytes: the most memory of the process at once, parts of mapped files in use included.
     """
 
     nbytes: int
@@ -51,35 +53,63 @@ def together(costs: Sequence[CostEstimate]) -> CostEstimate:
     )
 
 
-def estimate(opened: OpenRevision, setup: CollectionSetup, bounds: Bounds, *, mapped: bool) -> CostEstimate:
-    """The costs of a revision; `mapped` where its files lie on this machine, and are neither asked for nor copied."""
+def estimate(
+    opened: OpenRevision, setup: CollectionSetup, bounds: Bounds, *, mapped: bool, resident: int = 0
+) -> CostEstimate:
+    """The costs of a revision.
+
+    Args:
+        opened: the revision, of which no weight was read yet.
+        setup: the collection's setup.
+        bounds: how much may be fetched ahead.
+        mapped: True where its files lie on this machine, and are neither asked for nor copied.
+        resident: the memory that the process has without the revision.
+    """
     fetch_plan = opened.fetch_plan
     surveyed = set(setup.measured(opened.groups))
+    front = 0 if mapped or opened.checkpoint.stored_as else HEADER_GUESS  # it was read with the header
+    left = [[_behind(info, front) for info in load.infos] for load in fetch_plan.loads]
     return CostEstimate(
-        nbytes=fetch_plan.nbytes,
-        requests=0 if mapped else count_requests(fetch_plan.loads),
+        nbytes=opened.moved + sum(stop - start for spans in left for _, start, stop in spans),
+        requests=0 if mapped else opened.requests + sum(map(count_requests, left)),
         surveyed_bytes=sum(info.nbytes for step in fetch_plan.steps for info in step.infos if info.name in surveyed),
         flops=_flops(fetch_plan, opened, setup),
-        peak_bytes=_PROGRAM_BYTES
+        peak_bytes=resident
+        + _COMPILING_BYTES
         + _activation_bytes(opened, setup)
         + setup.kept_bytes(opened.groups)
-        + (0 if mapped else _weight_bytes(fetch_plan, bounds)),
+        + (_in_use(fetch_plan) if mapped else _weight_bytes(fetch_plan, bounds)),
     )
 
 
-def count_requests(loads: Iterable[Load]) -> int:
-    """Range requests for loads: neighbours are joined, what is large is shared by the connections."""
-    count = 0
-    for load in loads:
-        limit = request_bytes(load.nbytes)
-        runs: list[list[int]] = []
-        for info in sorted(load.infos, key=lambda info: (info.file, info.start)):
-            if runs and info.start == runs[-1][1]:
-                runs[-1][1] = info.stop
-            else:
-                runs.append([info.start, info.stop])
-        count += sum(-(-(step - start) // limit) for start, step in runs)
-    return count
+def without_tokenizer(cost: CostEstimate, opened: OpenRevision, setup: CollectionSetup) -> CostEstimate:
+    """The costs of a revision after the first, whose tokenizer is known to be the first one's and is not read again."""
+    if not setup.tokenizer_id or opened.requests == 0:
+        return cost
+    size = opened.checkpoint.files["tokenizer.json"]
+    requests = -(-size // request_bytes(size))
+    return replace(cost, nbytes=cost.nbytes - size, requests=cost.requests - requests)
+
+
+def count_requests(spans: Collection[tuple[str, int, int]]) -> int:
+    """Range requests for spans of files: neighbours are joined, what is large is shared by the connections.
+
+    >>> count_requests([("a", 0, 5), ("a", 5, 9), ("a", 20, 30)])
+    2
+    """
+    limit = request_bytes(sum(stop - start for _, start, stop in spans))
+    runs: list[tuple[str, int, int]] = []
+    for file, start, stop in sorted(spans):
+        if runs and (file, start) == (runs[-1][0], runs[-1][2]):
+            runs[-1] = (file, runs[-1][1], stop)
+        elif start < stop:
+            runs.append((file, start, stop))
+    return sum(-(-(stop - start) // limit) for _, start, stop in runs)
+
+
+def _behind(info: TensorInfo, front: int) -> tuple[str, int, int]:
+    """The span of a tensor without the part of it in the front of its file."""
+    return info.file, min(max(info.start, front), info.stop), info.stop
 
 
 def _flops(fetch_plan: FetchPlan, opened: OpenRevision, setup: CollectionSetup) -> float:
@@ -110,7 +140,10 @@ def _activation_bytes(opened: OpenRevision, setup: CollectionSetup) -> int:
     return (tokens + _COPIES * most) * setup.config.hidden_size * setup.compute_dtype.itemsize + _SLICE_BYTES
 
 
+def _in_use(fetch_plan: FetchPlan) -> int:
+    return max((step.nbytes for step in fetch_plan.steps), default=0)
+
+
 def _weight_bytes(fetch_plan: FetchPlan, bounds: Bounds) -> int:
     """The bytes in use, those fetched ahead of use, and those held before their turn."""
-    in_use = max((step.nbytes for step in fetch_plan.steps), default=0)
-    return in_use + min(bounds.ahead, fetch_plan.nbytes) + fetch_plan.early_bytes
+    return _in_use(fetch_plan) + min(bounds.ahead, fetch_plan.nbytes) + fetch_plan.early_bytes

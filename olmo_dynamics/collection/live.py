@@ -5,19 +5,21 @@
     ...         record(model, "run.zarr", step=step, record=("parameters",))
 
 The weights are laid in memory as the files that training writes to disk, and `collect` measures those: there is one way to
-measure, so a checkpoint of the same step gives the same numbers. Nothing is drawn at random and no gradient is touched.
+measure, so a checkpoint of the same step gives the same numbers (OLMoE: to float32 rounding). Nothing is drawn at random and
+no gradient is touched.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
 
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from olmo_dynamics.checkpoints.catalog.positions import Origin
 from olmo_dynamics.checkpoints.memory import MemorySource
 from olmo_dynamics.collection.collector import append_revisions
 from olmo_dynamics.errors import OptionError
@@ -38,16 +40,18 @@ class FastTokenizer(Protocol):
 class LiveOptions(TypedDict, total=False):
     """Keyword options of `record`: those of `collect`, and what else a checkpoint would bring along.
 
-    `source` names the run in the store; `tokenizer` (a tokenizer.json, its bytes, or one of transformers) reads the probe's
-    text, which the built-in probe and `text` need; `probe` is a .npy file of token ids in place of a text.
+    `source` names the run in the store; `parent` is the checkpoint from which it was forked, as `SOURCE@REVISION`;
+    `tokenizer` (a tokenizer.json, its bytes, or one of transformers) reads the probe's text, which the built-in probe and
+    `text` need; `probe` is a .npy file of token ids in place of a text.
     """
 
     source: str
+    parent: str
     tokenizer: str | Path | bytes | FastTokenizer | None
     probe: str | Path | None
     record: Collection[Recordable] | str
-    tensors: Sequence[str]
-    text: Sequence[str | Path]
+    tensors: Collection[str] | str
+    text: Collection[str | Path] | str | Path
     batch: str | tuple[int, int] | None
     device: str
     dtype: str
@@ -71,7 +75,7 @@ def record(
     files = model_files(model) | ({} if tokenizer is None else {"tokenizer.json": _tokenizer_json(tokenizer)})
     probe = given.pop("probe", None)
     return append_revisions(
-        MemorySource({name: files}, source),
+        MemorySource({name: files}, source, origin=_origin(given.pop("parent", ""))),
         revisions=name,
         out=path,
         include_quarantined=True,
@@ -79,6 +83,11 @@ def record(
         tokens=probe,
         **given,
     )
+
+
+def _origin(parent: str) -> Origin | None:
+    source, at, revision = parent.rpartition("@")
+    return Origin.of(source, revision) if at else None
 
 
 def model_files(model: nn.Module) -> dict[str, bytes]:

@@ -28,7 +28,7 @@ from olmo_dynamics.collection.fetch_plan import FetchPlan, Step
 from olmo_dynamics.collection.prefetch import OpenRevision, RevisionStream
 from olmo_dynamics.collection.recorded_pass import RecordedPass
 from olmo_dynamics.collection.setup import CollectionSetup
-from olmo_dynamics.model import Compute, Prepared, Stage, parse_config, to_tensor
+from olmo_dynamics.model import Compute, Prepared, Stage, to_tensor
 from olmo_dynamics.names import TensorInfo
 from olmo_dynamics.quantities.declaration import Reads, Record
 from olmo_dynamics.recorders import (
@@ -118,13 +118,19 @@ class Measurer:
             del ready
             opened.checkpoint.release([info for info in step.infos if info.name not in revision.again])
             advance(step.nbytes)
-        return [*records, *revision.weights.finish()]
+        return [*records, *filter(self._has_place, revision.weights.finish())]
+
+    def _has_place(self, record: Record) -> bool:
+        """False for the features of a tensor on a stream of another width, as that of an image encoder beside the model."""
+        if record.quantity.key != "parameters/residual_feature_l2":
+            return True
+        return np.size(record.values) == len(self._setup.layout.axes["feature"])
 
     def _revision(self, stream: RevisionStream) -> _Revision:
         opened, setup = stream.opened, self._setup
         return _Revision(
             stream,
-            RecorderSet(setup.recorders, setup.context, opened.groups, {Reads.WEIGHTS}),
+            RecorderSet(setup.recorders, setup.context_of(opened.config), opened.groups, {Reads.WEIGHTS}),
             self._forward(opened),
             frozenset(setup.measured(opened.groups)),
             setup.with_column_sums(opened.groups),
@@ -161,9 +167,10 @@ class Measurer:
         if not any(step.stage for step in opened.fetch_plan.steps):
             return None
         assert self._setup.probe is not None
+        assert opened.config is not None
         options = self._setup.options
         return RecordedPass(
-            parse_config(opened.checkpoint.config),
+            opened.config,
             self._setup.probe,
             self._setup.recorders,
             groups=opened.groups,

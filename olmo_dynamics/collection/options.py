@@ -6,24 +6,28 @@ False
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeGuard
 
 import torch
 
 from olmo_dynamics.collection.limits import Limits
 from olmo_dynamics.errors import OptionError, reject_unknown
+from olmo_dynamics.probes.token_sources import DTYPES as TOKEN_DTYPES
 from olmo_dynamics.quantities.declaration import Reads
 from olmo_dynamics.recorders import Recorder, find_recorders
 from olmo_dynamics.recorders.lookup import Recordable, built_in_groups, is_built_in
+from olmo_dynamics.recorders.sketches import SketchRecorder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 """Compute dtypes of the forward pass."""
 
 ALL = "all"
 """The name, in place of a group's, of every built-in group that the model has."""
+
+SKETCHES = SketchRecorder.group.name
 
 _MEASURED = (Reads.WEIGHTS, Reads.ACTIVATIONS)
 
@@ -32,15 +36,18 @@ class CollectKeywords(TypedDict, total=False):
     """Keyword options of `collect` and `plan`; see `CollectOptions`, and `Limits` for the last four."""
 
     record: Collection[Recordable] | str
-    tensors: Sequence[str]
-    text: Sequence[str | Path]
-    tokens: str | Path | None
+    tensors: Collection[str] | str
+    text: Collection[str | Path] | str | Path
+    tokens: Collection[str | Path] | str | Path | None
+    tokens_dtype: str | None
+    tokenizer: str | Path | None
     batch: str | tuple[int, int] | None
     device: str
     dtype: str
     verify: bool
     until_layer: int | None
     back_fill: bool
+    sketch_size: int | None
     max_memory: int | str
     max_rate: float | str | None
     threads: int | None
@@ -53,46 +60,71 @@ class CollectOptions:
 
     Attributes:
         record: groups by name (`parameters`, `activations`, …), recorders of your own (a class, an object, or
-            `package.module:Class`), or `all`; empty means all built-in groups that the model allows.
-        tensors: globs of tensor names, or roles such as `q_norm`; empty means every tensor. For recorders of weights only.
-        text: probe files, one domain each; empty means the text that ships with the package.
-        tokens: a .npy file of token ids instead of text.
-        batch: `BxT` or a pair: at most B windows of T tokens. None: all of the probe in windows of 512.
+            `package.module:Class`), or `all`; empty means all built-in groups that the model allows. A text is one name or
+            several with commas between them.
+        tensors: globs of tensor names, or roles such as `q_norm`, as a list or a text with commas; empty means every tensor.
+            For recorders of weights only.
+        text: probe files, one domain each, or the path of one; empty means the text that ships with the package.
+        tokens: files of token ids instead of text, one domain each: with a NumPy header, or bare as OLMo publishes them (paths or
+            http addresses).
+        tokens_dtype: the dtype of bare token files, `uint16` or `uint32`. None: by the vocabulary's size, as the trainers do.
+        tokenizer: a tokenizer.json, or a repo that has one, for revisions without; used in place of those that have one.
+        batch: `BxT` or a pair: at most B windows of T tokens, no more than the model has positions. None: all of the probe in
+            windows of 512, or of as many tokens as the model has positions.
         device: where the forward pass runs, `cpu` or `cuda`.
-        dtype: the compute dtype: `float32`, `bfloat16`, `float64`, or `auto`: bfloat16 for weights stored so,
-            else float32.
+        dtype: the compute dtype: `float32`, `bfloat16`, `float64`, or `auto`: that of the store to be continued, else float32
+            on the CPU and bfloat16 on a GPU, whatever the weights are stored in.
         verify: compare each revision's forward pass with transformers' before recording it; the weights are
             read once more for that.
         until_layer: the last layer of the forward pass; nothing of those behind it is read for it. None: all, and the head.
         back_fill: measure the quantities that a store's groups lack, of its finished revisions too.
+        sketch_size: components of a sketch, a multiple of 64, for the group `sketches`; 1024 unless given.
     """
 
     record: Collection[Recordable] | str = ()
-    tensors: Sequence[str] = ()
-    text: Sequence[str | Path] = ()
-    tokens: str | Path | None = None
+    tensors: Collection[str] | str = ()
+    text: Collection[str | Path] | str | Path = ()
+    tokens: Collection[str | Path] | str | Path | None = None
+    tokens_dtype: str | None = None
+    tokenizer: str | Path | None = None
     batch: str | tuple[int, int] | None = None
     device: str = "cpu"
     dtype: str = "auto"
     verify: bool = False
     until_layer: int | None = None
     back_fill: bool = False
+    sketch_size: int | None = None
     recorders: tuple[Recorder, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", *DTYPES):
             raise OptionError(f"dtype must be auto, {', '.join(DTYPES)}; got {self.dtype!r}")
-        if self.text and self.tokens is not None:
-            raise OptionError("give the probe as text files or as a token file, not both")
+        if self.tokens_dtype not in (None, *TOKEN_DTYPES):
+            raise OptionError(f"tokens_dtype must be {' or '.join(TOKEN_DTYPES)} (got {self.tokens_dtype!r})")
         if self.until_layer is not None and self.until_layer < 0:
             raise OptionError(f"until_layer must be a layer, counted from 0; got {self.until_layer}")
-        object.__setattr__(self, "record", words(self.record))
+        object.__setattr__(self, "record", self._with_sketch_size(words(self.record)))
+        object.__setattr__(self, "tensors", _patterns(self.tensors))
+        object.__setattr__(self, "text", _paths("text", self.text))
+        object.__setattr__(self, "tokens", _paths("tokens", self.tokens))
+        if self.text and self.tokens:
+            raise OptionError("give the probe as text files or as token files, not both")
         found = find_recorders(self._asked)
         for recorder in found:
             self._check(recorder)
         object.__setattr__(self, "recorders", tuple(each for each in found if not self._lies_behind(each)))
         _check_device(self.device)
         parse_batch(self.batch)
+
+    @property
+    def text_files(self) -> tuple[str | Path, ...]:
+        """The files of a probe of text."""
+        return _paths("text", self.text)
+
+    @property
+    def token_files(self) -> tuple[str | Path, ...]:
+        """The files of a probe of token ids."""
+        return _paths("tokens", self.tokens)
 
     @property
     def asked(self) -> bool:
@@ -103,7 +135,8 @@ class CollectOptions:
     def groups(self) -> tuple[str, ...]:
         """The groups to record, of whichever the model has."""
         every = [group.name for recorder in self.recorders for group in recorder.groups]
-        return tuple(name for name in every if not self.asked or name not in built_in_groups() or name in self.record)
+        named = {*self.record, *(group.name for each in self.record if _is_recorder(each) for group in each.groups)}
+        return tuple(name for name in every if not self.asked or name not in built_in_groups() or name in named)
 
     @property
     def until(self) -> int | None:
@@ -115,11 +148,18 @@ class CollectOptions:
         """True if some recorder needs a forward pass."""
         return any(each.reads is Reads.ACTIVATIONS for each in self.recorders)
 
+    def _with_sketch_size(self, record: tuple[Recordable, ...]) -> tuple[Recordable, ...]:
+        if self.sketch_size is None:
+            return record
+        if not {SKETCHES, ALL} & {each for each in record if isinstance(each, str)}:
+            raise OptionError(f"sketch_size needs the group {SKETCHES}; record it too, or leave sketch_size out")
+        return (*(each for each in record if each != SKETCHES), SketchRecorder(self.sketch_size))
+
     @property
     def _asked(self) -> list[Recordable]:
         if self.asked:
             return list(self.record)
-        return [*built_in_groups(), *(each for each in self.record if each != ALL)]
+        return [*built_in_groups(by_default=ALL not in self.record), *(each for each in self.record if each != ALL)]
 
     def _check(self, recorder: Recorder) -> None:
         if recorder.reads not in _MEASURED:
@@ -176,10 +216,37 @@ def parse_batch(batch: str | tuple[int, int] | None) -> tuple[int, int] | None:
 def words(record: Collection[Recordable] | str) -> tuple[Recordable, ...]:
     """Names and recorders; text is split at its commas."""
     if isinstance(record, str):
-        return tuple(word.strip() for word in record.split(",") if word.strip())
+        return split_words(record)
     if not isinstance(record, Iterable):
         raise OptionError(f"record must be a list of groups and recorders, such as ['loss', Mine]; got {record!r}")
     return tuple(record)
+
+
+def _is_recorder(given: Recordable) -> TypeGuard[Recorder]:
+    return isinstance(given, Recorder)
+
+
+def split_words(text: str) -> tuple[str, ...]:
+    """The words of a text with commas between them."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _patterns(tensors: Collection[str] | str) -> tuple[str, ...]:
+    given = split_words(tensors) if isinstance(tensors, str) else _listed(tensors)
+    if given is None or not all(isinstance(each, str) for each in given):
+        raise OptionError(f"tensors must be globs or roles, such as ['q_norm', '*.mlp.*']; got {tensors!r}")
+    return given
+
+
+def _paths(name: str, files: Collection[str | Path] | str | Path | None) -> tuple[str | Path, ...]:
+    given = (files,) if isinstance(files, str | Path) else _listed(() if files is None else files)
+    if given is None or not all(isinstance(each, str | Path) for each in given):
+        raise OptionError(f"{name} must be the path of a file, or a list of them; got {files!r}")
+    return given
+
+
+def _listed(given: object) -> tuple[Any, ...] | None:
+    return tuple(given) if isinstance(given, Iterable) else None
 
 
 def _check_device(device: str) -> None:

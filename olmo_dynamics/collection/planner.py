@@ -5,22 +5,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
 from olmo_dynamics.checkpoints import Source
-from olmo_dynamics.collection.back_fill import back_fill, check_names, not_continued
+from olmo_dynamics.collection.back_fill import back_fill, check_names, damaged, not_continued, open_as_repaired
 from olmo_dynamics.collection.bandwidth import MEASURED, Bandwidth
-from olmo_dynamics.collection.cost_estimate import CostEstimate, estimate, together
+from olmo_dynamics.collection.cost_estimate import CostEstimate, estimate, together, without_tokenizer
 from olmo_dynamics.collection.fetch_plan import Bounds
 from olmo_dynamics.collection.opening import Opener
 from olmo_dynamics.collection.options import CollectKeywords, split_options
-from olmo_dynamics.collection.selection import completed, missing_groups, select_revisions
-from olmo_dynamics.collection.setup import CollectionSetup
+from olmo_dynamics.collection.prefetch import OpenRevision
+from olmo_dynamics.collection.selection import missing_groups, select_revisions
+from olmo_dynamics.collection.setup import CollectionSetup, Held
 from olmo_dynamics.collection.throughput import Throughput
+from olmo_dynamics.collection.usage import resident_bytes
 from olmo_dynamics.names import Revision
 from olmo_dynamics.settings import wake_on_interrupt
 from olmo_dynamics.store import Store
@@ -33,6 +35,7 @@ class Plan:
     source: str
     revisions: tuple[str, ...]
     done: tuple[str, ...]
+    compute_dtype: str
     costs: CostEstimate
     throughput: Throughput
     bandwidth: Bandwidth
@@ -47,17 +50,17 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        """Weight bytes to read."""
+        """Bytes to read: the weights, and the headers, configs and tokenizer."""
         return self.costs.nbytes
 
     @property
     def requests(self) -> int:
-        """About how many range requests for weights; none for local files."""
+        """About how many range requests; none for local files."""
         return self.costs.requests
 
     @property
     def peak_bytes(self) -> int:
-        """About the most memory that is taken, mapped files not counted."""
+        """About the most memory that the process takes, from what it takes now; parts of mapped files in use included."""
         return self.costs.peak_bytes
 
     @property
@@ -94,7 +97,7 @@ class Plan:
 def plan(
     source: Source,
     *,
-    revisions: str = "all",
+    revisions: str | Collection[str] = "all",
     out: str | Path | None = None,
     rate: float | str | None = None,
     quarantine: str | Path | None = None,
@@ -114,12 +117,13 @@ def plan(
     mine = limits.of(selected.revisions)
     opener = Opener(source, chosen, Bounds.of(limits.memory_bytes))
     with closing(opener):
-        setup = opener.set_up(mine, done=completed(out, chosen.groups) if out else ())
-        store = Store.open(out) if out and Path(out).exists() else None
+        store = open_as_repaired(out) if out and Path(out).exists() else None
+        setup = opener.set_up(selected.revisions, Held(store) if store else None)
         missing = _missing(store, setup, mine)
         notes = _notes(store, setup, opener)
         opened = {groups: opener.first(groups) for groups in set(missing.values()) if groups}
-        costs = {groups: estimate(each, setup, opener.bounds, mapped=opener.mapped) for groups, each in opened.items()}
+        throughput = Throughput.measure(setup.compute_dtype, device=chosen.device, threads=limits.thread_count)
+        costs = _costs(missing, opened, setup, opener)
         if rate == MEASURED and opened:
             source.limit_rate(limits.bytes_per_second)
             bandwidth = Bandwidth.measure(next(iter(opened.values())).checkpoint)
@@ -127,12 +131,30 @@ def plan(
         source=source.name,
         revisions=tuple(each.name for each in mine),
         done=tuple(name for name, groups in missing.items() if not groups),
-        costs=together([costs[groups] for groups in missing.values() if groups]),
-        throughput=Throughput.measure(setup.compute_dtype, device=chosen.device, threads=limits.thread_count),
+        compute_dtype=setup.attributes["compute_dtype"],
+        costs=costs,
+        throughput=throughput,
         bandwidth=bandwidth.limited(limits.bytes_per_second),
-        notes=notes,
+        notes=(*source.notes, *selected.notes, *notes),
         left_out=tuple(selected.left_out),
     )
+
+
+def _costs(
+    missing: Mapping[str, tuple[str, ...]],
+    opened: Mapping[tuple[str, ...], OpenRevision],
+    setup: CollectionSetup,
+    opener: Opener,
+) -> CostEstimate:
+    """The costs of all revisions that lack some groups, each as large as the first; the tokenizer is read once."""
+    resident = resident_bytes()
+    first = {
+        groups: estimate(each, setup, opener.bounds, mapped=opener.mapped, resident=resident)
+        for groups, each in opened.items()
+    }
+    later = {groups: without_tokenizer(first[groups], each, setup) for groups, each in opened.items()}
+    to_do = [groups for groups in missing.values() if groups]
+    return together([first[groups] if place == 0 else later[groups] for place, groups in enumerate(to_do)])
 
 
 def _notes(store: Store | None, setup: CollectionSetup, opener: Opener) -> tuple[str, ...]:
@@ -140,7 +162,7 @@ def _notes(store: Store | None, setup: CollectionSetup, opener: Opener) -> tuple
     if store is None:
         return setup.notes
     lacking = () if setup.options.back_fill else back_fill(store, setup, opener)
-    return (*setup.notes, *lacking, *not_continued(store, setup))
+    return (*setup.notes, *damaged(store), *lacking, *not_continued(store, setup))
 
 
 def _missing(store: Store | None, setup: CollectionSetup, revisions: Sequence[Revision]) -> dict[str, tuple[str, ...]]:

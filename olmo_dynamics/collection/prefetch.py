@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
@@ -25,6 +25,7 @@ import numpy as np
 from olmo_dynamics.checkpoints import Checkpoint, ShardHashes
 from olmo_dynamics.collection.fetch_plan import Bounds, FetchPlan, Load, Step
 from olmo_dynamics.collection.memory_budget import MemoryBudget, StoppedError
+from olmo_dynamics.model import ModelConfig
 from olmo_dynamics.names import Revision, TensorInfo
 
 READERS = 3  # one load being hashed, one on the wire, and the next, so that no connection waits
@@ -35,12 +36,22 @@ OPEN_AHEAD = 2
 
 @dataclass(frozen=True, slots=True)
 class OpenRevision:
-    """A checkpoint, the way through it, the groups it is for, and the hashes of the shards whose bytes come in order."""
+    """A checkpoint, the way through it, the groups it is for, hashes of the shards whose bytes come in order, and its model.
+
+    `moved` and `requests` are those of opening it: of its headers and configs, and of the tokenizer where it was read.
+    """
 
     checkpoint: Checkpoint
     fetch_plan: FetchPlan
     groups: tuple[str, ...]
     hashes: ShardHashes | None = None
+    config: ModelConfig | None = None
+    moved: int = field(init=False)
+    requests: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "moved", self.checkpoint.bytes_moved)
+        object.__setattr__(self, "requests", self.checkpoint.requests_made)
 
     def read(self, load: Load) -> dict[str, np.ndarray]:
         """A load's bytes by tensor.

@@ -10,20 +10,25 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from olmo_dynamics.auditing import find_quarantine, some
+from olmo_dynamics.auditing import find_quarantine, recheck, some
 from olmo_dynamics.checkpoints import Source, select
-from olmo_dynamics.errors import SelectionError
+from olmo_dynamics.checkpoints.catalog.revision_names import PULL_REQUEST
+from olmo_dynamics.errors import SelectionError, counted
 from olmo_dynamics.names import Revision
 from olmo_dynamics.store import Layout, Store
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The revisions to measure; `left_out` says of the others why, `file` is the quarantine that says so."""
+    """The revisions to measure; `left_out` says of the others why, `file` is the quarantine that says so.
+
+    `notes` name the revisions that changed since they were put there, and were audited again.
+    """
 
     revisions: tuple[Revision, ...]
     left_out: dict[str, str]
     file: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -35,35 +40,34 @@ class Selection:
 
 
 def select_revisions(
-    source: Source, expression: str, *, quarantine: str | Path | None = None, include_quarantined: bool = False
+    source: Source,
+    expression: str | Collection[str],
+    *,
+    quarantine: str | Path | None = None,
+    include_quarantined: bool = False,
 ) -> Selection:
     """The selected revisions that are not in quarantine: in the file given, else in the one that the last audit left.
+
+    The terms of the expression may be given as a list, too.
 
     Raises:
         SelectionError: the expression cannot be read, matches nothing, or matches only revisions in quarantine.
         OptionError: the quarantine cannot be read, or belongs to another source.
     """
-    selected = select(source.revisions(), expression)
+    expression = expression if isinstance(expression, str) else ",".join(expression)
+    pulls = [source.find(term.strip()) for term in expression.split(",") if PULL_REQUEST.fullmatch(term.strip())]
+    selected = select([*source.revisions(), *pulls], expression)
     if include_quarantined:
         return Selection(tuple(selected), {})
-    found = find_quarantine(source, quarantine)
+    found, notes = recheck(source, find_quarantine(source, quarantine), selected)
     left_out = {each.name: reason for each in selected if (reason := found.reason(each))}
     kept = tuple(each for each in selected if each.name not in left_out)
     if not kept:
         raise SelectionError(
-            f"all {len(selected)} revisions that {expression!r} selects are in quarantine ({found.path}), "
+            f"everything that {expression!r} selects ({counted(len(selected), 'revision')}) is in quarantine ({found.path}), "
             f"such as {selected[0].name}; --include-quarantined measures them"
         )
-    return Selection(kept, left_out, found.path)
-
-
-def completed(out: str | Path, groups: Collection[str]) -> frozenset[str]:
-    """The revisions of which a store, if it is there, holds all that is asked for, as far as it has such groups."""
-    if not Path(out).exists():
-        return frozenset()
-    store = Store.open(out)
-    asked = set(groups) & set(store.groups)
-    return frozenset(name for name in store.done if asked <= store.recorded(name))
+    return Selection(kept, left_out, found.path, notes)
 
 
 def missing_groups(store: Store | None, layout: Layout, revisions: Sequence[Revision]) -> dict[str, tuple[str, ...]]:

@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from olmo_dynamics.collection.cost_estimate import CostEstimate, together
 from olmo_dynamics.collection.prefetch import OpenRevision
@@ -62,6 +63,15 @@ class ResourceUsage:
     def is_long(self) -> bool:
         """True if the collection ran long enough to measure how fast this machine computes."""
         return self.seconds >= _LONG
+
+
+def resident_bytes() -> int:
+    """The memory that this process has now, mapped files included; where the system does not tell, the most it ever had."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return peak_bytes()
+    return pages * resource.getpagesize()
 
 
 def peak_bytes() -> int:

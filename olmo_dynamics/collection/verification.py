@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from olmo_dynamics.checkpoints import Checkpoint
 from olmo_dynamics.errors import ConformanceError, OptionError
-from olmo_dynamics.model import build_model, find_tap, load_model_weights, parse_config, to_tensor
+from olmo_dynamics.model import ModelConfig, build_model, find_tap, load_model_weights, resolve_config, to_tensor
 from olmo_dynamics.names import Site
 
 TOLERANCE = 1e-4
@@ -28,6 +28,8 @@ TOLERANCE = 1e-4
 
 TOKENS = 32
 """Probe tokens that are compared."""
+
+_LOGITS = "in the logits"
 
 _COPIES = 2.5  # ours, theirs, and room for the pass
 
@@ -47,8 +49,11 @@ def verify(checkpoint: Checkpoint, token_ids: Int[Tensor, "batch positions"]) ->
         return f"{checkpoint.revision.name} is not verified: that takes {needed / 1e9:.0f} GB, {available / 1e9:.0f} are free"
     raw = checkpoint.read_many(list(checkpoint.tensors.values()))
     weights = {name: to_tensor(raw[name], info).float() for name, info in checkpoint.tensors.items()}
-    ours = _our_states(checkpoint.config, weights, token_ids)
+    config = resolve_config(checkpoint.config, checkpoint.tensors, checkpoint.read_many)
+    ours = _our_states(config, weights, token_ids)
     theirs = _their_states(checkpoint.config, weights, token_ids)
+    if not config.has_head:
+        del theirs[_LOGITS]  # of a head that transformers draws at random
     for place, state in theirs.items():
         difference = _relative_difference(ours[place], state)
         if difference > TOLERANCE:
@@ -72,13 +77,15 @@ States = dict[str, Float[Tensor, "batch positions width"]]
 
 
 @torch.no_grad()
-def _our_states(config: Mapping[str, Any], weights: Mapping[str, Tensor], token_ids: Tensor) -> States:
-    parsed = parse_config(dict(config))
-    model = build_model(parsed, device="meta")
+def _our_states(config: ModelConfig, weights: Mapping[str, Tensor], token_ids: Tensor) -> States:
+    model = build_model(config, device="meta")
     load_model_weights(model, {name: weights[name] for name in model.state_dict()})
-    modules = {_after(layer): find_tap(model, Site.RESIDUAL_OUT, layer) for layer in range(parsed.layers)}
+    modules = {_after(layer): find_tap(model, Site.RESIDUAL_OUT, layer) for layer in range(config.layers)}
     with _reading({"after the embedding": find_tap(model, Site.EMBEDDING), **modules}) as states:
-        states["in the logits"] = model(token_ids)
+        if config.has_head:
+            states[_LOGITS] = model(token_ids)
+        else:
+            model.hidden(token_ids)
     return states
 
 
@@ -99,7 +106,7 @@ def _their_states(config: Mapping[str, Any], weights: Mapping[str, Tensor], toke
             bars.enable_progress_bar()
     modules = {_after(layer): block for layer, block in enumerate(model.model.layers)}
     with _reading({"after the embedding": model.model.embed_tokens, **modules}) as states:
-        states["in the logits"] = model.eval()(token_ids).logits
+        states[_LOGITS] = model.eval()(token_ids).logits
     return states
 
 

@@ -12,7 +12,6 @@ them.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,7 +25,8 @@ from olmo_dynamics.experiments.corpus import END_OF_TEXT_ID, PADDING_ID, Corpus,
 from olmo_dynamics.frames.curves import MetricsTable
 from olmo_dynamics.model import ModelConfig
 from olmo_dynamics.progress import Progress, ProgressBar, StepBar
-from olmo_dynamics.training.checkpoint import CheckpointWriter, checkpoint_name, read_checkpoint
+from olmo_dynamics.training.checkpoint import CheckpointWriter, checkpoint_name
+from olmo_dynamics.training.checkpoint_reader import open_written, read_checkpoint, read_lineage
 from olmo_dynamics.training.metrics import Metrics
 from olmo_dynamics.training.recipe import Recipe, log_spaced
 from olmo_dynamics.training.state import TrainState, new_state
@@ -203,7 +203,8 @@ def _lineage(size: DemoSize, corpus: Corpus) -> dict[str, object]:
 
 
 def _require_same_size(checkpoint: Path, size: DemoSize) -> None:
-    lineage = json.loads((checkpoint / "lineage.json").read_bytes())
+    with open_written(checkpoint) as opened:
+        lineage = read_lineage(opened)
     if lineage.get("demo") != asdict(size):
         raise TrainingError(
             f"{checkpoint.parent} must hold a demo of this size or nothing (got another run); choose another folder"

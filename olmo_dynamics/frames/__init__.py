@@ -6,6 +6,7 @@
 
 from olmo_dynamics.frames.averages import macro_average
 from olmo_dynamics.frames.curves import metrics
+from olmo_dynamics.frames.distances import between, displacement
 from olmo_dynamics.frames.experts import pool_experts
 from olmo_dynamics.frames.lineage import Forest, forest
 from olmo_dynamics.frames.outlier_births import births
@@ -13,11 +14,14 @@ from olmo_dynamics.frames.recorded import RecordedStore, export, open_store
 from olmo_dynamics.frames.router_saturation import saturation
 from olmo_dynamics.frames.tables import table, table_names
 from olmo_dynamics.frames.thinning import thin
+from olmo_dynamics.frames.weight_path import trajectory
 
 __all__ = [
     "Forest",
     "RecordedStore",
+    "between",
     "births",
+    "displacement",
     "export",
     "forest",
     "macro_average",
@@ -28,4 +32,5 @@ __all__ = [
     "table",
     "table_names",
     "thin",
+    "trajectory",
 ]

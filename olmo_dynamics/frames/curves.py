@@ -30,12 +30,12 @@ def metrics(folder: str | Path) -> pl.DataFrame:
     Held-out losses have one column per file, `eval/FILE`. The first step of a fork has a row for these columns alone.
 
     Raises:
-        OptionError: the folder has no metrics.
+        OptionError: the folder has no metrics, or damaged ones.
     """
     path = Path(folder).expanduser() / METRICS_FILE
     if not path.is_file():
         raise OptionError(f"the folder of a run must hold {METRICS_FILE}; {folder} does not")
-    rows, evaluated = pl.read_parquet(path), path.with_name(EVALUATION_FILE)
+    rows, evaluated = _read(path), path.with_name(EVALUATION_FILE)
     if not evaluated.is_file():
         return rows
     losses = pl.read_csv(evaluated).with_columns(pl.format("eval/{}", "file").alias("file"))
@@ -52,9 +52,7 @@ class MetricsTable:
     def __init__(self, folder: Path, *, step: int, save_at: Collection[int] = ()) -> None:
         self.path = folder / METRICS_FILE
         self._save_at = frozenset(save_at)
-        self._written = (
-            pl.read_parquet(self.path).filter(pl.col("step") <= step) if self.path.exists() else pl.DataFrame()
-        )
+        self._written = _read(self.path).filter(pl.col("step") <= step) if self.path.exists() else pl.DataFrame()
         self._rows: list[Row] = []
         self._saved = time.monotonic()
 
@@ -76,3 +74,15 @@ class MetricsTable:
             self._rows.clear()
             write_frame(self._written, self.path)
         self._saved = time.monotonic()
+
+
+def _read(path: Path) -> pl.DataFrame:
+    try:
+        rows = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError):
+        rows = pl.DataFrame()
+    if rows.schema.get("step") != pl.Int64:
+        raise OptionError(
+            f"{path} must be a table of metrics, but is damaged: delete it; a fork resumes without its rows"
+        )
+    return rows

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 import numpy as np
 import polars as pl
 
+from olmo_dynamics.checkpoints.catalog.revision_names import sort_key
 from olmo_dynamics.quantities.declaration import STATUS, Status
 from olmo_dynamics.store import Store
 
-LEADING = ("revision", "stage", "ingredient", "step", "tokens")
+LEADING = ("revision", "stage", "ingredient", "step", "tokens", "seed", "line", "position_step", "position_tokens")
 """The columns that every table begins with."""
 
 STATUS_WORDS = {
@@ -28,10 +29,13 @@ _COLUMN_NAMES = {"domain_of_sequence": "domain"}
 
 
 def revisions_table(store: Store) -> pl.DataFrame:
-    """The facts about each complete revision, by stage, ingredient and step; null where a name does not tell."""
+    """The facts about each complete revision, by line of training and position; null where they are not known."""
     columns = {name: _series(name, values) for name, values in store.arrays("revisions").items() if name != "status"}
     frame = pl.DataFrame(columns).with_row_index("row")
-    return frame.sort("stage", "ingredient", "step", "row", nulls_last=True)
+    keys = [sort_key(revision) for revision in store.revisions()]
+    first = [name for name in LEADING if name in columns]
+    ordered = frame.select("row", *first, *(name for name in columns if name not in first))
+    return ordered[sorted(range(len(keys)), key=keys.__getitem__)]
 
 
 class Grid:
@@ -103,7 +107,7 @@ def numbers(name: str, values: np.ndarray) -> pl.Series:
 def _series(name: str, values: np.ndarray) -> pl.Series:
     if values.dtype.kind == "U":
         texts = pl.Series(name, values.tolist(), dtype=pl.String)
-        return texts.replace("", None) if name == "ingredient" else texts
+        return texts.replace("", None) if name in ("ingredient", "seed") else texts
     column = pl.Series(name, np.ascontiguousarray(values))
     if values.dtype != np.int64 or not (values == -1).any():
         return column

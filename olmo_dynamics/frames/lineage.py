@@ -1,18 +1,16 @@
 """A forest of runs: the parent, first step and overrides of each fork, and their metrics as one table.
 
-    >>> found = forest("olmo-demo/run", "forks/anneal", "forks/hot")                            # doctest: +SKIP
+    >>> found = forest("cache/demo/run", "forks/anneal", "forks/hot")                            # doctest: +SKIP
     >>> found.runs                                                                              # doctest: +SKIP
     >>> od.plots.branches(found.metrics(), "loss")                                              # doctest: +SKIP
 
-Only the first `lineage.json` in a run's folder is read. A parent is recognised by its path or, if it was moved, by the hash
-of the weights from which the fork began.
+Of a run's folder only the first sound `lineage.json` is read. A parent is the run that holds the weights from which a fork began,
+and a store belongs to the run that holds the weights it was measured from, wherever both are now; paths are hints.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +19,13 @@ from typing import Any
 import polars as pl
 
 from olmo_dynamics.checkpoints.folder import FolderSource
-from olmo_dynamics.errors import OptionError
+from olmo_dynamics.checkpoints.identity import COMPARED_BYTES, LINEAGE_FILE, compare_weights, find_folder
+from olmo_dynamics.checkpoints.tensors import parse_object
+from olmo_dynamics.errors import CheckpointError, OptionError, UnknownSourceError
 from olmo_dynamics.frames.curves import METRICS_FILE, metrics
 from olmo_dynamics.frames.recorded import RecordedStore, open_store
+from olmo_dynamics.names import FORK, RUN, Revision
+from olmo_dynamics.store.identity import held_weights
 
 STORE = "store.zarr"
 """The default name of a run's store, in its folder or next to it."""
@@ -34,11 +36,12 @@ _NO_CHANGE = frozenset({"save", "keep", "workers", "tokenizer", "parent_loss", "
 
 @dataclass(frozen=True)
 class Line:
-    """One run written by this package: its folder, its steps, and the lineage of its first checkpoint."""
+    """One run written by this package: its folder, its steps, the lineage of its first checkpoint, and its line of training."""
 
     folder: Path
     steps: tuple[int, ...]
     lineage: Mapping[str, Any]
+    line: str = RUN
 
     @property
     def origin(self) -> Mapping[str, Any]:
@@ -60,14 +63,54 @@ class Line:
 
 
 def read_line(folder: str | Path) -> Line | None:
-    """Read the run in a folder; None if the folder holds no checkpoint with a `lineage.json`."""
+    """Read the run in a folder; None if the folder holds no checkpoint with a `lineage.json`.
+
+    Raises:
+        CheckpointError: none of these files can be read.
+    """
     place = Path(folder).expanduser()
-    names = {path.parent.name for path in place.glob("*/lineage.json")}
+    names = {path.parent.name for path in place.glob(f"*/{LINEAGE_FILE}")}
     found = [each for each in FolderSource(place).revisions() if each.name in names] if names else []
     if not found:
         return None
-    lineage = json.loads((place / found[0].name / "lineage.json").read_bytes())
-    return Line(place, tuple(each.step for each in found if each.step is not None), lineage)
+    steps = tuple(each.step for each in found if each.step is not None)
+    return Line(place, steps, _lineage(place, found), found[0].line)
+
+
+def _lineage(place: Path, revisions: Sequence[Revision]) -> dict[str, Any]:
+    """The lineage in the first file that is sound; those of a run are the same."""
+    problem: CheckpointError | None = None
+    for each in revisions:
+        path = place / each.name / LINEAGE_FILE
+        try:
+            return parse_object(path.read_bytes(), str(path), CheckpointError)
+        except CheckpointError as error:
+            problem = problem or error
+    assert problem is not None
+    raise problem
+
+
+def run_folder(store: RecordedStore, near: Path | None = None) -> Path | None:
+    """The folder of the run that a store was measured from, from any working directory; None if it is not found.
+
+    A copy that lies beside the store (or beside another path `near`), or above it, comes before the path that the store names.
+    """
+    return find_folder(store.attributes["source"], near=near or store.path, accept=lambda each: _is_run_of(store, each))
+
+
+def require_run_folder(store: RecordedStore, forks: Sequence[str | Path]) -> Path:
+    """The folder of the store's run, found from the store or from one of the forks.
+
+    Raises:
+        OptionError: it is in none of the places where it may be.
+    """
+    for near in (None, *(Path(fork).expanduser() / STORE for fork in forks)):
+        if (found := run_folder(store, near)) is not None:
+            return found
+    raise OptionError(
+        f"the folder of the run in {store.path} must be at {store.attributes['source']}, or beside the store or the fork, "
+        "with the weights that were measured; copy it there"
+    )
 
 
 def forest(*folders: str | Path, stores: Iterable[str | Path] = ()) -> Forest:
@@ -132,7 +175,8 @@ class Forest:
     def branched(self, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         """Join the tables of several runs: `run`, `parent` and `forked_at`, then their own columns.
 
-        A fork without a row at its first step gets its parent's row, so that its line begins on the parent's.
+        A fork without a row at its first step gets its parent's row, so that its line begins on the parent's. The column
+        `line` of its rows is the line of its parent and `/fork`.
         """
         parts = []
         for name in self._in_order():
@@ -144,6 +188,8 @@ class Forest:
                 own = pl.concat([frames[parent].filter(pl.col("step") == start), own], how="diagonal_relaxed")
             labels = {"run": name, "parent": parent, "forked_at": start}
             columns = [pl.lit(value, dtype=_RUNS[key]).alias(key) for key, value in labels.items()]
+            if parent is not None or "line" not in own.columns:
+                own = own.with_columns(pl.lit(self._line(name)).alias("line"))
             parts.append(own.select(*columns, pl.all()))
         if not parts:
             raise OptionError(
@@ -168,26 +214,45 @@ class Forest:
         return pl.concat(parts[::-1])
 
     def open_stores(self) -> dict[str, RecordedStore]:
-        """The store of each run that has one; given stores are matched by the folder they were collected from."""
-        given = {Path(store.attributes["source"]).resolve(): store for store in map(open_store, self.stores)}
-        found = {}
-        for name in self._in_order():
-            folder = self.lines[name].folder
-            near = [given[folder.resolve()]] if folder.resolve() in given else _stores_near(folder)
-            if near:
-                found[name] = near[0]
-        return found
+        """The store of each run that has one; given stores are matched by the weights that they were measured from."""
+        folders = {name: line.folder for name, line in self.lines.items()}
+        beside = dict.fromkeys(folder.parent.resolve() / STORE for folder in folders.values())
+        own = {name: folder / STORE for name, folder in folders.items()}
+        found: dict[str, RecordedStore] = {}
+        for path in self.stores:
+            self._assign(found, open_store(path))
+        found = {name: open_store(path) for name, path in own.items() if path.is_dir()} | found
+        for path in beside:
+            if path.is_dir():
+                self._assign(found, open_store(path))
+        return {name: found[name] for name in self._in_order() if name in found}
+
+    def _assign(self, found: dict[str, RecordedStore], store: RecordedStore) -> None:
+        """Give a store to the run that it was measured from, unless that has one."""
+        folders = {line.folder.resolve(): name for name, line in self.lines.items() if _is_run_of(store, line.folder)}
+        place = find_folder(store.attributes["source"], near=store.path, accept=lambda each: each.resolve() in folders)
+        if folders:
+            nearest = place or max(folders, key=lambda folder: _shared_names(store, folder))
+            found.setdefault(folders[nearest.resolve()], store)
+
+    def _line(self, run: str) -> str:
+        """The line of training of a run; that of a fork of a fork ends in `/fork/fork`."""
+        parent = self._line(self.parents[run]) if run in self.parents else ""
+        return f"{parent}/{FORK}" if parent.endswith(f"/{FORK}") else self.lines[run].line
 
     def _parent(self, line: Line) -> str | None:
+        """The run at the place of the fork's parent, unless its weights differ; else one that holds the parent's weights."""
         origin = line.origin
         if not origin:
             return None
-        here = {name: other for name, other in self.lines.items() if other is not line}
-        for test in (_is_at_path, _has_weights):
-            for name, other in here.items():
-                if test(other, origin):
-                    return name
-        return None
+        here = {other.folder.resolve(): name for name, other in self.lines.items() if other is not line}
+        held = {origin["revision"]: origin.get("weights_sha256", "")}
+        compared = {each: compare_weights(FolderSource(each), held, limit=COMPARED_BYTES) for each in here}
+        allowed = {each for each, comparison in compared.items() if not comparison.differing}
+        place = find_folder(origin["source"], near=line.folder / STORE, accept=lambda each: each.resolve() in allowed)
+        if place is not None:
+            return here[place.resolve()]
+        return next((here[each] for each in allowed if compare_weights(FolderSource(each), held).same), None)
 
     def _in_order(self) -> list[str]:
         """The runs' names, parents before their forks, otherwise in the given order."""
@@ -227,28 +292,21 @@ def _short(value: Any) -> str:
     )
 
 
-def _is_at_path(line: Line, origin: Mapping[str, Any]) -> bool:
-    return Path(origin["source"]).expanduser().resolve() == line.folder.resolve()
-
-
-def _has_weights(line: Line, origin: Mapping[str, Any]) -> bool:
-    """True if the run holds the same weights under the same name of the revision."""
-    file = line.folder / origin["revision"] / "model.safetensors"
-    if not file.is_file():
+def _is_run_of(store: RecordedStore, folder: Path) -> bool:
+    """True if a folder is the run that a store was measured from, as far as its revisions can be compared."""
+    try:
+        comparison = compare_weights(FolderSource(folder), held_weights(store), limit=COMPARED_BYTES)
+    except UnknownSourceError:
         return False
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest() == origin.get("weights_sha256")
+    if comparison.compared:
+        return comparison.same
+    hint, here = store.attributes["source"], folder.resolve()
+    return find_folder(hint, near=store.path, accept=lambda each: each.resolve() == here) is not None
 
 
-def _stores_near(folder: Path) -> list[RecordedStore]:
-    """The store in a run's folder, or the one next to it that was collected from it."""
-    inside, adjacent = folder / STORE, folder.parent / STORE
-    if inside.is_dir():
-        return [open_store(inside)]
-    if not adjacent.is_dir():
-        return []
-    store = open_store(adjacent)
-    return [store] if Path(store.attributes["source"]).resolve() == folder.resolve() else []
+def _shared_names(store: RecordedStore, folder: Path) -> int:
+    """The number of finished revisions of a store that the run in a folder has: a fork shares one with its parent."""
+    return len(store.done.intersection(each.name for each in FolderSource(folder).revisions()))
 
 
 def _names(folders: list[Path]) -> list[str]:

@@ -56,11 +56,10 @@ def export(store: Store, name: str, out: str | Path) -> Path:
     Raises:
         OptionError: the store has no such table, or the file has another suffix.
         DiskFullError: no room; nothing is left behind.
+        StoreError: the path cannot be written.
     """
     path = Path(out)
     if path.suffix not in (".parquet", ".csv"):
         raise OptionError(f"a table is written to a .parquet or .csv file (got {path.name})")
-    frame = table(store, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_frame(frame, path)
+    write_frame(table(store, name), path)
     return path

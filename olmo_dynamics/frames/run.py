@@ -26,7 +26,13 @@ _SCHEMA = {
     "token_label": pl.String,
     "format": pl.String,
     "commit": pl.String,
+    "seed": pl.String,
+    "line": pl.String,
+    "position_step": pl.Int64,
+    "position_tokens": pl.Int64,
 }
+
+_FIELDS = {"revision": "name"}
 
 
 class Run:
@@ -36,9 +42,10 @@ class Run:
     revisions too.
     """
 
-    def __init__(self, source: str | Path | Source, *, lists: Sequence[str | Path] = ()) -> None:
+    def __init__(self, source: str | Path | Source, *, lists: Sequence[str | Path] | str | Path = ()) -> None:
         opened = source if isinstance(source, Source) else open_source(source)
-        self.source = ListedSource(opened, lists) if lists else opened
+        places = [lists] if isinstance(lists, str | Path) else lists
+        self.source = ListedSource(opened, places) if places else opened
 
     @property
     def name(self) -> str:
@@ -47,7 +54,7 @@ class Run:
 
     @cached_property
     def revisions(self) -> pl.DataFrame:
-        """One row per revision: name, stage, ingredient, step, tokens, token label, format and commit."""
+        """One row per revision: name, stage, ingredient, step, tokens, token label, format, commit, seed, line and position."""
         return revisions_frame(self.source.revisions())
 
     def select(self, expression: str) -> list[Revision]:
@@ -89,8 +96,12 @@ def availability_frame(source: ListedSource, expression: str = "all") -> pl.Data
 
 def revisions_frame(revisions: list[Revision]) -> pl.DataFrame:
     """Revisions as a table, in the given order."""
-    rows = [
-        (each.name, each.stage, each.ingredient, each.step, each.tokens, each.token_label, each.format, each.commit)
-        for each in revisions
-    ]
-    return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
+    columns = {name: [getattr(each, _FIELDS.get(name, name)) for each in revisions] for name in _SCHEMA}
+    return pl.DataFrame(columns, schema=_SCHEMA)
+
+
+def drop_repeats(frame: pl.DataFrame) -> pl.DataFrame:
+    """A table of revisions without seeds if there are none, and without positions that equal the steps and tokens."""
+    own = {"position_step": "step", "position_tokens": "tokens"}
+    idle = [name for name, counted in own.items() if frame[name].equals(frame[counted])]
+    return frame.drop(*idle, *(["seed"] if frame["seed"].is_null().all() else []))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from olmo_dynamics.model.build import build_model, expected_shapes, init_weights, model_sites
     from olmo_dynamics.model.config import MODEL_TYPES, Experts, ModelConfig, Yarn
     from olmo_dynamics.model.config_json import parse_config, to_config_json, unknown_keys
+    from olmo_dynamics.model.heads import has_other_head, missing_head, resolve_config
     from olmo_dynamics.model.language_model import LanguageModel
     from olmo_dynamics.model.olmo1 import Olmo1
     from olmo_dynamics.model.olmo2 import Olmo2
@@ -47,8 +48,11 @@ _HOME = {
     "check_shapes": "weights",
     "expected_shapes": "build",
     "find_tap": "sites",
+    "resolve_config": "heads",
+    "has_other_head": "heads",
     "init_weights": "build",
     "load_model_weights": "weights",
+    "missing_head": "heads",
     "model_sites": "build",
     "parse_config": "config_json",
     "stages": "stream",
@@ -79,10 +83,13 @@ __all__ = [
     "check_shapes",
     "expected_shapes",
     "find_tap",
+    "has_other_head",
     "init_weights",
     "load_model_weights",
+    "missing_head",
     "model_sites",
     "parse_config",
+    "resolve_config",
     "stages",
     "taps",
     "to_config_json",

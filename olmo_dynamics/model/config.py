@@ -17,7 +17,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from olmo_dynamics.errors import CheckpointError, UnknownModelError
+from olmo_dynamics.errors import ConfigError, UnknownModelError
+from olmo_dynamics.model.config_schema import (
+    MAX_LAYERS,
+    MAX_POSITIONS,
+    MAX_WIDTH,
+    brief,
+    require_count,
+    require_positive,
+)
 
 MODEL_TYPES = ("olmo", "olmo2", "olmo3", "olmoe")
 """The `model_type`s whose forward pass is implemented."""
@@ -37,7 +45,7 @@ class Yarn:
     """YaRN: RoPE stretched to longer texts than in pretraining, by slowing the slow pairs down `factor` times.
 
     Raises:
-        CheckpointError: the factor is below 1, or another number is not above 0.
+        ConfigError: the factor is below 1, or another number is not above 0.
     """
 
     factor: float
@@ -47,14 +55,12 @@ class Yarn:
     attention_factor: float | None = None  # `magnitude`, if it is not 0.1 ln(factor) + 1
 
     def __post_init__(self) -> None:
-        require_count("original_max_position_embeddings", self.original_positions)
+        require_count("original_max_position_embeddings", self.original_positions, MAX_POSITIONS)
         _require_positive(self, ("factor", "beta_fast", "beta_slow"))
         if self.attention_factor is not None:
             _require_positive(self, ("attention_factor",))
         if self.factor < 1:
-            raise CheckpointError(
-                f"factor must be at least 1 to stretch RoPE (got {self.factor!r}); correct the config"
-            )
+            raise ConfigError(f"factor must be at least 1 to stretch RoPE (got {self.factor!r}); correct the config")
 
     @property
     def magnitude(self) -> float:
@@ -67,7 +73,7 @@ class Experts:
     """A mixture of experts in place of each MLP: every token goes to the `per_token` experts with the highest scores.
 
     Raises:
-        CheckpointError: a token goes to more experts than there are.
+        ConfigError: a token goes to more experts than there are.
     """
 
     count: int
@@ -78,7 +84,7 @@ class Experts:
         require_count("num_experts", self.count)
         require_count("num_experts_per_tok", self.per_token)
         if self.per_token > self.count:
-            raise CheckpointError(
+            raise ConfigError(
                 f"num_experts_per_tok must be at most num_experts (got {self.per_token} and {self.count}); "
                 "correct the config"
             )
@@ -90,7 +96,7 @@ class ModelConfig:
 
     Raises:
         UnknownModelError: the model type has no forward pass here.
-        CheckpointError: numbers contradict each other, or a field is given that the family does not have.
+        ConfigError: numbers contradict each other, or a field is given that the family does not have.
     """
 
     hidden_size: int
@@ -104,6 +110,7 @@ class ModelConfig:
     norm_eps: float
     rope_theta: float
     tied_embeddings: bool = False  # the head reads the embedding's rows
+    has_head: bool = True  # False for the trunk of another model, such as a reward model: no logits
     model_type: str = "olmo2"
     yarn: Yarn | None = None  # stretches the full layers' RoPE; sliding layers never need it
     clip_qkv: float | None = None  # queries, keys and values are clipped to ±this
@@ -117,38 +124,38 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require_known(self.model_type)
-        for name in _COUNTS:
-            require_count(name, getattr(self, name))
+        for name, most in _COUNTS.items():
+            require_count(name, getattr(self, name), most)
         _require_positive(self, ("norm_eps", "rope_theta"))
         _require_positive(
             self, (name for name in ("clip_qkv", "sliding_rope_theta") if getattr(self, name) is not None)
         )
         if self.heads % self.kv_heads:
-            raise CheckpointError(
+            raise ConfigError(
                 f"heads must be a multiple of kv_heads (got {self.heads} and {self.kv_heads}); correct the config"
             )
         if self.head_dim % 2:
-            raise CheckpointError(
+            raise ConfigError(
                 f"head_dim must be even, because RoPE turns pairs (got {self.head_dim}); correct the config"
             )
         if self.yarn and not self.rope_theta > 1:
-            raise CheckpointError(f"rope_theta must be above 1 for YaRN (got {self.rope_theta!r}); correct the config")
+            raise ConfigError(f"rope_theta must be above 1 for YaRN (got {self.rope_theta!r}); correct the config")
         self._check_parts()
 
     def _check_parts(self) -> None:
         for part, owners in OWNERS.items():
             if self.model_type not in owners and getattr(self, part) not in (None, ()):
-                raise CheckpointError(
+                raise ConfigError(
                     f"{part} must be left out for {self.model_type}, which does not have it (got {getattr(self, part)!r}); "
                     "correct the config"
                 )
         if self.model_type == "olmoe" and self.experts is None:
-            raise CheckpointError("experts must be given for olmoe (got None); correct the config")
+            raise ConfigError("experts must be given for olmoe (got None); correct the config")
         if self.sliding_layers:
-            require_count("sliding_window", self.sliding_window)
-        outside = sorted(set(self.sliding_layers).difference(range(self.layers)))
+            require_count("sliding_window", self.sliding_window, MAX_POSITIONS)
+        outside = sorted(layer for layer in set(self.sliding_layers) if not 0 <= layer < self.layers)
         if outside:
-            raise CheckpointError(
+            raise ConfigError(
                 f"sliding_layers must be layers of 0 to {self.layers - 1} (got {outside}); correct the config"
             )
 
@@ -167,16 +174,13 @@ class ModelConfig:
         return self.sliding_window if layer in self.sliding_layers else None
 
 
-_COUNTS = (
-    "hidden_size",
-    "layers",
-    "heads",
-    "kv_heads",
-    "head_dim",
-    "intermediate_size",
-    "vocab_size",
-    "max_positions",
-)
+_COUNTS = {
+    "layers": MAX_LAYERS,
+    "max_positions": MAX_POSITIONS,
+    **dict.fromkeys(
+        ("hidden_size", "heads", "kv_heads", "head_dim", "query_width", "intermediate_size", "vocab_size"), MAX_WIDTH
+    ),
+}
 
 
 def require_known(model_type: object) -> None:
@@ -187,7 +191,7 @@ def require_known(model_type: object) -> None:
     """
     if model_type not in MODEL_TYPES:
         raise UnknownModelError(
-            f"model_type must be one of {', '.join(MODEL_TYPES)} to run a forward pass (got {model_type!r}); "
+            f"model_type must be one of {', '.join(MODEL_TYPES)} to run a forward pass (got {brief(model_type)}); "
             "record parameters only, which needs no forward pass"
         )
 
@@ -196,25 +200,13 @@ def refuse(key: str, given: object, needed: str) -> NoReturn:
     """Reject a key of a `config.json` that asks for a computation which is not implemented.
 
     Raises:
-        CheckpointError: always.
+        ConfigError: always.
     """
-    raise CheckpointError(
-        f"{key} must be {needed} for the forward pass implemented here (got {given!r}); record parameters only"
+    raise ConfigError(
+        f"{key} must be {needed} for the forward pass implemented here (got {brief(given)}); record parameters only"
     )
-
-
-def require_count(name: str, value: object) -> None:
-    """Check that a value is a whole number of at least 1.
-
-    Raises:
-        CheckpointError: it is not.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise CheckpointError(f"{name} must be a whole number of at least 1 (got {value!r}); correct the config")
 
 
 def _require_positive(owner: object, names: Iterable[str]) -> None:
     for name in names:
-        value = getattr(owner, name)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise CheckpointError(f"{name} must be a number above 0 (got {value!r}); correct the config")
+        require_positive(name, getattr(owner, name))

@@ -13,10 +13,11 @@ computation in a way not implemented here is rejected; `unknown_keys` lists the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
-from olmo_dynamics.errors import CheckpointError
-from olmo_dynamics.model.config import OWNERS, Experts, ModelConfig, refuse, require_count, require_known
+from olmo_dynamics.errors import ConfigError
+from olmo_dynamics.model.config import OWNERS, Experts, ModelConfig, refuse, require_known
+from olmo_dynamics.model.config_schema import check_schema, check_sizes
 from olmo_dynamics.model.rope_json import FULL, SLIDING, as_float, read_rope, write_rope
 
 _ARCHITECTURES = {
@@ -78,25 +79,30 @@ _READ = frozenset(
 _IDLE = frozenset(
     {"architectures", "transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache", "initializer_range",
      "output_router_logits", "router_aux_loss_coef", "router_z_loss_coef", "output_attentions", "output_hidden_states",
-     "return_dict", "is_encoder_decoder", "id2label", "label2id", "problem_type", "chunk_size_feed_forward"}
+     "return_dict", "is_encoder_decoder", "id2label", "label2id", "num_labels", "problem_type", "chunk_size_feed_forward"}
 )  # fmt: skip
 """Keys without effect on a forward pass."""
 
 
-def parse_config(config: Mapping[str, Any]) -> ModelConfig:
+def parse_config(config: Mapping[str, Any], tensors: Mapping[str, Any] | None = None) -> ModelConfig:
     """Read a `ModelConfig` from the contents of a Hugging Face `config.json`.
 
-    Keys that determine a shape are required; others default as in transformers.
+    Keys that determine a shape are required; others default as in transformers. Give the `tensors` that the weights hold by
+    their headers, where there are any: a model with more layers or experts than they can hold is refused, and never built.
 
     Raises:
         UnknownModelError: the model type has no forward pass here.
-        CheckpointError: keys are missing, contradict each other, or ask for a computation that is not implemented.
+        ConfigError: keys are missing, contradict each other, or ask for a computation that is not implemented.
     """
     require_known(config.get("model_type"))
+    check_schema(config)
     model_type = config["model_type"]
     _refuse_other_computations(config)
     _require_keys(config, (*_REQUIRED, "num_experts") if model_type == "olmoe" else _REQUIRED)
     config = _DEFAULTS | ({"max_position_embeddings": 4096} if model_type == "olmoe" else {}) | dict(config)
+    experts = _experts(config) if model_type == "olmoe" else None
+    if tensors is not None:
+        check_sizes(config["num_hidden_layers"], experts.count if experts else 1, tensors)
     heads, kv_heads = config["num_attention_heads"], config.get("num_key_value_heads")
     sliding_layers = _sliding_layers(config)
     return ModelConfig(
@@ -114,7 +120,7 @@ def parse_config(config: Mapping[str, Any]) -> ModelConfig:
         clip_qkv=as_float(config.get("clip_qkv")),
         sliding_window=config["sliding_window"] if sliding_layers else None,
         sliding_layers=sliding_layers,
-        experts=_experts(config) if model_type == "olmoe" else None,
+        experts=experts,
         pad_token_id=config["pad_token_id"],
         bos_token_id=config.get("bos_token_id"),
         eos_token_id=_frozen(config["eos_token_id"]),
@@ -185,7 +191,7 @@ def _require_keys(config: Mapping[str, Any], required: tuple[str, ...]) -> None:
     if "num_experts" in missing and config.get("num_local_experts") is not None:
         missing.remove("num_experts")
     if missing:
-        raise CheckpointError(f"config.json must give {', '.join(required)} (missing: {', '.join(missing)}); add them")
+        raise ConfigError(f"config.json must give {', '.join(required)} (missing: {', '.join(missing)}); add them")
 
 
 def _refuse_other_computations(config: Mapping[str, Any]) -> None:
@@ -205,13 +211,12 @@ def _sliding_layers(config: Mapping[str, Any]) -> tuple[int, ...]:
         if set(given or ()) - {FULL}:
             refuse("layer_types", sorted(set(given or ()) - {FULL}), f"{FULL!r} only")
         return ()
-    require_count("layers", config["num_hidden_layers"])
     if given is None:
         return tuple(layer for layer in range(config["num_hidden_layers"]) if (layer + 1) % 4)
     if set(given) - {FULL, SLIDING}:
         refuse("layer_types", sorted(set(given) - {FULL, SLIDING}), f"{FULL!r} or {SLIDING!r}")
     if len(given) != config["num_hidden_layers"]:
-        raise CheckpointError(
+        raise ConfigError(
             f"layer_types must name {config['num_hidden_layers']} layers, as in num_hidden_layers (got {len(given)}); "
             "correct the config"
         )
@@ -228,14 +233,12 @@ def _experts(config: Mapping[str, Any]) -> Experts:
 
 
 def _head_dim(config: Mapping[str, Any]) -> int:
-    given = config.get("head_dim")
+    given: int | None = config.get("head_dim")
     if given is not None:
-        return cast(int, given)
+        return given
     hidden_size, heads = config["hidden_size"], config["num_attention_heads"]
-    for name, count in (("hidden_size", hidden_size), ("heads", heads)):
-        require_count(name, count)
     if hidden_size % heads:
-        raise CheckpointError(
+        raise ConfigError(
             "hidden_size must be a multiple of num_attention_heads if head_dim is absent "
             f"(got {hidden_size} and {heads}); correct the config"
         )

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from olmo_dynamics.errors import OptionError
 from olmo_dynamics.model.config import ModelConfig
 from olmo_dynamics.model.rope import Rope, rope_positions, rope_table
 from olmo_dynamics.model.sites import Tap
@@ -32,15 +33,16 @@ class LanguageModel(nn.Module):
 
     `embed`, the blocks, `finish` and `head` are the stages of `forward`, separate so that each can be run alone. A tied
     model has no `lm_head`: its head reads the embedding's rows. Every row is trained, including that of a padding token.
+    A model without a head ends at the final norm: it has `hidden`, and no logits.
     """
 
     def __init__(self, config: ModelConfig, block: Callable[[ModelConfig, int], nn.Module], norm: nn.Module) -> None:
         super().__init__()
         self.config = config
         self.model = Stack(config, block, norm)
-        tied = config.tied_embeddings
-        self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.logits = Tap(Site.LOGITS)
+        own = config.has_head and not config.tied_embeddings
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False) if own else None
+        self.logits = Tap(Site.LOGITS) if config.has_head else None
 
     def forward(self, token_ids: Int[Tensor, "batch positions"]) -> Float[Tensor, "batch positions vocab"]:
         """Logits of the token after each position."""
@@ -72,7 +74,13 @@ class LanguageModel(nn.Module):
         return self.model.final_norm(self.model.norm(x))
 
     def head(self, x: Float[Tensor, "batch positions hidden"]) -> Float[Tensor, "batch positions vocab"]:
-        """Logits of normalised hidden states."""
+        """Logits of normalised hidden states.
+
+        Raises:
+            OptionError: the model has no head.
+        """
+        if self.logits is None:
+            raise OptionError("logits must come from a language-model head, which this model lacks; call model.hidden")
         return self.logits(F.linear(x, self.model.embed_tokens.weight) if self.lm_head is None else self.lm_head(x))
 
     @property

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from olmo_dynamics.errors import CheckpointError
+from olmo_dynamics.errors import ConfigError
 from olmo_dynamics.model.config import ModelConfig, Yarn, refuse
+from olmo_dynamics.model.config_schema import brief
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 """The names of a layer's kind of attention in `layer_types` and `rope_parameters`."""
@@ -36,14 +37,14 @@ def read_rope(config: Mapping[str, Any]) -> dict[str, Any]:
     """Read the fields of a `ModelConfig` that define the rotation of queries and keys.
 
     Raises:
-        CheckpointError: spellings contradict each other, or ask for a kind of RoPE that is not implemented.
+        ConfigError: spellings contradict each other, or ask for a kind of RoPE that is not implemented.
     """
     if config["model_type"] == "olmo3" and config.get("rope_parameters"):
         return _by_layer_type(config)
     if config.get("rope_parameters") and config.get("rope_scaling"):
-        raise CheckpointError(
+        raise ConfigError(
             "rope_parameters and rope_scaling must not be given together "
-            f"(got {config['rope_parameters']!r} and {config['rope_scaling']!r}); remove one"
+            f"(got {brief(config['rope_parameters'])} and {brief(config['rope_scaling'])}); remove one"
         )
     key = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
     rope = config.get(key) or {}
@@ -79,8 +80,8 @@ def _by_layer_type(config: Mapping[str, Any]) -> dict[str, Any]:
         refuse(f"{key} of {SLIDING}", sliding, "of rope_type 'default'")
     yarn, scaling = _yarn(key, full, config), config.get("rope_scaling")
     if scaling and _yarn("rope_scaling", scaling, config) != yarn:
-        raise CheckpointError(
-            f"rope_scaling must equal {key} of {FULL} (got {scaling!r} and {full!r}); remove the wrong one"
+        raise ConfigError(
+            f"rope_scaling must equal {key} of {FULL} (got {brief(scaling)} and {brief(full)}); remove the wrong one"
         )
     theta, own = _theta(key, full, config), sliding.get("rope_theta")
     sliding_theta = _theta(key, {}, config) if own is None else as_float(own)
@@ -93,7 +94,7 @@ def _theta(key: str, rope: _Rope, config: Mapping[str, Any]) -> float:
     if not found and "rope_theta" in config:
         refuse("rope_theta", None, "a number")  # some models were trained further without positions
     if len(set(found)) > 1:
-        raise CheckpointError(
+        raise ConfigError(
             f"rope_theta must be one number (got {found[0]!r} in {key} and {found[1]!r} outside it); remove one"
         )
     return as_float(found[0]) if found else _DEFAULT_THETA.get(config["model_type"], 10_000.0)
@@ -102,7 +103,10 @@ def _theta(key: str, rope: _Rope, config: Mapping[str, Any]) -> float:
 def _yarn(key: str, rope: _Rope, config: Mapping[str, Any]) -> Yarn | None:
     """The stretching of RoPE, None if there is none."""
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "yarn") or any(isinstance(value, Mapping) for value in rope.values()):
+    of_layers = any(name in rope for name in (FULL, SLIDING)) or any(
+        isinstance(each, Mapping) for each in rope.values()
+    )
+    if kind not in ("default", "yarn") or of_layers:
         refuse(key, dict(rope), "of rope_type 'default' or 'yarn'")
     for name, same in _SAME.items():
         if rope.get(name) not in same:

@@ -131,8 +131,8 @@ def stages(config: ModelConfig, *, until: int | None = None) -> tuple[Stage, ...
         found.append(Stage(f"block {layer}", layer, tuple(n for n in names if n.startswith(f"model.layers.{layer}."))))
     if until is None:
         norm = [name for name in names if name.startswith("model.norm.")]  # OLMo 1's has no weights
-        head = "model.embed_tokens.weight" if config.tied_embeddings else "lm_head.weight"
-        found.append(Stage(HEAD, NO_LAYER, (*norm, head)))
+        head = ["model.embed_tokens.weight" if config.tied_embeddings else "lm_head.weight"] if config.has_head else []
+        found.append(Stage(HEAD, NO_LAYER, (*norm, *head)))
     return tuple(found)
 
 
@@ -223,7 +223,7 @@ class StreamedPass:
 
     def _finish(self, stage: Stage, rows: slice) -> None:
         hidden = self._model.finish(self.residual[rows])
-        if Site.LOGITS not in self.sites:
+        if Site.LOGITS not in self.sites or not self.config.has_head:
             return
         weight = self._model.head_weight
         for columns in slices(len(weight), self.compute.columns_at_once):

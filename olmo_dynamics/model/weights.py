@@ -20,6 +20,7 @@ from torch.utils.dlpack import from_dlpack
 from olmo_dynamics.errors import CheckpointError, ShapeError
 from olmo_dynamics.model.build import expected_shapes
 from olmo_dynamics.model.config import ModelConfig
+from olmo_dynamics.model.heads import HEAD, is_other_head
 from olmo_dynamics.names import TensorInfo
 
 TORCH_DTYPES = {
@@ -67,7 +68,8 @@ def to_tensor(raw: UInt8[np.ndarray, " bytes"], info: TensorInfo) -> Tensor:
 def check_shapes(config: ModelConfig, tensors: Mapping[str, TensorInfo] | Mapping[str, Tensor]) -> None:
     """Check that the tensors are those of the config.
 
-    A head stored in addition to tied embeddings is accepted, because some writers keep both.
+    Tensors that change nothing in the forward pass are accepted: a head stored in addition to tied embeddings, another
+    head beside the trunk, and the frequencies of RoPE, which follow from the config.
 
     Raises:
         ShapeError: tensors are missing, unexpected or of another shape; the message names the first few.
@@ -76,6 +78,7 @@ def check_shapes(config: ModelConfig, tensors: Mapping[str, TensorInfo] | Mappin
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if config.tied_embeddings and found.get("lm_head.weight") == (config.vocab_size, config.hidden_size):
         del found["lm_head.weight"]
+    found = {name: shape for name, shape in found.items() if name in expected or not _is_beside(name, config)}
     complaints = [
         _complaint("missing", [f"{name} {list(expected[name])}" for name in expected if name not in found]),
         _complaint("unexpected", [f"{name} {list(found[name])}" for name in found if name not in expected]),
@@ -114,6 +117,12 @@ def load_model_weights(model: nn.Module, tensors: Mapping[str, Tensor], *, devic
         )
     copies = {name: tensors[name].to(device, value.dtype, copy=True) for name, value in state.items()}
     model.load_state_dict(copies, assign=True)
+
+
+def _is_beside(name: str, config: ModelConfig) -> bool:
+    """True for a tensor that the forward pass does not need, and that is known to change nothing in it."""
+    outside = not config.has_head and not name.startswith("model.") and name != HEAD
+    return is_other_head(name) or outside or name.endswith(".rotary_emb.inv_freq")
 
 
 def _complaint(kind: str, names: list[str]) -> str:

@@ -12,14 +12,16 @@ from olmo_dynamics.plots.bands import distribution_fan, embedding_band
 from olmo_dynamics.plots.births import outlier_births
 from olmo_dynamics.plots.branches import branches
 from olmo_dynamics.plots.depth import depth_profile
+from olmo_dynamics.plots.display import enable
 from olmo_dynamics.plots.domain_losses import loss_by_domain
 from olmo_dynamics.plots.expert_use import domain_specialisation, expert_load, saturation
-from olmo_dynamics.plots.maps import layer_step_map
-from olmo_dynamics.plots.norms import norms_panel
+from olmo_dynamics.plots.maps import layer_step_map, norms_panel
 from olmo_dynamics.plots.panels import linked
 from olmo_dynamics.plots.table import MAX_ROWS
 from olmo_dynamics.plots.theme import AnyChart, Style
 from olmo_dynamics.plots.trajectories import trajectory
+
+enable()
 
 __all__ = [
     "MAX_ROWS",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import numpy as np
@@ -21,7 +21,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.plots.theme import YScale
+from olmo_dynamics.plots.lines import BORDER, BORDER_NAME
+from olmo_dynamics.plots.theme import PLAIN, QUIET, Style, YScale
 from olmo_dynamics.plots.titles import X_TITLES, axis_title
 from olmo_dynamics.quantities.declaration import Quantity
 
@@ -34,43 +35,55 @@ _TICK_PIXELS = 38  # width that one tick label of the time axis takes
 
 
 @dataclass(frozen=True, slots=True)
+class TimeScale:
+    """The scale of a time axis: linear, logarithmic, or linear below `constant` and logarithmic above."""
+
+    kind: Literal["linear", "log", "symlog"] = "linear"
+    constant: float = 1.0
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """The scale's type, as altair's Scale takes it."""
+        more: dict[str, Any] = {"constant": self.constant} if self.kind == "symlog" else {"zero": False}
+        return {"type": self.kind, **({} if self.kind == "log" else more)}
+
+    def place(self, values: Array) -> Array:
+        """Positions of values on the axis, in its own unit."""
+        if self.kind == "log":
+            return np.log(values)
+        return np.sign(values) * np.log1p(np.abs(values) / self.constant) if self.kind == "symlog" else values
+
+    def unplace(self, places: Array) -> Array:
+        """Values at positions on the axis; the inverse of `place`."""
+        if self.kind == "log":
+            return np.exp(places)
+        return np.sign(places) * np.expm1(np.abs(places)) * self.constant if self.kind == "symlog" else places
+
+
+@dataclass(frozen=True, slots=True)
 class TimeAxis:
     """The axis of step or tokens along x: its scale and its ticks."""
 
-    field: str  # step or tokens
-    log: bool
-    constant: float  # below it the axis is linear
+    field: str  # step or tokens, of one stage or counted through all
+    scale: TimeScale
     ticks: tuple[float, ...]  # labelled
     minor: tuple[float, ...]  # without a label until a reader zooms in
-
-    @property
-    def kind(self) -> dict[str, Any]:
-        """The scale's type, as altair's Scale takes it."""
-        return {"type": "symlog", "constant": self.constant} if self.log else {"type": "linear", "zero": False}
 
     def channel(self, field: str = "", *, seen: str = "", domain: Any = alt.Undefined) -> alt.X:
         """The x encoding of `field`, or of the axis' own field if none is given.
 
         `seen` is Vega's expression for the interval that a selection shows. Minor ticks are labelled where it is short.
         """
-        scale = alt.Scale(**self.kind, nice=False, domain=domain, padding=alt.Undefined if field else _EDGE)
+        scale = alt.Scale(**self.scale.words, nice=False, domain=domain, padding=alt.Undefined if field else _EDGE)
         title = X_TITLES[self.field]
         return alt.X(field or self.field, type="quantitative", title=title, scale=scale, axis=self._axis(seen))
 
-    def place(self, values: Array) -> Array:
-        """Positions of values on the axis, in its own unit."""
-        return np.sign(values) * np.log1p(np.abs(values) / self.constant) if self.log else values
-
-    def unplace(self, places: Array) -> Array:
-        """Values at positions on the axis; the inverse of `place`."""
-        return np.sign(places) * np.expm1(np.abs(places)) * self.constant if self.log else places
-
     def _axis(self, seen: str) -> alt.Axis:
         words = short_number("datum.value")
-        if not self.log:
+        if self.scale.kind == "linear":
             return alt.Axis(labelExpr=words, labelOverlap="greedy", tickCount=5, grid=False)
         major = f"indexof({json.dumps(self.ticks)}, datum.value) >= 0"
-        near = f" || isArray({seen}) && {seen}[1] < 50 * max({seen}[0], {self.constant:g})" if seen else ""
+        near = f" || isArray({seen}) && {seen}[1] < 50 * max({seen}[0], {self.scale.constant:g})" if seen else ""
         return alt.Axis(
             values=[*self.ticks, *self.minor],
             labelExpr=f"{major}{near} ? {words} : ''",
@@ -80,20 +93,58 @@ class TimeAxis:
         )
 
 
-def time_axis(frame: pl.DataFrame, x: str, *, width: int) -> TimeAxis:
-    """The time axis for the steps or tokens in a table, in a picture that is `width` pixels wide."""
-    values = sorted(float(value) for value in frame[x].unique() if value is not None)
-    positive = [value for value in values if value > 0]
-    if len(values) < 3 or positive[-1] < _LINEAR_BELOW * positive[0]:
-        return TimeAxis(x, False, 1.0, (), ())
-    constant = 10.0 ** math.floor(math.log10(positive[0]))
-    powers = range(round(math.log10(constant)), math.floor(math.log10(positive[-1])) + 1)
+def time_axis(frame: pl.DataFrame, x: str, *, width: int, style: Style = PLAIN) -> TimeAxis:
+    """The time axis for a column of steps or tokens, in a picture that is `width` pixels wide.
+
+    Raises:
+        OptionError: a logarithmic scale is asked for, and a value is 0.
+    """
+    values = _places(frame, x)
+    scale = time_scale(frame, x, style)
+    if scale.kind == "linear":
+        return TimeAxis(x, scale, (), ())
+    last, constant = values[-1], scale.constant
+    powers = range(round(math.log10(constant)), math.floor(math.log10(last)) + 1) if last > 0 else range(0)
     decades = [10.0**power for power in powers]
     zero = [0.0] if values[0] == 0 else []
-    ticks = [*zero, *_spaced(decades, constant, width / math.log1p(positive[-1] / constant), bool(zero))]
+    ticks = [*zero, *_spaced(decades, constant, width / math.log1p(last / constant), bool(zero))] if decades else zero
     digits = range(1, 10) if width >= 300 else (1, 3)
     minor = [decade * digit for decade in decades for digit in digits if decade * digit not in ticks]
-    return TimeAxis(x, True, constant, tuple(ticks), tuple(value for value in minor if value <= positive[-1]))
+    return TimeAxis(x, scale, tuple(ticks), tuple(value for value in minor if value <= last))
+
+
+def time_scale(frame: pl.DataFrame, x: str, style: Style = PLAIN) -> TimeScale:
+    """The scale that suits the steps or tokens in a table, unless the style names one.
+
+    Raises:
+        OptionError: a logarithmic scale is asked for, and a value is 0.
+    """
+    values = _places(frame, x)
+    positive = [value for value in values if value > 0]
+    if style.x_scale == "log" and len(positive) < len(values):
+        raise OptionError(f"x_scale='log' needs values above 0; {x} begins at {values[0]:g}; use x_scale='symlog'")
+    wide = len(values) > 2 and positive[-1] >= _LINEAR_BELOW * positive[0]
+    kind = ("symlog" if wide else "linear") if style.x_scale == "auto" else style.x_scale
+    lowest = 10.0 ** math.floor(math.log10(positive[0])) if positive else 1.0
+    return TimeScale(kind, 1.0 if kind == "linear" else style.x_constant or lowest)
+
+
+def stage_borders(frame: pl.DataFrame, data: alt.InlineData, x: alt.X) -> list[alt.Chart]:
+    """A dashed line where each later stage begins, named at its top, on the axis of the channel `x`."""
+    if BORDER not in frame.columns:
+        return []
+    at = x.copy()
+    at.shorthand = BORDER
+    begun = alt.Chart(data).transform_filter(f"isValid(datum.{BORDER})")
+    base = begun.transform_aggregate(groupby=[BORDER, BORDER_NAME]).encode(x=at)
+    text: dict[str, Any] = {"align": "right", "baseline": "top", "dx": -4, "dy": 2, "fontSize": 11}
+    named = base.encode(y=alt.value(0), text=alt.Text(BORDER_NAME, type="nominal"))
+    rim = named.mark_text(**text, stroke="white", strokeWidth=4, strokeJoin="round")
+    return [base.mark_rule(color=QUIET, strokeDash=[2, 3]), rim, named.mark_text(**text, color=QUIET)]
+
+
+def _places(frame: pl.DataFrame, x: str) -> list[float]:
+    return sorted(float(value) for value in frame[x].unique() if value is not None)
 
 
 def _spaced(decades: list[float], constant: float, pixels: float, zero: bool) -> list[float]:

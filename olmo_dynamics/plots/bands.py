@@ -11,10 +11,11 @@ import altair as alt
 import polars as pl
 
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.plots.axes import TimeAxis, time_axis, value_axis
+from olmo_dynamics.plots.axes import TimeAxis, stage_borders, time_axis, value_axis
+from olmo_dynamics.plots.lines import LINE, paths, with_borders
 from olmo_dynamics.plots.panels import small_multiples
 from olmo_dynamics.plots.selections import zoom, zoomed
-from olmo_dynamics.plots.table import Rows, drawable, require, with_branch
+from olmo_dynamics.plots.table import PARTS, Rows, drawable, inline, require
 from olmo_dynamics.plots.theme import PLAIN, AnyChart, Style, finalize
 from olmo_dynamics.plots.titles import axis_title, definition, heading, tooltips
 from olmo_dynamics.quantities import find
@@ -56,29 +57,41 @@ def distribution_fan(
     named = frame.rename({level: "quantile"}) if level != "quantile" else frame
     several = [name for name in ("role", "site", "layer") if name in frame.columns and frame[name].n_unique() > 1]
     text = [pl.format("layer {}", "layer") if name == "layer" else pl.col(name) for name in several]
-    panel = pl.concat_str(text or [pl.lit("")], separator=" · ", ignore_nulls=True).alias("panel")
+    panel = pl.concat_str(text or [pl.lit("")], separator=PARTS, ignore_nulls=True).alias("panel")
     return _fan(named.with_columns(panel), find(quantity), "panel", x=x, style=style)
 
 
 def _fan(frame: pl.DataFrame, quantity: Quantity, facet: str, *, x: str, style: Style) -> AnyChart:
-    rows = with_branch(drawable(frame, "value", x=x, also=[facet]))
-    _require_one_line(rows, facet)
-    count = rows.frame[facet].n_unique()
+    rows = _by_panel(drawable(frame, "value", x=x, also=[facet]), facet)
+    count = rows.frame["panel"].n_unique()
     width, height = _WIDE if count == 1 else _PAIR if count == 2 else _PANEL
     width, height = style.width or width, style.height or height
-    chart = _bands(rows, quantity, time_axis(rows.frame, x, width=width), panels=count > 2)
+    chart = _bands(rows, quantity, time_axis(rows.frame, rows.x, width=width, style=style), panels=count > 2)
     chart = chart.properties(width=width, height=height)
-    whole = small_multiples(chart, rows, facet, columns=style.columns, free=count == 2) if count > 1 else chart
+    whole = (
+        small_multiples(chart, rows, "panel", columns=_columns(rows, style), free=count == 2) if count > 1 else chart
+    )
     title = heading(rows.frame, quantity, " during training").replace("Quantile", "Distribution", 1)
     return finalize(whole, title, [definition(quantity), rows.subtitle], style)
 
 
-def _require_one_line(rows: Rows, facet: str) -> None:
-    if "branch" in rows.frame.columns:
-        lines = ", ".join(sorted(rows.frame["branch"].unique()))
-        raise OptionError(f"bands need exactly one line of training (got {lines}); filter by stage and ingredient")
+def _columns(rows: Rows, style: Style) -> int:
+    """The number of panels in a row: of several trainings, those of one facet."""
+    firsts = rows.frame["panel"].unique().str.split(PARTS).list.first()
+    most = int(firsts.value_counts()["count"].to_numpy().max())
+    return most if 1 < most <= style.columns else style.columns
+
+
+def _by_panel(rows: Rows, facet: str) -> Rows:
+    """The rows with their panel: the facet's value and, of several lines of training, the line with those it continues."""
     if rows.frame.select("revision", facet, "quantile").is_duplicated().any():
         raise OptionError("bands need one value per revision, panel and quantile (got several); filter the table")
+    whole = paths(rows.frame, rows.x).drop(LINE) if rows.has_several(LINE) else rows.frame
+    whole = with_borders(whole, rows.x) if rows.counts_through else whole
+    several = "path" in whole.columns and whole["path"].n_unique() > 1
+    parts = [pl.col(facet).cast(pl.String), *([pl.col("path")] if several else [])]
+    panel = pl.concat_str(parts, separator=PARTS, ignore_nulls=True).str.strip_chars(PARTS)
+    return Rows(whole.with_columns(panel.alias("panel")), rows.left_out, rows.x)
 
 
 def _bands(rows: Rows, quantity: Quantity, time: TimeAxis, *, panels: bool) -> alt.LayerChart:
@@ -88,14 +101,16 @@ def _bands(rows: Rows, quantity: Quantity, time: TimeAxis, *, panels: bool) -> a
     shades = alt.Scale(domain=widest_first, range=list(_SHADES.get(len(widest_first), _FOUR)))
     tooltip = tooltips(nested, value=f"{axis_title(quantity)}, or its lower end", upper="upper end")
     y = value_axis(rows.frame, "value", quantity).channel().title(axis_title(quantity, short=panels))
-    base = alt.Chart(nested).encode(x=time.channel(seen=zoomed(time.field)), y=y, tooltip=tooltip)
+    data, x = inline(nested), time.channel(seen=zoomed(time.field))
+    base = alt.Chart(data).encode(x=x, y=y, tooltip=tooltip)
     color = alt.Color("band", type="nominal", scale=shades, sort=widest_first, title="values within")
     alone = nested[time.field].n_unique() == 1  # an area needs two ends; a single revision is a bar
     spread = (base.mark_bar(size=24) if alone else base.mark_area()).encode(y2="upper", color=color)
     areas = [spread.transform_filter(alt.datum.band == band) for band in widest_first]
     median = base.transform_filter(alt.datum.band == _MEDIAN)
     line = median.mark_line(color=_DARK).add_params(zoom())
-    return alt.LayerChart(layer=[*areas, line, median.mark_point(filled=True, size=12, color=_DARK)])
+    marks = [*areas, line, median.mark_point(filled=True, size=12, color=_DARK)]
+    return alt.LayerChart(layer=[*marks, *stage_borders(nested, data, x)])
 
 
 def _nested(frame: pl.DataFrame) -> pl.DataFrame:

@@ -1,7 +1,7 @@
 """A run and its forks on one axis, from the step they have in common.
 
 >>> import olmo_dynamics as od
->>> forest = od.forest("olmo-demo/run", "forks/anneal", "forks/hot")  # doctest: +SKIP
+>>> forest = od.forest("cache/demo/run", "forks/anneal", "forks/hot")  # doctest: +SKIP
 >>> od.plots.branches(forest.metrics(), "loss")  # doctest: +SKIP
 >>> od.plots.branches(forest.table("activations").filter(site="residual_out"), "rms")  # doctest: +SKIP
 """
@@ -16,9 +16,10 @@ import polars as pl
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.plots.axes import ValueAxis, time_axis, value_axis
 from olmo_dynamics.plots.line_labels import end_labels, padded_domain
+from olmo_dynamics.plots.lines import LINE
 from olmo_dynamics.plots.panels import small_multiples
 from olmo_dynamics.plots.selections import faded, pick, zoom, zoomed
-from olmo_dynamics.plots.table import Rows, drawable, labels, require
+from olmo_dynamics.plots.table import Rows, drawable, inline, labels, require
 from olmo_dynamics.plots.theme import CATEGORIES, INK, PLAIN, QUIET, AnyChart, Style, finalize
 from olmo_dynamics.plots.titles import axis_title, definition, heading, quantity_of, tooltips
 
@@ -47,24 +48,25 @@ def branches(frame: pl.DataFrame, y: str, *, x: str = "step", style: Style = PLA
     """
     rows = _shown(frame, y, x, style.facet)
     facet = style.facet if style.facet is not None else _first_several(rows)
-    _require_single(rows, facet, y)
+    rows = _by_run(rows, facet, y)
     if facet:
         words = pl.format(f"{facet} {{}}", facet) if rows.frame[facet].dtype.is_numeric() else pl.col(facet)
-        rows = Rows(rows.frame.with_columns(words.alias(_PANELS)), rows.left_out)
+        rows = Rows(rows.frame.with_columns(words.alias(_PANELS)), rows.left_out, rows.x)
     width, height = _PANEL if facet else _WIDE
     width, height = style.width or width, style.height or height
     quantity = quantity_of(frame, y)
     value = value_axis(rows.frame, y, quantity, scale=style.scale, panels=_PANELS if facet else "")
-    time = time_axis(rows.frame, x, width=width).channel(seen=zoomed(x))
+    time = time_axis(rows.frame, rows.x, width=width, style=style).channel(seen=zoomed(rows.x))
     chosen = pick("run", panels=True) if facet else alt.selection_point(
         name="picked_run", fields=["run"], on="click", clear="dblclick"
     )  # fmt: skip
     look = {"color": _color(rows, named=bool(facet)), "opacity": faded(chosen)}
-    layers = _lines(rows, value, time, look=look, free=bool(facet))
+    data = inline(rows.frame)
+    layers = _lines(rows, data, value, time, look=look, free=bool(facet))
     layers[0] = layers[0].add_params(chosen, zoom())
     if not facet:
         layers += _names(rows, value, time, look=look, height=height)
-    chart = alt.LayerChart(layer=[*layers, *_forks(rows, value, time, labelled=not facet)])
+    chart = alt.LayerChart(layer=[*layers, *_forks(data, value, time, labelled=not facet)])
     chart = chart.properties(width=width, height=height)
     whole = small_multiples(chart, rows, _PANELS, columns=style.columns) if facet else chart
     title = heading(rows.frame, quantity, " of a run and its forks")
@@ -89,14 +91,19 @@ def _first_several(rows: Rows) -> str | None:
     return next((name for name in ("layer", "site", "role", "domain") if rows.has_several(name)), None)
 
 
-def _require_single(rows: Rows, facet: str | None, y: str) -> None:
-    keys = ["run", "step", *([facet] if facet else [])]
+def _by_run(rows: Rows, facet: str | None, y: str) -> Rows:
+    """The rows without their line of training, unless a run has several of them at one time."""
+    keys = ["run", rows.x, *([facet] if facet else [])]
+    if LINE in rows.frame.columns and not rows.frame.select(keys).is_duplicated().any():
+        return Rows(rows.frame.drop(LINE), rows.left_out, rows.x)
+    keys += [LINE] if LINE in rows.frame.columns else []
     if rows.frame.select(keys).n_unique() < rows.frame.height:
         apart = [name for name in labels() if name != facet and rows.has_several(name)] or ["no column"]
         raise OptionError(
             f"branches() needs one value of {y!r} per run and step (got several, which differ in {', '.join(apart)}); "
             "filter the table"
         )
+    return rows
 
 
 def _color(rows: Rows, *, named: bool) -> alt.Color:
@@ -109,9 +116,11 @@ def _color(rows: Rows, *, named: bool) -> alt.Color:
     return alt.Color("run", type="nominal", title="run", scale=scale, legend=legend)
 
 
-def _lines(rows: Rows, value: ValueAxis, time: alt.X, *, look: dict[str, Any], free: bool) -> list[alt.Chart]:
+def _lines(
+    rows: Rows, data: alt.InlineData, value: ValueAxis, time: alt.X, *, look: dict[str, Any], free: bool
+) -> list[alt.Chart]:
     y = value.channel() if free else value.channel(domain=padded_domain(value))
-    base = alt.Chart(rows.frame).encode(x=time, y=y, **look)
+    base = alt.Chart(data).encode(x=time, y=y, **look)
     tooltip = tooltips(rows.frame, **{value.field: axis_title(quantity_of(rows.frame, value.field))})
     crowded = rows.frame["step"].n_unique() > _DOTS
     dots = base.mark_point(filled=True, size=14).encode(tooltip=tooltip)
@@ -119,20 +128,21 @@ def _lines(rows: Rows, value: ValueAxis, time: alt.X, *, look: dict[str, Any], f
         dots = dots.encode(opacity=alt.value(0))
     # A parent is thick, so that it shows beneath a fork that has the same values.
     thick = alt.when("datum.parent === null").then(alt.value(3.0)).otherwise(alt.value(1.5))
-    return [base.mark_line().encode(detail="run", size=thick), dots]
+    detail = [alt.Detail(name, type="nominal") for name in ("run", LINE) if name in rows.frame.columns]
+    return [base.mark_line().encode(detail=detail, size=thick), dots]
 
 
 def _names(rows: Rows, value: ValueAxis, time: alt.X, *, look: dict[str, Any], height: int) -> list[alt.Chart]:
     """Each run's name at its line's end, with a white rim for where it crosses another line."""
-    names = end_labels(rows.frame, "run", value, height=height, aligned=False).encode(x=time)
+    names = end_labels(rows.frame, "run", value, height=height, x=rows.x, aligned=False).encode(x=time)
     words: dict[str, Any] = {"align": "left", "fontSize": 12, "dx": 7, "clip": False}
     rim = names.mark_text(**words, stroke="white", strokeWidth=4, strokeJoin="round")
     return [rim, names.mark_text(**words, cursor="pointer").encode(**look)]
 
 
-def _forks(rows: Rows, value: ValueAxis, time: alt.X, *, labelled: bool) -> list[alt.Chart]:
+def _forks(data: alt.InlineData, value: ValueAxis, time: alt.X, *, labelled: bool) -> list[alt.Chart]:
     """A dashed line where forks begin, a ring on the value they begin with, and the step in words if `labelled`."""
-    base = alt.Chart(rows.frame).transform_filter(_FORKED).encode(x=time)
+    base = alt.Chart(data).transform_filter(_FORKED).encode(x=time)
     rule = base.mark_rule(color=QUIET, strokeDash=[4, 4])
     ring = base.mark_point(fill="white", stroke=INK, size=50, strokeWidth=1.5, opacity=1).encode(y=value.channel())
     if not labelled:

@@ -15,21 +15,27 @@ import altair as alt
 import polars as pl
 
 from olmo_dynamics.plots.axes import is_log, number_format, short_number, span, time_axis
-from olmo_dynamics.plots.theme import CATEGORIES, SEQUENTIAL, YScale
+from olmo_dynamics.plots.lines import LINE
+from olmo_dynamics.plots.theme import CATEGORIES, SEQUENTIAL, Style, YScale
 from olmo_dynamics.plots.titles import X_TITLES, axis_title
 from olmo_dynamics.quantities.declaration import Quantity
 
 _LOG_FROM = 100.0  # colours turn logarithmic above this ratio of largest to smallest
-_LEGEND_ROWS = 16
+_LEGEND_ROWS = _LEGEND_COLUMNS = 16
+_TITLES = {"layer": "layer (0 is shallowest)", LINE: "line of training"}
 _TITLE = 32  # letters in a line of a legend's title
 _GRADIENT = 220  # length in pixels of the legend of a time colour
 
 
-def series_color(frame: pl.DataFrame, column: str) -> alt.Color:
-    """The colour of a series: depth and other numbers dark to light, up to eight names in Okabe and Ito's colours."""
+def series_color(frame: pl.DataFrame, column: str, *, panels: bool = False) -> alt.Color:
+    """The colour of a series: depth and other numbers dark to light, up to eight names in Okabe and Ito's colours.
+
+    Of many panels, the legend is below and its entries stand side by side.
+    """
     values = frame[column].drop_nulls().unique(maintain_order=True).to_list()
-    legend = alt.Legend(columns=math.ceil(len(values) / _LEGEND_ROWS), symbolType="stroke", symbolOpacity=1)
-    title = "layer (0 is shallowest)" if column == "layer" else column.replace("_", " ")
+    columns = _LEGEND_COLUMNS if panels else math.ceil(len(values) / _LEGEND_ROWS)
+    legend = alt.Legend(columns=columns, symbolType="stroke", symbolOpacity=1)
+    title = _TITLES.get(column) or column.replace("_", " ")
     kind: Literal["ordinal", "nominal"] = "ordinal"
     if frame[column].dtype.is_numeric():
         scale = alt.Scale(domain=sorted(values), scheme=SEQUENTIAL)
@@ -56,11 +62,12 @@ def magnitude_color(
     return alt.Color(field, type="quantitative", title=title, scale=shades, legend=legend)
 
 
-def time_color(frame: pl.DataFrame, x: str) -> alt.Color:
+def time_color(frame: pl.DataFrame, x: str, style: Style) -> alt.Color:
     """The colour of a revision by its step or tokens, dark to light from early to late."""
-    axis = time_axis(frame, x, width=_GRADIENT)
+    axis = time_axis(frame, x, width=_GRADIENT, style=style)
     legend = alt.Legend(type="gradient", values=list(axis.ticks) or alt.Undefined, labelExpr=short_number("datum.value"),
                         gradientLength=_GRADIENT)  # fmt: skip
+    title = textwrap.wrap(X_TITLES[x], _TITLE)
     return alt.Color(
-        x, type="quantitative", title=X_TITLES[x], scale=alt.Scale(**axis.kind, scheme=SEQUENTIAL), legend=legend
+        x, type="quantitative", title=title, scale=alt.Scale(**axis.scale.words, scheme=SEQUENTIAL), legend=legend
     )

@@ -9,12 +9,14 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from olmo_dynamics.plots.axes import time_axis, value_axis
+from olmo_dynamics.plots.axes import stage_borders, time_axis, value_axis
 from olmo_dynamics.plots.line_labels import end_labels, padded_domain
+from olmo_dynamics.plots.lines import LINE
 from olmo_dynamics.plots.selections import faded, zoom, zoomed
-from olmo_dynamics.plots.table import Rows, drawable, with_branch
+from olmo_dynamics.plots.table import Rows, drawable, inline
 from olmo_dynamics.plots.theme import CATEGORIES, INK, PLAIN, AnyChart, Style, finalize
 from olmo_dynamics.plots.titles import axis_title, definition, heading, quantity_of, tooltips
+from olmo_dynamics.plots.trajectories import continued, line_dash, measured
 
 MACRO_AVERAGE = "macro average"
 """The domain of rows that hold the mean over domains; their line is thick."""
@@ -25,27 +27,36 @@ _WIDTH, _HEIGHT = 600, 360
 def loss_by_domain(frame: pl.DataFrame, y: str = "cross_entropy", *, x: str = "step", style: Style = PLAIN) -> AnyChart:
     """Lines of a loss against step or tokens, one per domain, named at their ends; the macro average, if present, is thick.
 
-    Clicking a line or its name keeps its colour and fades the others.
+    Lines of training are told apart by dashes, and a domain is named at the end of its longest. Clicking a line or its name
+    keeps its colour and fades the others.
 
     Raises:
         OptionError: a column is missing, or there is nothing, or too much, to draw.
     """
-    rows = with_branch(drawable(frame, y, x=x, also=["domain"]))
+    rows = drawable(frame, y, x=x, also=["domain"])
     width, height = style.width or _WIDTH, style.height or _HEIGHT
     quantity = quantity_of(frame, y)
     value = value_axis(rows.frame, y, quantity, scale=style.scale)
     chosen = alt.selection_point(name="picked_domain", fields=["domain"], on="click", clear="dblclick")
     look = {"color": _colors(rows), "opacity": faded(chosen)}
-    base = alt.Chart(rows.frame).encode(
-        x=time_axis(rows.frame, x, width=width).channel(seen=zoomed(x)),
+    time, shown = time_axis(rows.frame, rows.x, width=width, style=style), continued(rows, y)
+    data, at = inline(shown), time.channel(seen=zoomed(rows.x))
+    base = alt.Chart(data).encode(
+        x=at,
         y=value.channel(domain=padded_domain(value)),
         **look,
     )
     thick = alt.when(alt.datum.domain == MACRO_AVERAGE).then(alt.value(3.5)).otherwise(alt.value(1.6))
-    line = base.mark_line().encode(size=thick, detail=["branch"] if rows.has_several("branch") else [])
-    dots = base.mark_point(filled=True, size=14).encode(tooltip=tooltips(rows.frame, **{y: axis_title(quantity)}))
-    names = end_labels(rows.frame, "domain", value, height=height).encode(x=alt.value(width + 8), **look)
-    chart = alt.LayerChart(layer=[line.add_params(chosen, zoom()), dots, names]).properties(width=width, height=height)
+    line = base.mark_line().encode(size=thick)
+    line = line.encode(strokeDash=line_dash()) if rows.has_several(LINE) else line
+    dots = (
+        measured(base, shown)
+        .mark_point(filled=True, size=14)
+        .encode(tooltip=tooltips(rows.frame, **{y: axis_title(quantity)}))
+    )
+    names = end_labels(rows.frame, "domain", value, height=height, x=rows.x).encode(x=alt.value(width + 8), **look)
+    chart = alt.LayerChart(layer=[line.add_params(chosen, zoom()), dots, names, *stage_borders(shown, data, at)])
+    chart = chart.properties(width=width, height=height)
     title = heading(rows.frame, quantity, " by domain during training")
     return finalize(chart, title, [definition(quantity), rows.subtitle], style)
 

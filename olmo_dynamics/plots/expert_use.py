@@ -17,10 +17,10 @@ import polars as pl
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.plots.axes import time_axis, value_axis
 from olmo_dynamics.plots.colors import series_color
-from olmo_dynamics.plots.maps import cell_map, cells
+from olmo_dynamics.plots.maps import bordered, cell_map, cells
 from olmo_dynamics.plots.panels import small_multiples
 from olmo_dynamics.plots.selections import zoom, zoomed
-from olmo_dynamics.plots.table import drawable, require, with_branch
+from olmo_dynamics.plots.table import drawable, inline, require
 from olmo_dynamics.plots.theme import INK, PLAIN, QUIET, AnyChart, Style, finalize
 from olmo_dynamics.plots.titles import axis_title, definition, tooltips
 from olmo_dynamics.plots.trajectories import series_lines
@@ -52,17 +52,17 @@ def expert_load(frame: pl.DataFrame, *, x: str = "step", style: Style = PLAIN) -
     require(frame, "revision", "layer", "expert", "value")
     load = (pl.col("value") / pl.col("value").mean().over("revision", "layer")).alias(_LOAD.name)
     named = frame.with_columns(load, pl.format("layer {}", "layer").alias("where"))
-    rows = cells(named, _LOAD.name, x=x, facet="where", row="expert")
+    rows = cells(named, _LOAD.name, x=x, style=style, facet="where", row="expert")
     several = rows.has_several("panel")
     width = style.width or (_PANEL if several else _WIDE)
     height = style.height or max(_LOWEST, min(_HIGHEST, _EXPERT * rows.frame["expert"].n_unique()))
-    time = time_axis(rows.frame, x, width=width).channel("start", seen="" if several else zoomed("start"))
-    sized = replace(style, height=height)
-    chart = cell_map(rows, _LOAD.name, time, style=sized, row="expert").properties(width=width)
+    time = time_axis(rows.frame, rows.x, width=width, style=style)
+    sized, data = replace(style, height=height), inline(rows.frame)
+    start = time.channel("start", seen="" if several else zoomed("start"))
+    chart = cell_map(rows, data, _LOAD.name, start, style=sized, row="expert").properties(width=width)
+    single = bordered(chart if several else chart.add_params(zoom()), rows, data, start)
     columns = min(style.columns, 3)
-    whole: AnyChart = (
-        small_multiples(chart, rows, "panel", columns=columns, free=False) if several else chart.add_params(zoom())
-    )
+    whole = small_multiples(single, rows, "panel", columns=columns, free=False) if several else single
     return finalize(whole, f"Load of experts by {x}", [definition(_LOAD), rows.subtitle], style)
 
 
@@ -75,10 +75,10 @@ def saturation(frame: pl.DataFrame, *, x: str = "step", style: Style = PLAIN) ->
         OptionError: a column is missing, or there is nothing, or too much, to draw.
     """
     require(frame, "layer", "saturation", "baseline", "reference")
-    rows = with_branch(drawable(frame, "saturation", x=x))
+    rows = drawable(frame, "saturation", x=x)
     width, height = style.width or _CURVES[0], style.height or _CURVES[1]
     value = value_axis(rows.frame, "saturation", _SATURATION, scale=style.scale)
-    time = time_axis(rows.frame, x, width=width).channel(seen=zoomed(x))
+    time = time_axis(rows.frame, rows.x, width=width, style=style)
     curves = series_lines(rows, value, time, hue="layer").add_params(zoom())
     chart = alt.layer(curves, *_baseline(frame["baseline"][0], width=width)).properties(width=width, height=height)
     reference = f"The reference is {frame['reference'][0]}."
@@ -118,7 +118,7 @@ def _bars(shown: pl.DataFrame, quantity: Quantity, *, width: int, height: int) -
     experts = sorted(shown["expert"].unique())
     every = 1 << max(0, math.ceil(math.log2(len(experts) * _LABEL / width)))
     axis = alt.Axis(values=experts[::every], tickSize=0, labelAngle=0)
-    base = alt.Chart(shown, width=width, height=height)
+    base = alt.Chart(inline(shown), width=width, height=height)
     share = alt.Y("value", type="quantitative", title=None, axis=alt.Axis(format="%", tickCount=3))
     bars = base.mark_bar().encode(
         x=alt.X("expert", type="ordinal", title="expert", axis=axis),
@@ -138,7 +138,7 @@ def _appearing(shown: pl.DataFrame, field: str) -> list[str]:
 
 def _baseline(level: float, *, width: int) -> tuple[alt.Chart, alt.Chart]:
     """A dashed line across, and its name at the right, where the curves are high."""
-    base = alt.Chart(pl.DataFrame({"baseline": [level]})).encode(y=alt.Y("baseline", type="quantitative"))
+    base = alt.Chart(inline(pl.DataFrame({"baseline": [level]}))).encode(y=alt.Y("baseline", type="quantitative"))
     rule = base.mark_rule(strokeDash=_DASH, color=QUIET)
     name = base.mark_text(align="right", dx=-4, dy=-7, color=QUIET).encode(
         x=alt.value(width), text=alt.value("random routing")

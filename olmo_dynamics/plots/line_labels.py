@@ -12,6 +12,7 @@ import altair as alt
 import polars as pl
 
 from olmo_dynamics.plots.axes import ValueAxis
+from olmo_dynamics.plots.table import inline
 
 _LINE = 14.0  # height of a name in pixels
 
@@ -24,17 +25,19 @@ def padded_domain(value: ValueAxis) -> tuple[float, float]:
     return value.low - edge, value.high + edge
 
 
-def end_labels(frame: pl.DataFrame, series: str, value: ValueAxis, *, height: int, aligned: bool = True) -> alt.Chart:
+def end_labels(
+    frame: pl.DataFrame, series: str, value: ValueAxis, *, height: int, x: str = "step", aligned: bool = True
+) -> alt.Chart:
     """Each series' name at the height of its line's end, moved up or down where two would overlap.
 
     `aligned` names form one column. Other names are at their own line's last step, where only lines that end together can
     overlap. The data keep the last row of each series, so that x can be encoded.
     """
-    last = frame.sort("step").unique(series, keep="last", maintain_order=True).sort(value.field)
-    columns = [last] if aligned else last.partition_by("step", maintain_order=True)
+    last = frame.sort(x, maintain_order=True).unique(series, keep="last", maintain_order=True).sort(value.field)
+    columns = [last] if aligned else last.partition_by(x, maintain_order=True)
     named = pl.concat(_with_label_y(column, value, height) for column in columns)
     # Vega lets a name be clicked only if it has a tooltip.
-    text = alt.Chart(named).mark_text(align="left", fontSize=11, clip=False, cursor="pointer")
+    text = alt.Chart(inline(named)).mark_text(align="left", fontSize=11, clip=False, cursor="pointer")
     chart: alt.Chart = text.encode(
         y=alt.Y("label_y", type="quantitative"),
         text=alt.Text(series, type="nominal"),

@@ -2,7 +2,7 @@
 
 The file needs no network: Vega and its parts are written into it, and its content-security policy forbids loading
 anything. Every foreign string (names of repos, revisions, tensors) is escaped, and scripts run only if their hash is in
-the policy, so a name that looks like HTML stays a name.
+the policy, so a name that looks like HTML stays a name. Charts share their data column by column.
 
     >>> from olmo_dynamics.plots.page import Section, page
     >>> sections = [Section("Loss", chart, captions.LOSS)]  # doctest: +SKIP
@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from string import Template
-
-import altair as alt
+from typing import Any
 
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.plots.captions import Caption
+from olmo_dynamics.plots.display import vega_script
 from olmo_dynamics.plots.theme import AnyChart
 
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
@@ -40,6 +40,47 @@ class Section:
     caption: Caption
 
 
+class Columns:
+    """The distinct columns of a page's charts, each written once however many charts share it.
+
+    Charts of one table have most columns in common, and a column of names has few distinct values, so a page of many charts
+    stays small. The page's script turns columns back into rows.
+
+        >>> columns = Columns()
+        >>> columns.add([{"step": 0, "role": "norm"}, {"step": 10, "role": "norm"}, {"step": 20, "role": "norm"}])
+        {'rows': 3, 'columns': {'step': 0, 'role': 1}}
+        >>> columns.written
+        ['[0,10,20]', '{"of":["norm"],"at":[0,0,0]}']
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Take the columns of a chart's rows; returns the number of rows, and of each column by its name.
+
+        A value that a row lacks is null.
+        """
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        texts = (_written([row.get(name) for row in rows]) for name in names)
+        numbers = (self._numbers.setdefault(text, len(self._numbers)) for text in texts)
+        return {"rows": len(rows), "columns": dict(zip(names, numbers, strict=True))}
+
+    @property
+    def written(self) -> list[str]:
+        """The columns' JSON texts."""
+        return list(self._numbers)
+
+
+def _written(values: list[Any]) -> str:
+    """A column: its values, or its distinct values and the place of each row's among them if they are few."""
+    distinct: dict[tuple[type, Any], int] = {}
+    places = [distinct.setdefault((type(value), value), len(distinct)) for value in values]
+    of = [value for _, value in distinct]
+    column = {"of": of, "at": places} if 2 * len(of) <= len(values) else values
+    return json.dumps(column, separators=(",", ":"), allow_nan=False)
+
+
 def page(title: str, sections: Sequence[Section], *, facts: Mapping[str, str]) -> str:
     """The report as one self-contained HTML text, with `facts` in their order at its top.
 
@@ -49,7 +90,8 @@ def page(title: str, sections: Sequence[Section], *, facts: Mapping[str, str]) -
     if not sections:
         raise OptionError("page() needs at least one section (got none); draw a chart first")
     template = Template(_part("page.html"))
-    libraries, start = _libraries(), _part("start.js")
+    libraries, start, columns = _libraries(), _part("start.js"), Columns()
+    drawn = "\n".join(_section(index, section, columns) for index, section in enumerate(sections))
     return template.substitute(
         policy=f"default-src 'none'; script-src {_allowed(libraries)} {_allowed(start)}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'",
@@ -60,26 +102,33 @@ def page(title: str, sections: Sequence[Section], *, facts: Mapping[str, str]) -
             f'<li><a href="#section-{index}">{html.escape(section.title)}</a></li>'
             for index, section in enumerate(sections)
         ),
-        sections="\n".join(_section(index, section) for index, section in enumerate(sections)),
+        sections=drawn,
+        columns=_harmless(f"[{','.join(columns.written)}]"),
         libraries=libraries,
         start=start,
     )
 
 
-def _section(index: int, section: Section) -> str:
+def _section(index: int, section: Section, columns: Columns) -> str:
     sources = f"Sources: {'; '.join(map(_linked, section.caption.sources))}." if section.caption.sources else ""
     return f"""<section id="section-{index}" aria-labelledby="heading-{index}">
 <h2 id="heading-{index}">{html.escape(section.title)}</h2>
 <p>{html.escape(section.caption.text)}</p>
 <figure><div class="chart" id="chart-{index}"></div></figure>
-<script type="application/json" id="spec-{index}">{_json(section.chart)}</script>
+<script type="application/json" id="spec-{index}">{_json(section.chart, columns)}</script>
 <p class="sources">{sources}</p>
 </section>"""
 
 
-def _json(chart: AnyChart) -> str:
-    """The chart's spec with no character that could end a script element."""
-    text = json.dumps(chart.to_dict(), separators=(",", ":"), allow_nan=False)
+def _json(chart: AnyChart, columns: Columns) -> str:
+    """The chart's spec, its data left to the page's columns."""
+    spec = chart.to_dict()
+    spec["datasets"] = {name: columns.add(rows) for name, rows in spec.get("datasets", {}).items()}
+    return _harmless(json.dumps(spec, separators=(",", ":"), allow_nan=False))
+
+
+def _harmless(text: str) -> str:
+    """JSON text with no character that could end a script element."""
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
@@ -95,12 +144,7 @@ def _allowed(script: str) -> str:
 
 @cache
 def _libraries() -> str:
-    """Vega, Vega-Lite and vega-embed as one script, in the versions that altair writes for."""
-    import vl_convert
-
-    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", version)
-    return f"(()=>{{{bundle}}})();".replace("</script", "<\\/script")
+    return vega_script("window.vegaEmbed = vegaEmbed;")
 
 
 @cache

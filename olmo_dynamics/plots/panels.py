@@ -11,13 +11,14 @@ import warnings
 import altair as alt
 
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.plots.table import Rows, in_order
+from olmo_dynamics.plots.table import PARTS, Rows, in_order
 from olmo_dynamics.plots.theme import AnyChart, themed
 
 MAX_PANELS = 64
 """The most panels that one figure can have and still be read."""
 
 _SPACING = {"row": 84, "column": 66}  # for one panel's axes, titles included, in pixels
+_LINE = 15  # the height of a further line of a panel's title
 
 
 def small_multiples(
@@ -29,8 +30,11 @@ def small_multiples(
         raise OptionError(
             f"a figure can have at most {MAX_PANELS} panels; {facet!r} has {len(order)} values; filter the table"
         )
-    split = alt.Facet(facet, type="nominal", title=None, sort=order)
-    grid: AnyChart = chart.facet(split, columns=min(columns, len(order)), bounds="flush", spacing=_SPACING)
+    header = alt.Header(labelExpr=f"split(datum.label, '{PARTS}')")  # long names in several lines
+    split = alt.Facet(facet, type="nominal", title=None, sort=order, header=header)
+    lines = max(name.count(PARTS) for name in order)
+    spacing = {**_SPACING, "row": _SPACING["row"] + _LINE * lines}
+    grid: AnyChart = chart.facet(split, columns=min(columns, len(order)), bounds="flush", spacing=spacing)
     grid = grid.resolve_scale(y="independent") if free else grid
     apart: AnyChart = grid.resolve_axis(x="independent", y="independent")
     return apart

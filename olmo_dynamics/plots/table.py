@@ -1,7 +1,7 @@
 """The part of a table that is drawn: the needed columns, the finite rows, and a count of the rows left out.
 
 Every plot passes its table through `drawable`, so a wrong column, an empty table, or one too long for a picture gives the
-same error everywhere.
+same error everywhere, and its rows through `inline`, so a chart may have more rows than altair's own limit of 5,000.
 
     >>> import polars as pl
     >>> table = pl.DataFrame({"revision": ["a", "b"], "step": [0, 10], "tokens": [0, 40], "rms": [0.02, float("nan")]})
@@ -14,13 +14,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import altair as alt
 import polars as pl
 
 from olmo_dynamics.errors import OptionError
+from olmo_dynamics.plots.lines import BORDER, BORDER_NAME, JOINT, LINE, POSITIONS, time_column, with_line
 from olmo_dynamics.quantities import known_axes
 
-MAX_ROWS = 5_000
-"""The most rows of one picture: altair's own limit, and about what a browser draws smoothly."""
+MAX_ROWS = 200_000
+"""The most rows of one picture that a browser still draws."""
+
+PARTS = " · "
+"""The sign between the parts of a panel's name, each of which has a line of its own above the panel."""
 
 XS = ("step", "tokens")
 """The columns that the time axis can show."""
@@ -41,20 +46,36 @@ class Rows:
 
     frame: pl.DataFrame
     left_out: str
+    x: str = "step"  # the column that the time axis shows
 
     def has_several(self, column: str) -> bool:
         """True if the rows hold more than one value in a column (null counts as one)."""
         return column in self.frame.columns and self.frame[column].n_unique() > 1
 
     @property
+    def counts_through(self) -> bool:
+        """True if the time axis counts through all stages."""
+        return self.x in POSITIONS.values()
+
+    @property
     def span(self) -> str:
-        """The number of revisions, and their first and last step."""
-        count = self.frame["revision"].n_unique()
-        steps = self.frame["step"].drop_nulls()
-        if steps.is_empty():
-            return f"{count} revision{'s' if count > 1 else ''}"
-        low, high = int(steps.to_numpy().min()), int(steps.to_numpy().max())
-        return f"1 revision, step {low:,}" if count == 1 else f"{count} revisions, step {low:,} to {high:,}"
+        """The number of revisions and lines of training, and their first and last step."""
+        count, places = self.frame["revision"].n_unique(), self.frame["step"].drop_nulls()
+        several = LINE in self.frame.columns and self.frame[LINE].n_unique() > 1
+        words = f"{count} revision{'s' if count > 1 else ''}"
+        words += f" in {self.frame[LINE].n_unique()} lines of training" if several else ""
+        if places.is_empty():
+            return words
+        if (
+            not self.counts_through
+            and "stage" in self.frame.columns
+            and self.frame["stage"].drop_nulls().n_unique() > 1
+        ):
+            words += ", each stage from its own step 0"
+        if self.counts_through and POSITIONS["step"] in self.frame.columns:
+            words, places = f"{words}, counted through all stages", self.frame[POSITIONS["step"]].drop_nulls()
+        low, high = int(places.to_numpy().min()), int(places.to_numpy().max())
+        return f"{words}, step {low:,}" + ("" if count == 1 else f" to {high:,}")
 
     @property
     def subtitle(self) -> str:
@@ -62,13 +83,35 @@ class Rows:
         return "; ".join(part for part in (self.span, self.left_out) if part) + "."
 
 
+def inline(frame: pl.DataFrame) -> alt.InlineData:
+    """The rows as data written into a chart, without columns that no mark shows.
+
+    Altair limits the rows of a frame, but not of inline data, and leaves them unchecked if set after the fact.
+    """
+    hidden = [name for name in ("stage", "ingredient") if name in frame.columns]
+    rows = frame.drop(hidden).to_dicts()
+    sparse = [name for name in (BORDER, BORDER_NAME, JOINT) if name in frame.columns]
+    for row in rows if sparse else ():
+        for name in sparse:
+            if not row[name]:
+                del row[name]
+    data = alt.InlineData(values=[])
+    data["values"] = rows
+    return data
+
+
 def labels() -> tuple[str, ...]:
     """Columns that identify the series of a row: those of built-in groups, then the axes of other known groups."""
     return tuple(dict.fromkeys((*LABELS, *known_axes())))
 
 
-def drawable(frame: pl.DataFrame, value: str, *, x: str | None, also: Sequence[str] = ()) -> Rows:
+def drawable(
+    frame: pl.DataFrame, value: str, *, x: str | None, also: Sequence[str] = (), most: int | None = MAX_ROWS
+) -> Rows:
     """Select the labels, `x`, `value` and `also` of the rows whose value is finite and whose `x`, if given, is not null.
+
+    The column `line` is kept if it has several values. Where the rows are of several stages with known positions, these
+    take the place of `x`.
 
     Raises:
         OptionError: a column is missing, the value is not a number, or there is nothing, or too much, to draw.
@@ -78,16 +121,23 @@ def drawable(frame: pl.DataFrame, value: str, *, x: str | None, also: Sequence[s
     require(frame, "revision", *XS, value, *also)
     if not frame[value].dtype.is_numeric():
         raise OptionError(f"the drawn column must hold numbers; {value!r} holds {frame[value].dtype}")
-    known = ("revision", "stage", "ingredient", *XS, *labels(), value, *also)
+    named = with_line(frame)
+    time = time_column(named, x) if x else None
+    positions = POSITIONS.values() if time in POSITIONS.values() else ()
+    known = ("revision", "stage", "ingredient", LINE, *XS, *positions, *labels(), value, *also)
     of_experts = "expert" in frame.columns and not frame["expert"].is_null().all()  # otherwise the label is empty
-    kept = frame.select(column for column in frame.columns if column in known and (of_experts or column != "expert"))
+    kept = named.select(column for column in named.columns if column in known and (of_experts or column != "expert"))
     finite = kept.filter(pl.col(value).cast(pl.Float64).is_finite())
-    placed = finite.filter(pl.col(x).is_not_null()) if x else finite
-    unplaced = finite.filter(pl.col(x).is_null())["revision"].n_unique() if x else 0
-    left_out = _left_out(kept.height - finite.height, unplaced, f"{x}")
+    placed = finite.filter(pl.col(time).is_not_null()) if time else finite
+    unplaced = finite.filter(pl.col(time).is_null())["revision"].n_unique() if time else 0
+    left_out = _left_out(
+        kept.height - finite.height, unplaced, f"{x}" if time == x else "a known place in the training"
+    )
     if placed.is_empty():
         raise OptionError(f"the table must hold values of {value!r} to draw (got none: {left_out or 'no rows'})")
-    return Rows(_limited(_rounded(placed, value), value), left_out)
+    one_line = placed.drop(LINE) if placed[LINE].n_unique() == 1 else placed
+    _require_at_most(most, one_line, value)
+    return Rows(_rounded(one_line, value), left_out, time or "step")
 
 
 def require(frame: pl.DataFrame, *columns: str) -> None:
@@ -101,20 +151,15 @@ def require(frame: pl.DataFrame, *columns: str) -> None:
             raise OptionError(f"the table must have a column {column!r} (got {', '.join(frame.columns)})")
 
 
-def with_branch(rows: Rows) -> Rows:
-    """Add `branch`, the stage and ingredient in words, if the rows hold more than one line of training."""
-    present = [name for name in ("stage", "ingredient") if name in rows.frame.columns]
-    if not present or rows.frame.select(present).n_unique() < 2:
-        return rows
-    parts = [pl.when(pl.col(name).is_not_null()).then(pl.format(f"{name} {{}}", pl.col(name))) for name in present]
-    words = pl.concat_str(parts, separator=", ", ignore_nulls=True).replace("", "no stage")
-    return Rows(rows.frame.with_columns(words.alias("branch")), rows.left_out)
-
-
 def in_order(frame: pl.DataFrame, column: str) -> list[str]:
-    """The values of a text column: tensor roles in the order of the forward pass, others in order of appearance."""
+    """The values of a text column: tensor roles in the order of the forward pass, others in order of appearance.
+
+    Of names in parts, those with the same first part stand together.
+    """
     values = [str(value) for value in frame[column].drop_nulls().unique(maintain_order=True)]
-    return sorted(values, key=lambda value: ROLES.index(value) if value in ROLES else len(ROLES))
+    firsts = list(dict.fromkeys(value.split(PARTS)[0] for value in values))
+    firsts.sort(key=lambda first: ROLES.index(first) if first in ROLES else len(ROLES))
+    return sorted(values, key=lambda value: firsts.index(value.split(PARTS)[0]))
 
 
 def _rounded(frame: pl.DataFrame, value: str) -> pl.DataFrame:
@@ -122,13 +167,12 @@ def _rounded(frame: pl.DataFrame, value: str) -> pl.DataFrame:
     return frame.with_columns(pl.col(value).cast(pl.Float64).round_sig_figs(6))
 
 
-def _limited(frame: pl.DataFrame, value: str) -> pl.DataFrame:
-    if frame.height > MAX_ROWS:
+def _require_at_most(most: int | None, frame: pl.DataFrame, value: str) -> None:
+    if most is not None and frame.height > most:
         raise OptionError(
-            f"at most {MAX_ROWS:,} rows can be drawn; {value!r} has {frame.height:,}; "
-            "thin the table with olmo_dynamics.frames.thin, or filter it"
+            f"at most {most:,} rows can be drawn; {value!r} has {frame.height:,}; "
+            "thin the table with olmo_dynamics.frames.thin, which keeps every extreme, or filter it"
         )
-    return frame
 
 
 def _left_out(not_finite: int, unplaced: int, x: str) -> str:

@@ -37,6 +37,7 @@ _TITLE, _SUBTITLE = 80, 106  # letters in a line
 FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif"
 
 YScale = Literal["auto", "linear", "log"]
+XScale = Literal["auto", "linear", "log", "symlog"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,8 @@ class Style:
     `note` is printed under the title (for example, how the table was thinned), `probe_tokens` is the number of tokens
     measured on, `facet` is the column that splits the picture into panels ("" for a single panel), `width` and `height` are
     the size of one panel in pixels, `columns` is the number of panels in a row, `scale` is that of the value axis or the
-    colours.
+    colours. `x_scale` is the scale of the time axis, and a symlog one is linear below `x_constant`; a page gives all its
+    charts the same.
     """
 
     title: str = ""
@@ -57,10 +59,15 @@ class Style:
     width: int | None = None
     height: int | None = None
     scale: YScale = "auto"
+    x_scale: XScale = "auto"
+    x_constant: float | None = None
 
     def __post_init__(self) -> None:
-        if self.scale not in get_args(YScale):
-            raise OptionError(f"scale must be one of {', '.join(get_args(YScale))} (got {self.scale!r})")
+        for name, scales in (("scale", get_args(YScale)), ("x_scale", get_args(XScale))):
+            if getattr(self, name) not in scales:
+                raise OptionError(f"{name} must be one of {', '.join(scales)} (got {getattr(self, name)!r})")
+        if self.x_constant is not None and self.x_constant <= 0:
+            raise OptionError(f"x_constant must be above 0 (got {self.x_constant:g})")
         for name in ("columns", "width", "height", "probe_tokens"):
             size = getattr(self, name)
             if size is not None and size < 1:
@@ -83,12 +90,14 @@ def finalize(chart: AnyChart, heading: str, lines: list[str], style: Style) -> A
     title = textwrap.wrap(style.title or heading, _TITLE)
     params = alt.TitleParams(text=title, subtitle=below) if below else alt.TitleParams(text=title)
     named = chart.properties(title=params, description=" ".join([*title, *below]), usermeta=_embedding(title))
-    return themed(named)
+    return themed(named, below=isinstance(chart, alt.FacetChart))
 
 
-def themed(chart: AnyChart) -> AnyChart:
-    """A chart with the theme written into its config."""
-    result: AnyChart = chart.configure(**_config())
+def themed(chart: AnyChart, *, below: bool = False) -> AnyChart:
+    """A chart with the theme written into its config; legends are beside it, or `below` where panels take the width."""
+    config = _config()
+    config["legend"] |= {"orient": "bottom"} if below else {}
+    result: AnyChart = chart.configure(**config)
     return result
 
 
@@ -117,6 +126,6 @@ def _config() -> dict[str, Any]:
         "header": {**words, "labelFontSize": 12, "labelFontWeight": 600, "labelColor": INK, "labelPadding": 4},
         "title": title,
         "mark": {"color": CATEGORIES[0]},
-        "line": {"strokeWidth": 1.6, "strokeJoin": "round", "strokeCap": "round"},
+        "line": {"strokeWidth": 1.6, "strokeJoin": "round"},
         "range": {"category": list(CATEGORIES)},
     }

@@ -7,18 +7,23 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import replace
 
 import altair as alt
 import polars as pl
 
-from olmo_dynamics.plots.table import XS
+from olmo_dynamics.plots.lines import LINE
+from olmo_dynamics.plots.table import XS, inline
 from olmo_dynamics.plots.table import labels as label_columns
 from olmo_dynamics.quantities import known, known_groups
 from olmo_dynamics.quantities.declaration import Quantity
 
-X_TITLES = {"step": "step", "tokens": "tokens seen"}
+X_TITLES = {"step": "step", "tokens": "tokens seen", "position_step": "step, counted through all stages",
+            "position_tokens": "tokens seen, counted through all stages"}  # fmt: skip
 """Titles of the time axis."""
+
+_NOTICE = 130  # letters in a line
 
 NUMBER = ".4~g"
 """The format of a measured number in a tooltip: four digits, no trailing zeros."""
@@ -77,18 +82,23 @@ def heading(frame: pl.DataFrame, quantity: Quantity, by: str = "") -> str:
 
 def tooltips(frame: pl.DataFrame, **numbers: str) -> list[alt.Tooltip]:
     """The tooltip of a mark: revision, position in training, labels, then numbers by their titles."""
-    labels = ("revision", "branch", "band", *label_columns())
+    labels = ("revision", LINE, "band", *label_columns())
     names = [name for name in labels if name in frame.columns and name not in numbers]
     told = [alt.Tooltip(name, type="nominal", title=name.replace("_", " ")) for name in names]
-    times = [alt.Tooltip(name, type="quantitative", title=X_TITLES[name], format=",d") for name in XS]
+    known = [name for name in XS if frame[name].is_not_null().any()]
+    times = [alt.Tooltip(name, type="quantitative", title=X_TITLES[name], format=",d") for name in known]
     values = [alt.Tooltip(name, type="quantitative", title=title, format=NUMBER) for name, title in numbers.items()]
     return [*told[:1], *times, *told[1:], *values]
 
 
 def notice(title: str, text: str) -> alt.Chart:
     """Words in the place of a chart, such as the reason why there is none."""
-    lines = pl.DataFrame({"text": [text], "place": [0]})
-    chart = alt.Chart(lines).mark_text(align="left", limit=900).encode(x=alt.value(0), y=alt.value(12), text="text:N")
-    named: alt.Chart = chart.properties(title=alt.TitleParams(text=title, anchor="start"), width=900, height=24)
+    lines = textwrap.wrap(text, _NOTICE) or [""]
+    rows = pl.DataFrame({"text": ["\n".join(lines)]})
+    words = alt.Chart(inline(rows)).mark_text(align="left", baseline="top", lineBreak="\n", fontSize=12)
+    chart = words.encode(x=alt.value(0), y=alt.value(0), text=alt.Text("text", type="nominal"))
+    named: alt.Chart = chart.properties(
+        title=alt.TitleParams(text=title, anchor="start"), width=900, height=16 * len(lines)
+    )
     bare: alt.Chart = named.configure_view(stroke=None)
     return bare

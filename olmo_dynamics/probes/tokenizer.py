@@ -60,6 +60,11 @@ class ProbeTokenizer:
         """The number of ids: the largest plus one."""
         return max(self._tokenizer.get_vocab().values(), default=-1) + 1
 
+    @cached_property
+    def longest(self) -> int:
+        """The most characters that the spelling of an id has."""
+        return max(map(len, self._tokenizer.get_vocab()), default=1)
+
     @property
     def end_of_text(self) -> int | None:
         """The id that separates documents, or None if no token has one of the known spellings."""

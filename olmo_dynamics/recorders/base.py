@@ -143,6 +143,7 @@ class Recorder:
         sites: the sites it reads; empty for a recorder of tensors. The group is not recorded of a model that lacks one.
         column_sums: True if `Observation.stats` of the weights must hold sums by column.
         needs_probe: True if it reads weights and needs `context.probe` as well.
+        by_default: False if a collection records the group only where it is asked for.
         context: facts about the pass; set before `begin`.
     """
 
@@ -151,6 +152,7 @@ class Recorder:
     sites: ClassVar[frozenset[Site] | set[Site]] = frozenset()
     column_sums: ClassVar[bool] = False
     needs_probe: ClassVar[bool] = False
+    by_default: ClassVar[bool] = True
     context: Context = Context()
 
     @property

@@ -31,7 +31,7 @@ def own_probe(recorder: Recorder) -> ProbeTokens | None:
     """The probe that a recorder brings, checked against the model of its context; None if it reads the main one.
 
     Raises:
-        ProbeError: it is not a probe, or holds tokens that the model does not know.
+        ProbeError: it is not a probe, or holds tokens or positions that the model does not know.
     """
     probe = recorder.probe()
     if probe is None:
@@ -48,6 +48,8 @@ def own_probe(recorder: Recorder) -> ProbeTokens | None:
     if ids.min() < 0 or (config is not None and ids.max() >= config.vocab_size):
         known = f"from 0 to {config.vocab_size - 1}" if config is not None else "of at least 0"
         raise ProbeError(f"{must} hold token ids {known} (got {ids.min()} to {ids.max()})")
+    if config is not None and ids.shape[1] > config.max_positions:
+        raise ProbeError(f"{must} have at most {config.max_positions} positions, as the model has (got {ids.shape[1]})")
     return probe
 
 

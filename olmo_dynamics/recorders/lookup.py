@@ -27,6 +27,7 @@ from olmo_dynamics.recorders.losses import LossRecorder
 from olmo_dynamics.recorders.outliers import OutlierRecorder
 from olmo_dynamics.recorders.parameters import ParameterRecorder
 from olmo_dynamics.recorders.routing import RoutingRecorder
+from olmo_dynamics.recorders.sketches import SketchRecorder
 
 BUILT_IN: tuple[type[Recorder], ...] = (
     ParameterRecorder,
@@ -35,6 +36,7 @@ BUILT_IN: tuple[type[Recorder], ...] = (
     OutlierRecorder,
     LossRecorder,
     RoutingRecorder,
+    SketchRecorder,
 )
 """The recorders of this package, in the order in which a store holds their groups.
 
@@ -56,22 +58,27 @@ def find_recorders(record: Iterable[Recordable]) -> tuple[Recorder, ...]:
     Raises:
         OptionError: a name is unknown, an object is not a recorder or lacks a part of one, or two fill the same group.
     """
-    own: list[Recorder] = []
+    given: list[Recorder] = []
     names: list[str] = []
     for each in record:
         if isinstance(each, str) and each in built_in_groups():
             names.append(each)
         else:
-            own.append(_recorder(each))
-    built_in = [each() for each in BUILT_IN if any(group.name in names for group in each().groups)]
-    found = (*built_in, *own)
+            given.append(_recorder(each))
+    with_options = {type(each): each for each in given if is_built_in(each)}
+    built_in = [
+        with_options.get(kind) or kind()
+        for kind in BUILT_IN
+        if kind in with_options or any(group.name in names for group in kind().groups)
+    ]
+    found = (*built_in, *(each for each in given if not is_built_in(each)))
     _check_apart(found)
     return found
 
 
-def built_in_groups() -> dict[str, Group]:
-    """The groups that this package records, by name."""
-    return {group.name: group for each in BUILT_IN for group in each().groups}
+def built_in_groups(*, by_default: bool = False) -> dict[str, Group]:
+    """The groups that this package records, or of these the ones that nobody has to ask for, by name."""
+    return {group.name: group for each in BUILT_IN if each.by_default or not by_default for group in each().groups}
 
 
 def offered_recorders() -> dict[str, EntryPoint]:
@@ -97,7 +104,7 @@ def _recorder(given: Recordable) -> Recorder:
     fault = _fault(recorder)
     if fault:
         raise OptionError(f"{type(recorder).__name__} must {fault}")
-    for group in recorder.groups:
+    for group in () if is_built_in(recorder) else recorder.groups:
         if group.name in built_in_groups():
             raise OptionError(
                 f"group {group.name} is one of this package's (got it from {type(recorder).__name__}); "

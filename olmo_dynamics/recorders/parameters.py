@@ -80,6 +80,7 @@ def _elementwise(found: TensorStats) -> dict[str, object]:
         "norm_sparsity": ratio(math.sqrt(n) * l2_norm, found.abs_sum),
         "max_sparsity": ratio(abs_max - abs_median, abs_median),
         "tail_ratio": ratio(found.magnitude_quantile(0.999), abs_median),
+        "element_count": np.int64(n),
         "zero_count": np.int64(found.zero_count),
         "nan_count": np.int64(found.nan_count),
         "inf_count": np.int64(found.inf_count),

@@ -3,7 +3,7 @@
 For each of the first quantities on the group's base axes: its curve over training and, where the group has layers, its map
 over layers and steps and its profile by depth. A chart that cannot be drawn gives its place to the reason.
 
-    >>> for section in declared_sections(Drawn(store, revisions), "silent"):  # doctest: +SKIP
+    >>> for section in declared_sections(Drawn(store), "silent"):  # doctest: +SKIP
     ...     print(section.title)
     Share of silent features over training
 """
@@ -16,11 +16,11 @@ from functools import partial
 import polars as pl
 
 from olmo_dynamics import plots
-from olmo_dynamics.plots import AnyChart, Style, captions
+from olmo_dynamics.plots import AnyChart, captions
 from olmo_dynamics.plots.page import Section
 from olmo_dynamics.plots.titles import notice
 from olmo_dynamics.quantities.declaration import STATUS, Group, Quantity
-from olmo_dynamics.reporting.drawing import Drawn, draw
+from olmo_dynamics.reporting.drawing import Drawn
 
 _MOST = 3
 """The number of quantities of a group that are drawn."""
@@ -38,8 +38,7 @@ def declared_sections(store: Drawn, name: str) -> Iterator[Section]:
         yield Section(group.name, notice(group.name, text), _caption(group))
     for quantity in drawn:
         for words, chart in _charts(store, group, quantity):
-            title = f"{_title(quantity)} {words}"
-            yield Section(title, _or_reason(chart, title), _caption(group, quantity))
+            yield store.section(f"{_title(quantity)} {words}", chart, _caption(group, quantity))
 
 
 def _charts(store: Drawn, group: Group, quantity: Quantity) -> Iterator[tuple[str, Draw]]:
@@ -60,17 +59,7 @@ def _chart(
     if others and frame[others[0]].dtype.is_numeric():
         words = others[0].replace("_", " ") + " {}"  # a bare number says little above a panel
         frame = frame.with_columns(pl.format(words, pl.col(others[0])).alias(others[0]))
-    style = Style(facet=others[0]) if others else Style()
-    return draw(chart, frame, quantity.name, tokens=store.probe_tokens, style=style)
-
-
-def _or_reason(chart: Draw, title: str) -> AnyChart:
-    try:
-        made = chart()
-        made.to_dict()  # a chart finds out late that it cannot be drawn
-    except Exception as error:  # whatever is wrong with one chart, the others are drawn
-        return notice(title, f"This chart could not be drawn: {error}")
-    return made
+    return store.draw(chart, frame, quantity.name, probe=True, facet=others[0] if others else None)
 
 
 def _title(quantity: Quantity) -> str:

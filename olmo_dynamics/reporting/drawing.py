@@ -1,27 +1,81 @@
-"""The part of a store that a report draws, and charts of no more rows than a page can hold.
+"""The part of a store that a report draws, and its charts: all with one time axis, each with the reason if there is none.
 
->>> store = Drawn(open_store("olmo2-1b.zarr"), ["step0", "step10"])  # doctest: +SKIP
->>> draw(plots.trajectory, store.table("parameters"), "rms")  # doctest: +SKIP
+>>> store = Drawn(open_store("olmo2-1b.zarr"), Choice(x="tokens"))  # doctest: +SKIP
+>>> store.section("Norms", lambda: store.draw(plots.trajectory, store.table("parameters"), "rms"), captions.WEIGHT_CURVES)
+... # doctest: +SKIP
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 
 import polars as pl
 
 from olmo_dynamics import plots
+from olmo_dynamics.errors import OlmoDynamicsError
 from olmo_dynamics.frames import RecordedStore, births, saturation, thin
 from olmo_dynamics.plots import AnyChart, Style
+from olmo_dynamics.plots.axes import time_scale
+from olmo_dynamics.plots.captions import Caption
+from olmo_dynamics.plots.lines import time_column
+from olmo_dynamics.plots.page import Section
+from olmo_dynamics.plots.titles import notice
+from olmo_dynamics.reporting.choice import Choice
+
+MAX_ROWS = 60_000
+"""The rows of a chart of lines above which it keeps only the extremes; as many as a browser draws without a pause."""
 
 
 class Drawn:
-    """A store seen through the revisions that are drawn."""
+    """A store seen through the revisions and tensors that are drawn.
 
-    def __init__(self, store: RecordedStore, revisions: list[str]) -> None:
+    Raises:
+        StoreError: the store holds no finished revision.
+        SelectionError: the choice of revisions is invalid or matches none.
+        OptionError: the choice of tensors matches none, or no revision has tokens to draw against.
+    """
+
+    def __init__(self, store: RecordedStore, choice: Choice | None = None) -> None:
         self.store, self.attributes, self.groups = store, store.attributes, store.groups
-        self._revisions = revisions
+        self.choice = choice or Choice()
+        self.chosen = self.choice.revisions_of(store)
+        self._tensors = self.choice.tensors_of(store)
+
+    @cached_property
+    def revisions(self) -> list[str]:
+        """The revisions that are drawn: those with a step, one per step of a line; all of them if none has a step."""
+        return self._placed["revision"].to_list()
+
+    @property
+    def has_steps(self) -> bool:
+        """True if some revision has a place in training."""
+        return bool(self.chosen["step"].is_not_null().any())
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """The chosen revisions that are not drawn, with the reasons."""
+        without = self.chosen.filter(~pl.col("revision").is_in(self.revisions))
+        return {
+            name: "has no step" if step is None else "has another's step"
+            for name, step in without.select("revision", "step").iter_rows()
+        }
+
+    @property
+    def probe_tokens(self) -> int | None:
+        """The number of tokens of the probe; None without one."""
+        probe = self.attributes.get("probe") or {}
+        return probe.get("tokens")
+
+    @cached_property
+    def style(self) -> Style:
+        """The style of every chart: the scale of the time axis that suits all drawn revisions."""
+        if not self.has_steps:
+            return Style()
+        field = time_column(self._placed, self.choice.x)
+        scale = time_scale(self._placed, field)
+        return Style(x_scale=scale.kind, x_constant=scale.constant)
 
     def table(self, name: str) -> pl.DataFrame:
         """One table of the store."""
@@ -35,25 +89,52 @@ class Drawn:
         """The router saturation of each layer."""
         return self._only(saturation(self.store))
 
-    @property
-    def probe_tokens(self) -> int | None:
-        """The number of tokens of the probe; None without one."""
-        probe = self.attributes.get("probe") or {}
-        return probe.get("tokens")
+    def draw(
+        self,
+        chart: Callable[..., AnyChart],
+        frame: pl.DataFrame,
+        *words: str,
+        note: str = "",
+        probe: bool = False,
+        facet: str | None = None,
+    ) -> AnyChart:
+        """A chart over time; of very many rows, those of lines are thinned, with a note that counts them."""
+        thinned = ""
+        if words and chart not in _WHOLE:
+            frame, thinned = thin(frame, MAX_ROWS, value=words[0])
+        notes = "; ".join(part for part in (note, thinned) if part)
+        tokens = self.probe_tokens if probe else None
+        style = replace(self.style, note=notes, probe_tokens=tokens, facet=facet)
+        return chart(frame, *words, x=self.choice.x, style=style)
+
+    def section(self, title: str, make: Callable[[], AnyChart], caption: Caption) -> Section:
+        """A section of the page, with the reason in the place of a chart that cannot be drawn."""
+        try:
+            chart = make()
+            chart.to_dict()  # a chart finds out late that it cannot be drawn
+        except Exception as error:  # whatever is wrong with one chart, the others are drawn
+            return self.reason(title, error, caption)
+        return Section(title, chart, caption)
+
+    def reason(self, title: str, error: Exception, caption: Caption) -> Section:
+        """A section that says why it has no chart."""
+        kind = "" if isinstance(error, OlmoDynamicsError) else f"{type(error).__name__}: "
+        return Section(title, notice(title, f"This chart could not be drawn: {kind}{error}"), caption)
+
+    @cached_property
+    def _placed(self) -> pl.DataFrame:
+        stepped = self.chosen.filter(pl.col("step").is_not_null())
+        if stepped.is_empty():
+            return self.chosen
+        keys = [name for name in ("line", "stage", "ingredient", "step") if name in stepped.columns]
+        return stepped.unique(keys, keep="first", maintain_order=True)
 
     def _only(self, frame: pl.DataFrame) -> pl.DataFrame:
-        return frame.filter(pl.col("revision").is_in(self._revisions))
+        kept = frame.filter(pl.col("revision").is_in(self.revisions))
+        return kept if self._tensors is None or "tensor" not in kept.columns else (
+            kept.filter(pl.col("tensor").is_in(self._tensors))
+        )  # fmt: skip
 
 
-def draw(
-    chart: Callable[..., AnyChart],
-    frame: pl.DataFrame,
-    *words: str,
-    tokens: int | None = None,
-    note: str = "",
-    style: Style | None = None,
-) -> AnyChart:
-    """A chart of at most as many rows as a page can hold, with a note where there are more."""
-    fewer, thinned = thin(frame, plots.MAX_ROWS)
-    notes = "; ".join(part for part in (note, thinned) if part)
-    return chart(fewer, *words, style=replace(style or Style(), note=notes, probe_tokens=tokens))
+_WHOLE = (plots.layer_step_map, plots.norms_panel, plots.depth_profile)
+"""Charts in which a row left out would be a hole."""

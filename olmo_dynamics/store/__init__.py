@@ -4,7 +4,8 @@
 >>> store.done  # doctest: +SKIP
 """
 
+from olmo_dynamics.store.checking import Check, Damage
 from olmo_dynamics.store.layout import Axis, Layout
 from olmo_dynamics.store.store import Store
 
-__all__ = ["Axis", "Layout", "Store"]
+__all__ = ["Axis", "Check", "Damage", "Layout", "Store"]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
@@ -16,15 +17,17 @@ from typing import Any
 import numpy as np
 
 from olmo_dynamics.errors import StoreError
+from olmo_dynamics.files import beside, sync_folder, write_errors_named
 from olmo_dynamics.quantities.declaration import Quantity
-from olmo_dynamics.store.appending import growing, write_nodes
-from olmo_dynamics.store.declarations import along_axes, coordinate_names
-from olmo_dynamics.store.files import beside, write_atomic, write_errors_named
-from olmo_dynamics.store.layout import RECORDED, REVISION, Layout
+from olmo_dynamics.store.appending import growing, sealed_by, whole_document, write_nodes, write_root
+from olmo_dynamics.store.checksums import VALUES_CHECKSUM, checksum
+from olmo_dynamics.store.declarations import MARK, along_axes, coordinate_names, mark_of
+from olmo_dynamics.store.layout import RECORDED, Layout
 from olmo_dynamics.store.locks import exclusive_append, locked
-from olmo_dynamics.store.log import write_rows
+from olmo_dynamics.store.log import RowWriter
 from olmo_dynamics.store.schema import (
     ALONG_REVISION,
+    MISSING,
     PROBE,
     REVISIONS,
     ArrayAndValues,
@@ -35,13 +38,20 @@ from olmo_dynamics.store.schema import (
     probe_arrays,
     revision_arrays,
 )
-from olmo_dynamics.store.zarr_format import array_document, chunk_path, encode, group_document, is_fill, root_document
-
-LAYOUT_VERSION = 2
-"""The version of the arrangement of bytes; a store of another version is refused.
-
-It changes only when bytes are read differently: new groups, quantities and attributes leave it as it is.
-"""
+from olmo_dynamics.store.zarr_format import (
+    CHECKED_LAYOUT,
+    DOCUMENT,
+    LAYOUT_VERSION,
+    array_document,
+    chunk_path,
+    encode,
+    group_document,
+    is_fill,
+    of_layout,
+    root_document,
+    to_json,
+    to_raw,
+)
 
 REQUIRED = ("source", "model_type", "model_config", "compute_dtype", "probe")
 """Root attributes that must be given when a store is made."""
@@ -74,17 +84,19 @@ def _build_alone(path: Path, layout: Layout, attributes: Mapping[str, Any], prob
         if path.exists():
             raise StoreError(f"{path} exists already; open it, or choose another folder")
         shutil.rmtree(building, ignore_errors=True)  # of a process that was killed
+        ours = {
+            "layout_version": LAYOUT_VERSION,
+            "olmo_dynamics_version": version("olmo-dynamics"),
+            "groups": list(layout.groups),
+        }
+        document = root_document({**attributes, **ours}, {})
         try:
-            nodes: dict[str, Any] = {}
+            addition = _Addition(building, document, rows=0)
             for group in (REVISIONS, *layout.groups, *([PROBE] if probe else [])):
-                nodes |= _write_group(building, layout, group, probe)
-            ours = {
-                "layout_version": LAYOUT_VERSION,
-                "olmo_dynamics_version": version("olmo-dynamics"),
-                "groups": list(layout.groups),
-            }
-            write_nodes(building, root_document({**attributes, **ours}, {}), nodes)
+                addition.group(layout, group, probe)
+            addition.write(with_root=True)
             building.rename(path)
+            sync_folder(path.parent)
         finally:
             shutil.rmtree(building, ignore_errors=True)
 
@@ -95,39 +107,37 @@ def add_groups(
     layout: Layout,
     probe: Mapping[str, np.ndarray],
     along: Mapping[str, np.ndarray],
+    complete: np.ndarray,
 ) -> None:
     """Add a layout's groups that a store lacks, and a probe where it has none.
 
-    `document` is the store's own with its new attributes; `along` holds the columns along its planned revisions.
+    `document` is the store's own with its new attributes; `along` holds the columns along its planned revisions, and
+    `complete` tells which of these are there.
     """
     held = document["consolidated_metadata"]["metadata"]
     groups = [group for group in layout.groups if group not in held]
-    nodes: dict[str, Any] = {}
-    for group in (*groups, *([PROBE] if probe and PROBE not in held else [])):
-        nodes |= _write_group(store, layout, group, probe)
-    columns = {column.name for column in ALONG_REVISION}  # a group's own status is not the revision's
-    for path, spec in growing(nodes).items():
-        if (name := path.partition("/")[2]) in columns:
-            write_rows(store, spec, 0, along[name])
-    if nodes:
-        write_nodes(store, document, nodes | _lengthened(nodes, len(along[REVISION])))
+    with _Joining(store, document, complete) as addition:
+        for group in (*groups, *([PROBE] if probe and PROBE not in held else [])):
+            addition.group(layout, group, probe)
+            addition.label(group, along)
 
 
 def add_quantities(
-    store: Path, document: Mapping[str, Any], layout: Layout, lacking: Mapping[str, tuple[Quantity, ...]], rows: int
+    store: Path,
+    document: Mapping[str, Any],
+    layout: Layout,
+    lacking: Mapping[str, tuple[Quantity, ...]],
+    complete: np.ndarray,
 ) -> None:
     """Add quantities to groups that are there, each group's under a mark of their own, with rows of fill."""
     held = document["consolidated_metadata"]["metadata"]
-    nodes: dict[str, Any] = {}
-    for group, quantities in lacking.items():
-        mark, there = _next_mark(held, group), along_axes(held, group)
-        added = _write_arrays(store, added_arrays(layout, quantities, mark=mark, held=there))
-        new_axes = [name for name in along_axes(added, group) if name in layout.axes]
-        labels = [*coordinate_names(held, group), mark, *coordinates_of(layout, new_axes)]
-        attributes = {**held[group]["attributes"], "coordinates": " ".join(labels)}
-        nodes |= {group: group_document(attributes), **added, **_lengthened(added, rows)}
-    if nodes:
-        write_nodes(store, document, nodes)
+    with _Joining(store, document, complete) as addition:
+        for group, quantities in lacking.items():
+            mark, there = _next_mark(held, group), along_axes(held, group)
+            added = addition.arrays(added_arrays(layout, quantities, mark=mark, held=there))
+            new_axes = [name for name in along_axes(added, group) if name in layout.axes]
+            labels = [*coordinate_names(held, group), mark, *coordinates_of(layout, new_axes)]
+            addition.nodes[group] = group_document({**held[group]["attributes"], "coordinates": " ".join(labels)})
 
 
 def _next_mark(held: Mapping[str, Any], group: str) -> str:
@@ -137,26 +147,114 @@ def _next_mark(held: Mapping[str, Any], group: str) -> str:
     return f"{RECORDED}_{number}"
 
 
-def _lengthened(nodes: Mapping[str, Any], rows: int) -> dict[str, Any]:
-    """The arrays along revision, made as long as a store has rows."""
-    return {path: array_document(replace(spec, shape=(rows, *spec.shape[1:]))) for path, spec in growing(nodes).items()}
+class _Addition:
+    """Groups and arrays on their way into a store: their nodes, and the files that they begin with."""
+
+    def __init__(self, folder: Path, document: Mapping[str, Any], *, rows: int) -> None:
+        self._folder, self._document, self._rows = folder, document, rows
+        self._version = document["attributes"]["layout_version"]
+        self._writer = RowWriter(folder, partial=beside(folder, ".partial") if folder.is_dir() else folder / ".partial")
+        self.nodes: dict[str, Any] = {}
+
+    def group(self, layout: Layout, group: str, probe: Mapping[str, np.ndarray]) -> None:
+        """Add a group with the labels of its axes, or the probe."""
+        self.nodes[group] = group_document(node_attributes(layout, group))
+        self.arrays(_arrays(layout, group, probe))
+
+    def arrays(self, arrays: Iterable[ArrayAndValues]) -> dict[str, Any]:
+        """Add arrays; returns the documents of their nodes."""
+        added = {}
+        for given, values in arrays:
+            spec = of_layout(given, self._version)
+            if values is not None and spec.is_checked:
+                spec = replace(
+                    spec, attributes={**spec.attributes, VALUES_CHECKSUM: checksum(to_raw(values, spec.dtype))}
+                )
+            if spec.grows:
+                spec = replace(spec, shape=(self._rows, *spec.shape[1:]))
+            added[spec.path] = array_document(spec)
+            if spec.in_rows:
+                self._writer.make_files(spec, self._rows)
+            elif values is not None and (spec.is_checked or not is_fill(values, spec)):
+                self._writer.put(chunk_path(self._folder / spec.path, spec, 0), encode(values, spec))
+        self.nodes |= added
+        return added
+
+    def label(self, group: str, along: Mapping[str, np.ndarray]) -> None:
+        """Write a group's columns along revision."""
+        columns = {column.name for column in ALONG_REVISION}  # a group's own status is not the revision's
+        for path, spec in growing(self.nodes).items():
+            owner, _, name = path.partition("/")
+            if owner == group and name in columns:
+                self._writer.add(spec, 0, along[name])
+
+    def unset(self, complete: np.ndarray) -> None:
+        """Mark the arrays as not there for revisions that are there, so that these are not taken for an older copy's."""
+        specs = growing(self.nodes)
+        for path in dict.fromkeys(mark_of(path, self.nodes) for path in self.nodes if "/" in path):
+            spec = specs.get(path)
+            if spec and spec.in_rows:
+                for row in np.flatnonzero(complete).tolist():
+                    self._writer.add(spec, row, np.array([MISSING], dtype=np.uint8))
+
+    def write(self, *, with_root: bool = False) -> None:
+        """Write all files, those of a new store with its own document last."""
+        nodes = {path: sealed_by(self._document, node) for path, node in self.nodes.items()}
+        if with_root or self._version >= CHECKED_LAYOUT:
+            for path, node in nodes.items():
+                self._writer.put(self._folder / path / DOCUMENT, to_json(node))
+        if with_root:
+            self._writer.put(self._folder / DOCUMENT, to_json(whole_document(self._document, nodes)))
+        self._writer.flush()
 
 
-def _write_group(folder: Path, layout: Layout, group: str, probe: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Write the labels of a group's axes, or the probe; returns the documents of its nodes."""
-    arrays = _write_arrays(folder, _arrays(layout, group, probe))
-    return {group: group_document(node_attributes(layout, group)), **arrays}
+class _Joining(_Addition):
+    """An addition to a store that is there; in layout 3 each folder is built beside it, and joins it by one rename."""
+
+    def __init__(self, store: Path, document: Mapping[str, Any], complete: np.ndarray) -> None:
+        self._store, self._complete = store, complete
+        self._is_checked = document["attributes"]["layout_version"] >= CHECKED_LAYOUT
+        super().__init__(beside(store, ".building") if self._is_checked else store, document, rows=len(complete))
+
+    def __enter__(self) -> _Joining:
+        if self._is_checked:
+            shutil.rmtree(self._folder, ignore_errors=True)  # of a process that was killed
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *others: object) -> None:
+        try:
+            if kind is None and self.nodes:
+                self._join()
+        finally:
+            if self._is_checked:
+                shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _join(self) -> None:
+        if not self._is_checked:
+            self.write()
+            write_nodes(self._store, self._document, self.nodes)
+            return
+        held = self._document["consolidated_metadata"]["metadata"]
+        changed = {path: self.nodes.pop(path) for path in list(self.nodes) if path in held}
+        self.unset(self._complete)
+        self.write()
+        added = {path: sealed_by(self._document, node) for path, node in self.nodes.items()}
+        for path in _folders(added):
+            shutil.rmtree(self._store / path, ignore_errors=True)  # of a process that was killed
+            os.replace(self._folder / path, self._store / path)  # noqa: PTH105
+            sync_folder((self._store / path).parent)
+        if changed:
+            document = whole_document(self._document, added)
+            write_nodes(self._store, document, changed)
+        else:
+            write_root(self._store, self._document, added)
 
 
-def _write_arrays(folder: Path, arrays: Iterable[ArrayAndValues]) -> dict[str, Any]:
-    nodes = {}
-    for spec, values in arrays:
-        nodes[spec.path] = array_document(spec)
-        if values is not None and not is_fill(values, spec):
-            write_atomic(
-                chunk_path(folder / spec.path, spec, 0), encode(values, spec), partial=beside(folder, ".partial")
-            )
-    return nodes
+def _folders(nodes: Mapping[str, Any]) -> list[str]:
+    """The folders of new nodes: of whole groups, and of arrays that join a group, measured ones last."""
+    groups = [path for path in nodes if "/" not in path]
+    arrays = [path for path in nodes if "/" in path and path.partition("/")[0] not in groups]
+    return [*groups, *sorted(arrays, key=lambda path: MARK in nodes[path]["attributes"])]
 
 
 def _arrays(layout: Layout, group: str, probe: Mapping[str, np.ndarray]) -> Iterator[ArrayAndValues]:

@@ -22,6 +22,7 @@ import numpy as np
 
 from olmo_dynamics.errors import StoreError
 from olmo_dynamics.quantities.declaration import RECORDER, STATUS, Group, Quantity
+from olmo_dynamics.store.checksums import DOCUMENT_HASH
 
 REVISION = "revision"
 """The axis that every measured array begins with; the only one that grows."""
@@ -32,10 +33,12 @@ PROBE_AXES = ("sequence", "position")
 RECORDED = "recorded"
 """The array of each group that tells which rows hold its first quantities; `recorded_2`, … those of quantities added later."""
 
-RESERVED_ATTRIBUTES = ("title", "axes", "introduction", "coordinates")
+RESERVED_ATTRIBUTES = ("title", "axes", "introduction", "coordinates", DOCUMENT_HASH)
 """Attributes that a store itself writes to each group."""
 
-_TAKEN = frozenset({REVISION, "step", "tokens", "stage", "ingredient", "seed", "line", "value"})
+_TAKEN = frozenset(
+    {REVISION, "step", "tokens", "stage", "ingredient", "seed", "line", "position_step", "position_tokens", "value"}
+)
 """Columns of tables that are not measured; no quantity and no axis may have these names."""
 
 

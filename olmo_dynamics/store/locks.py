@@ -5,7 +5,7 @@ one writes that part. Parts are measured in parallel; each holds `run.zarr.turn`
 no two ever write at once, and every writer begins from the state that the others left.
 
     >>> with locked(Path("run.zarr"), "2/8"), exclusive_append(Path("run.zarr")):  # doctest: +SKIP
-    ...     write_rows(...)
+    ...     RowWriter(Path("run.zarr")).flush()
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from olmo_dynamics.errors import OptionError, StoreBusyError
-from olmo_dynamics.store.files import beside, write_errors_named
+from olmo_dynamics.files import beside, write_errors_named
 
 
 @contextmanager

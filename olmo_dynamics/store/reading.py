@@ -1,7 +1,8 @@
 """The reading half of a store.
 
 Everything is read by the root's `zarr.json`, so all arrays are seen at one moment's shape. Whole arrays and whole rows of
-numbers are read from the log's files, which hold them as they are; series and text are read through zarr.
+numbers are read from the log's files, which hold them as they are; series are read through zarr. In layout 3 every byte that
+is read has its checksum, or the error names the array and the revisions.
 
     >>> store = Store.open("run.zarr")  # doctest: +SKIP
     >>> store.array("parameters", "rms").shape, len(store.done)  # doctest: +SKIP
@@ -10,61 +11,29 @@ numbers are read from the log's files, which hold them as they are; series and t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Mapping
 
 import numpy as np
-import zarr
 
 from olmo_dynamics.errors import StoreError
 from olmo_dynamics.names import Revision
 from olmo_dynamics.quantities.declaration import STATUS, Group, Quantity
 from olmo_dynamics.store.appending import growing
-from olmo_dynamics.store.declarations import mark_of, marks, measured_names, read_group
-from olmo_dynamics.store.files import stamp_of
-from olmo_dynamics.store.layout import REVISION, Axis, Layout
-from olmo_dynamics.store.log import read_rows
-from olmo_dynamics.store.metadata import as_numpy, load_document, read_layout
-from olmo_dynamics.store.schema import COMPLETE, PLANNED, PROBE, REVISIONS
-from olmo_dynamics.store.series import has_series
-from olmo_dynamics.store.zarr_format import DOCUMENT, TEXT, ArraySpec, array_spec, empty_rows, is_series
+from olmo_dynamics.store.checking import Check, check
+from olmo_dynamics.store.declarations import mark_of, measured_names
+from olmo_dynamics.store.layout import Axis, Layout
+from olmo_dynamics.store.log import read_row
+from olmo_dynamics.store.presence import StoreState
+from olmo_dynamics.store.repair import lost_marks
+from olmo_dynamics.store.schema import PLANNED, PROBE, REVISIONS, known_by_name, revision_from
+from olmo_dynamics.store.series import has_series, is_current
+from olmo_dynamics.store.zarr_format import ArraySpec, empty_rows, is_series
 
 _KNOWN_WHEN_PLANNED = frozenset(column.name for column in PLANNED)
 
 
-class ReadableStore:
+class ReadableStore(StoreState):
     """The questions that a store answers without being written to."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._stamp: tuple[int, int] | None = None
-        self._nodes: dict[str, Any] = {}
-        self._load()
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """The root attributes: source, model config, probe, compute dtype, versions."""
-        return dict(self._document["attributes"])
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """The groups of measured numbers."""
-        return tuple(self._document["attributes"]["groups"])
-
-    @cached_property
-    def layout(self) -> Layout:
-        """The axes and groups, as read back; a group without a `status` is given one here, and in `quantities` not."""
-        return read_layout(self._zarr, self._nodes, self._declared)
-
-    @cached_property
-    def _declared(self) -> dict[str, Group]:
-        return {name: read_group(name, self._nodes) for name in self.groups}
-
-    @cached_property
-    def _marks(self) -> dict[str, list[str]]:
-        return {name: marks(self._nodes, name) for name in self.groups}
 
     def group(self, name: str) -> Group:
         """The declaration of a group: base axes, introduction, quantities, attributes.
@@ -123,19 +92,15 @@ class ReadableStore:
         `quantities` are the keys of those that count: an addition to a group that holds none of them may be missing.
         """
         row = self._rows.get(revision)
-        if row is None or not self._mark(f"{REVISIONS}/status", row):
+        if row is None or not self._is_complete(row):
             return frozenset()
         return frozenset(group for group in self.groups if not self._unset_marks(group, row, quantities))
 
     def revisions(self) -> list[Revision]:
-        """The revisions that are wholly there; other parts of their names (label, prefix, suffix) are not kept."""
+        """The revisions that are wholly there."""
         columns = self.arrays(REVISIONS)
-        names = ("revision", "stage", "ingredient", "step", "tokens", "commit")
-        rows = zip(*(columns[name].tolist() for name in names), strict=True)
-        return [
-            Revision(name, _known(stage), ingredient or None, _known(step), _known(tokens), commit=commit)
-            for name, stage, ingredient, step, tokens, commit in rows
-        ]
+        rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+        return [revision_from(dict(zip(columns, row, strict=True))) for row in rows]
 
     def lacking(self, group: str) -> tuple[str, ...]:
         """Names of the revisions that are there without a group, or without some of its quantities."""
@@ -176,8 +141,9 @@ class ReadableStore:
         found = {}
         for name in names:
             spec = self._spec(group, name)
-            found[name] = _kept(self._read(spec), spec, complete, there[name], planned=planned)
-        return found
+            needed = _needed(spec, complete, there[name])
+            found[name] = _kept(self._read(spec, needed), spec, complete, needed, planned=planned)
+        return {**found, **known_by_name(found, self.attributes["source"])} if group == REVISIONS else found
 
     def array(
         self, group: str, name: str, *, at: Mapping[str, str | int | float] | None = None, planned: bool = False
@@ -188,8 +154,10 @@ class ReadableStore:
             StoreError: the store has no such array, or the axis no such label.
         """
         spec = self._spec(group, name)
-        values = self._read(spec, {axis: self.axis(axis).position(label) for axis, label in (at or {}).items()})
-        return _kept(values, spec, self._complete(), self._rows_there(group, [name])[name], planned=planned)
+        places = {axis: self.axis(axis).position(label) for axis, label in (at or {}).items()}
+        complete = self._complete()
+        needed = _needed(spec, complete, self._rows_there(group, [name])[name])
+        return _kept(self._read(spec, needed, places), spec, complete, needed, planned=planned)
 
     def row(self, group: str, revision: str) -> dict[str, np.ndarray]:
         """The arrays of a group at one revision, by name, without the axis `revision`.
@@ -200,22 +168,33 @@ class ReadableStore:
         if group not in self.groups:
             raise StoreError(f"{self.path} has no group {group}; it has {', '.join(self.groups)}")
         start = self._rows.get(revision)
-        if start is None or not self._mark(f"{REVISIONS}/status", start):
+        if start is None or not self._is_complete(start):
             raise StoreError(f"{self.path} does not hold {group} of {revision}; collect it")
         unset = self._unset_marks(group, start)
         if len(unset) == len(self._marks[group]):
             raise StoreError(f"{self.path} does not hold {group} of {revision}; collect it")
         specs = {name: self._spec(group, name) for name in self._measured(group)}
         return {
-            name: empty_rows(spec, 1)[0]
-            if mark_of(spec.path, self._nodes) in unset
-            else read_rows(self.path, spec, start, start + 1)[0]
+            name: empty_rows(spec, 1)[0] if mark_of(spec.path, self._nodes) in unset else self._one_row(spec, start)
             for name, spec in specs.items()
         }
 
+    def check(self) -> Check:
+        """Verify every checksum, every length, and that every file is there; a store of layout 2 has no checksums.
+
+        Raises:
+            StoreDamagedError: the store's own `zarr.json` is damaged, which tells what the store holds.
+        """
+        return check(self.path)
+
+    def disregard(self, found: Check) -> None:
+        """Count damaged rows as missing from now on, as a collection does that measures them anew."""
+        self._lost, self._states = lost_marks(found, self._nodes), {}
+
     def probe(self) -> dict[str, np.ndarray]:
         """The tokens that every revision read: `token_id`, `mask`, `domain`; nothing where there was no probe."""
-        return self.arrays(PROBE) if PROBE in self._all_groups else {}
+        arrays = self.arrays(PROBE) if PROBE in self._all_groups else {}
+        return {name: values.copy() for name, values in arrays.items()}  # torch warns of what cannot be written
 
     def sizes(self) -> dict[str, int]:
         """Bytes on disk, by group."""
@@ -224,53 +203,11 @@ class ReadableStore:
             for group in self._all_groups
         }
 
-    @property
-    def _all_groups(self) -> tuple[str, ...]:
-        return tuple(path for path in self._nodes if "/" not in path)
-
     def _measured(self, group: str) -> list[str]:
         """The arrays of a group, less those that label its axes; all of `revisions`."""
         if group == REVISIONS:
             return [path.partition("/")[2] for path in self._nodes if path.startswith(f"{REVISIONS}/")]
         return measured_names(self._nodes, group)
-
-    def _load(self) -> None:
-        """Read the root document, unless it is still the same file."""
-        stamp = stamp_of(self.path / DOCUMENT)
-        if stamp is not None and stamp == self._stamp:
-            return
-        self._stamp, self._document = stamp, load_document(self.path)
-        nodes: dict[str, Any] = self._document["consolidated_metadata"]["metadata"]
-        if nodes.keys() != self._nodes.keys():  # groups or quantities were added
-            for name in ("layout", "_declared", "_marks"):
-                vars(self).pop(name, None)
-        self._nodes = nodes
-        self._zarr = zarr.open_group(self.path, mode="r", use_consolidated=True)
-        self._names = as_numpy(self._zarr[f"{REVISIONS}/{REVISION}"], ())
-        self._rows = {name: row for row, name in enumerate(self._names.tolist())}
-
-    def _spec(self, group: str, name: str) -> ArraySpec:
-        path = f"{group}/{name}"
-        if path not in self._nodes:
-            raise StoreError(f"{self.path} has no {path}; its groups are {', '.join(self._all_groups)}")
-        return array_spec(path, self._nodes[path])
-
-    def _complete(self) -> np.ndarray:
-        is_complete: np.ndarray = self._read(self._spec(REVISIONS, "status")) == COMPLETE
-        return is_complete
-
-    def _recorded(self, mark: str) -> np.ndarray:
-        """By revision, true if the arrays under a mark are there, if the revision is."""
-        group, _, name = mark.partition("/")
-        is_recorded: np.ndarray = self._read(self._spec(group, name)) == COMPLETE
-        return is_recorded
-
-    def _rows_there(self, group: str, names: Iterable[str]) -> dict[str, np.ndarray]:
-        """By array of a group and revision, true if the row is there, if the revision is."""
-        if group not in self.groups:
-            return dict.fromkeys(names, np.ones(len(self._names), dtype=bool))
-        by_mark = {mark: self._recorded(mark) for mark in self._marks[group]}
-        return {name: by_mark[mark_of(f"{group}/{name}", self._nodes)] for name in names}
 
     def _marks_among(self, group: str, quantities: Collection[str] | None) -> list[str]:
         """The marks of a group under which some of these quantities lie; all of its marks where none are given."""
@@ -281,31 +218,49 @@ class ReadableStore:
 
     def _unset_marks(self, group: str, row: int, quantities: Collection[str] | None = None) -> list[str]:
         """The marks of a group, of some quantities if given, that are not set for a row."""
-        return [mark for mark in self._marks_among(group, quantities) if not self._mark(mark, row)]
+        return [mark for mark in self._marks_among(group, quantities) if not self._is_set(mark, row)]
 
-    def _mark(self, path: str, row: int) -> bool:
-        return bool(read_rows(self.path, array_spec(path, self._nodes[path]), row, row + 1)[0] == COMPLETE)
+    def _one_row(self, spec: ArraySpec, row: int) -> np.ndarray:
+        return self._named(lambda: read_row(self.path, spec, row))
 
-    def _read(self, spec: ArraySpec, places: Mapping[str, int] | None = None) -> np.ndarray:
-        """An array, at certain places of some axes."""
+    def _read(self, spec: ArraySpec, needed: np.ndarray, places: Mapping[str, int] | None = None) -> np.ndarray:
+        """An array at certain places of some axes; of one along revision only the rows that are needed, and fill."""
         selection = tuple((places or {}).get(axis, slice(None)) for axis in spec.dimensions)
-        in_series = places and is_series(self._nodes[spec.path])
-        if in_series or spec.dtype == TEXT or spec.dimensions[0] != REVISION:
-            return as_numpy(self._zarr[spec.path], selection)
-        values: np.ndarray = read_rows(self.path, spec, 0, spec.shape[0])[selection]
+        if not spec.grows:
+            return np.asarray(self._read_fixed(spec.path)[selection])
+        if places and is_series(self._nodes[spec.path]):
+            in_series = self._read_series(spec, needed, selection)
+            if in_series is not None:
+                return in_series
+        values: np.ndarray = self._rows_of(spec, needed)[selection]
         return values
+
+    def _read_series(
+        self, spec: ArraySpec, needed: np.ndarray, selection: tuple[int | slice, ...]
+    ) -> np.ndarray | None:
+        """The same from the shards; None where they are damaged, or lack a row, and the log has all that they have."""
+        if spec.is_checked and not is_current(self.path, spec, needed):
+            return None
+        try:
+            values = np.asarray(self._zarr[spec.path][(slice(len(needed)), *selection[1:])])  # type: ignore[index]
+        except Exception:  # each of zarr's codecs has errors of its own
+            return None
+        return values
+
+
+def _needed(spec: ArraySpec, complete: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+    """The rows of an array that are there; all of a column that is known when a revision is planned."""
+    if len(spec.dimensions) == 1 and spec.path.partition("/")[2] in _KNOWN_WHEN_PLANNED:
+        return np.ones(len(complete), dtype=bool)
+    needed: np.ndarray = complete & recorded
+    return needed
 
 
 def _kept(
-    values: np.ndarray, spec: ArraySpec, complete: np.ndarray, recorded: np.ndarray, *, planned: bool
+    values: np.ndarray, spec: ArraySpec, complete: np.ndarray, needed: np.ndarray, *, planned: bool
 ) -> np.ndarray:
     """The rows of revisions that are there, or all; fill where a row is not there."""
-    if spec.dimensions[0] != REVISION:
+    if not spec.grows:
         return values
-    if len(spec.dimensions) > 1 or spec.path.partition("/")[2] not in _KNOWN_WHEN_PLANNED:
-        values[~(complete & recorded)] = spec.fill
+    values[~needed] = spec.fill
     return values if planned or complete.all() else np.compress(complete, values, axis=0)
-
-
-def _known(number: int) -> int | None:
-    return None if number < 0 else number

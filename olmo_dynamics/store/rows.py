@@ -1,4 +1,4 @@
-"""The records of one revision, gathered into one row per array.
+"""The records of one revision, gathered into one row per array, and written.
 
 >>> rows = records_to_row(records, layout, {"parameters/rms"})  # doctest: +SKIP
 >>> dict(rows)["parameters/rms"].shape  # doctest: +SKIP
@@ -8,17 +8,74 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from olmo_dynamics.errors import StoreError, StoreMismatchError
 from olmo_dynamics.quantities.declaration import STATUS, Group, Quantity, Record, Status
+from olmo_dynamics.store.declarations import mark_of
 from olmo_dynamics.store.layout import Layout
+from olmo_dynamics.store.log import RowWriter, read_row
+from olmo_dynamics.store.schema import COMPLETE, MISSING, REVISIONS
+from olmo_dynamics.store.zarr_format import ArraySpec, array_spec
 
 _FILLS: dict[str, float | int] = {"float64": np.nan, "float32": np.nan, "int64": -1, "int16": -1, "uint8": 0}
 
+_STATUS = f"{REVISIONS}/status"
+_NOT_COUNTED = -1
+"""`revisions/nonfinite_tensors` of a revision whose parameters are not recorded."""
+
 _ByKey = Mapping[str, list[Record]]
+
+
+@dataclass(frozen=True)
+class RowTarget:
+    """A store that a row is written to: its nodes, its layout and all marks of its groups."""
+
+    path: Path
+    nodes: Mapping[str, Any]
+    layout: Layout
+    every: Collection[str]
+    is_checked: bool
+
+    def write(self, row: int, records: Iterable[Record], marks: Collection[str], facts: Mapping[str, str]) -> None:
+        """Fill a row of the arrays under some marks; the first time, when `facts` are given, all of `revisions` as well.
+
+        Three steps, each on the disk before the next: marks that an attempt left are taken away, rows, marks. A revision has
+        all marks of layout 3, those of groups that were not measured unset: a copy that lacks one is told by that.
+        """
+        writer = RowWriter(self.path)
+        for mark in [_STATUS, *self.every] if facts else marks:  # of all: an attempt that was killed may have left one
+            if not self.is_checked or int(read_row(self.path, self._spec(mark), row)) == COMPLETE:
+                self._add(writer, mark, row, MISSING)
+        writer.flush()
+        if facts:
+            self._add(writer, f"{REVISIONS}/nonfinite_tensors", row, _NOT_COUNTED)
+        for key, values in records_to_row(records, self.layout, self._keys_under(marks)):
+            self._add(writer, key, row, values)
+            if key == "parameters/status":
+                self._add(writer, f"{REVISIONS}/nonfinite_tensors", row, np.count_nonzero(values == Status.NONFINITE))
+        for name, fact in facts.items():
+            self._add(writer, f"{REVISIONS}/{name}", row, fact)
+        writer.flush()
+        for mark in self.every if facts and self.is_checked else marks:
+            self._add(writer, mark, row, COMPLETE if mark in marks else MISSING)
+        if facts:
+            self._add(writer, _STATUS, row, COMPLETE)
+        writer.flush()
+
+    def _keys_under(self, marks: Collection[str]) -> frozenset[str]:
+        """The quantities whose mark is among these."""
+        return frozenset(key for key in self.layout.keys if key in self.nodes and mark_of(key, self.nodes) in marks)
+
+    def _spec(self, path: str) -> ArraySpec:
+        return array_spec(path, self.nodes[path])
+
+    def _add(self, writer: RowWriter, path: str, row: int, value: Any) -> None:
+        writer.add(self._spec(path), row, np.asarray(value)[np.newaxis])
 
 
 def records_to_row(

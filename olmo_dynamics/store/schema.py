@@ -10,18 +10,20 @@ One group per kind of measurement, so that a single group opens labelled; `revis
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from olmo_dynamics.names import Revision
+from olmo_dynamics.checkpoints.catalog.known_runs import known_run
+from olmo_dynamics.checkpoints.catalog.positions import with_positions
+from olmo_dynamics.checkpoints.catalog.revision_names import parse_revision
+from olmo_dynamics.names import FORK, Revision
 from olmo_dynamics.quantities.declaration import Quantity
 from olmo_dynamics.store.declarations import MARK, describe, flags, group_attributes, quantity_attributes
-from olmo_dynamics.store.layout import PROBE_AXES, RECORDED, REVISION, Axis, Layout
-from olmo_dynamics.store.zarr_format import TEXT, ArraySpec, data_type, rows_a_chunk
+from olmo_dynamics.store.layout import PROBE_AXES, RECORDED, REVISION, Axis, Layout, as_text
+from olmo_dynamics.store.zarr_format import TEXT, ArraySpec, data_type, row_bytes, rows_a_chunk
 
 REVISIONS = "revisions"
 PROBE = "probe"
@@ -61,6 +63,27 @@ PLANNED = (
     Column("ingredient", TEXT, "ingredient", "ingredient of a later stage; empty where there is none"),
     _STEP,
     _TOKENS,
+    Column("seed", TEXT, "seed", "seed or variant of the run; empty where the name does not say"),
+    Column(
+        "line",
+        TEXT,
+        "line of training",
+        "stage, ingredient, seed and fork that the name tells; run where it tells none",
+    ),
+    Column(
+        "position_step",
+        "int64",
+        "steps of the whole training",
+        "step + steps of the stages before; -1 where they are not known",
+        "steps",
+    ),
+    Column(
+        "position_tokens",
+        "int64",
+        "tokens of the whole training",
+        "tokens + tokens of the stages before; -1 where they are not known",
+        "tokens",
+    ),
 )
 """Known when a revision is planned."""
 
@@ -155,17 +178,49 @@ def _quantity_spec(quantity: Quantity, layout: Layout) -> ArraySpec:
 def _growing(
     path: str, dtype: str, attributes: dict[str, Any], *, axes: tuple[str, ...] = (), row: tuple[int, ...] = ()
 ) -> ArraySpec:
-    item = 16 if dtype == TEXT else np.dtype(dtype).itemsize
-    return ArraySpec(path, (REVISION, *axes), (0, *row), (rows_a_chunk(math.prod(row) * item), *row), dtype, attributes)
+    chunks = (rows_a_chunk(row_bytes(row, dtype), is_checked=True), *row)
+    return ArraySpec(path, (REVISION, *axes), (0, *row), chunks, dtype, attributes, is_checked=True)
 
 
 def _fixed(path: str, axes: tuple[str, ...], values: np.ndarray, attributes: dict[str, Any]) -> ArraySpec:
-    return ArraySpec(path, axes, values.shape, values.shape, data_type(values), attributes)
+    return ArraySpec(path, axes, values.shape, values.shape, data_type(values), attributes, is_checked=True)
 
 
 def _column_attributes(column: Column) -> dict[str, Any]:
     is_mark = column is STATUS or column.name.startswith(RECORDED)
     return column.attributes | (flags({MISSING: "missing", COMPLETE: "complete"}) if is_mark else {})
+
+
+def known_by_name(columns: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+    """The planned columns that a store of an earlier version lacks, from the names of its revisions and the known run."""
+    lacking = [column for column in PLANNED if column.name not in columns]
+    if not lacking:
+        return {}
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+    revisions = [revision_from(dict(zip(columns, row, strict=True))) for row in rows]
+    placed = with_positions(revisions, known_run(source), whole=False)
+    found = {column.name: planned_values(column, placed) for column in lacking}
+    return {name: as_text(values) if values.dtype == object else values for name, values in found.items()}
+
+
+def revision_from(row: Mapping[str, Any]) -> Revision:
+    """The revision of one row of the group `revisions`; parts that have no column are read from its name."""
+    numbers = ("stage", "step", "tokens", "position_step", "position_tokens")
+    told = parse_revision(row[REVISION])
+    line: str = row.get("line", "")
+    held: dict[str, Any] = {name: _known(row[name]) for name in numbers if name in row}
+    held |= {
+        "ingredient": row["ingredient"] or None,
+        "seed": row.get("seed", told.seed) or None,
+        "commit": row["commit"],
+    }
+    if line.endswith(f"/{FORK}"):
+        held["forked_from"] = line.removesuffix(f"/{FORK}")
+    return replace(told, **held)
+
+
+def _known(number: int) -> int | None:
+    return None if number < 0 else number
 
 
 def planned_values(column: Column, revisions: list[Revision]) -> np.ndarray:

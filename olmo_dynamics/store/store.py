@@ -19,21 +19,22 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from olmo_dynamics.errors import StoreError, StoreMismatchError
+from olmo_dynamics.files import write_errors_named
 from olmo_dynamics.names import Revision
 from olmo_dynamics.quantities import in_order
-from olmo_dynamics.quantities.declaration import Record, Status
-from olmo_dynamics.store.appending import extend, to_log, to_series
+from olmo_dynamics.quantities.declaration import Record
+from olmo_dynamics.store.appending import complete_columns, extend, to_log, to_series, write_nodes
+from olmo_dynamics.store.checking import Check
 from olmo_dynamics.store.creation import add_groups, add_quantities, build
-from olmo_dynamics.store.declarations import mark_of
-from olmo_dynamics.store.files import write_errors_named
 from olmo_dynamics.store.layout import Layout
 from olmo_dynamics.store.locks import exclusive_append, locked
-from olmo_dynamics.store.log import write_rows
-from olmo_dynamics.store.metadata import as_numpy, difference
+from olmo_dynamics.store.log import read_row
+from olmo_dynamics.store.metadata import difference
 from olmo_dynamics.store.reading import ReadableStore
-from olmo_dynamics.store.rows import records_to_row
-from olmo_dynamics.store.schema import ALONG_REVISION, COMPLETE, MISSING, REVISIONS
-from olmo_dynamics.store.zarr_format import array_spec
+from olmo_dynamics.store.repair import repair, restore_labels
+from olmo_dynamics.store.rows import RowTarget
+from olmo_dynamics.store.schema import ALONG_REVISION, REVISIONS
+from olmo_dynamics.store.upgrade import upgrade
 
 Mode = Literal["r", "a"]
 
@@ -160,7 +161,7 @@ class Store(ReadableStore):
             document = {**self._document, "attributes": {**held, "probe": probe, "groups": groups}}
             planned = self.arrays(REVISIONS, planned=True)
             along = {column.name: planned[column.name] for column in ALONG_REVISION}
-            add_groups(self.path, document, layout, probe_arrays, along)
+            add_groups(self.path, document, layout, probe_arrays, along, self._complete())
             self._load()
 
     def add_quantities(self, layout: Layout) -> None:
@@ -176,7 +177,7 @@ class Store(ReadableStore):
         """
         with self._writing():
             self._refuse(self.layout.difference_in_shared(layout))
-            add_quantities(self.path, self._document, layout, self.lacking_quantities(layout), len(self._names))
+            add_quantities(self.path, self._document, layout, self.lacking_quantities(layout), self._complete())
             self._load()
 
     def append(
@@ -216,40 +217,82 @@ class Store(ReadableStore):
         when = (collected_at or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         facts = {"commit": revision.commit, "dtype": dtype, "weights_sha256": weights_sha256, "collected_at": when}
         with self._writing():
-            self._plan([revision])
+            if revision.name not in self._rows:
+                self._plan([revision])
             row = self._rows[revision.name]
-            is_there = self._mark(f"{REVISIONS}/status", row)
-            chosen = self._checked(groups)
-            marks = [mark for group in chosen for mark in self._marks_among(group, quantities)]
+            is_there = self._is_complete(row)
+            marks = [mark for group in self._checked(groups) for mark in self._marks_among(group, quantities)]
             if is_there:
-                marks = [mark for mark in marks if not self._mark(mark, row)]
+                marks = [mark for mark in marks if not self._is_set(mark, row)]
             if marks:
                 if is_there:
                     self._check_weights(revision.name, weights_sha256)
                 to_log(self.path, self._document)
-                self._write_row(row, records, marks, {} if is_there else facts)
+                self._load()
+                every = [mark for held in self._marks.values() for mark in held]
+                target = RowTarget(self.path, self._nodes, self.layout, every, is_checked=self.is_checked)
+                self._named(lambda: target.write(row, records, marks, {} if is_there else facts))
                 self._load()
 
-    def compact(self) -> None:
+    def repair(self, revisions: Iterable[Revision] = ()) -> Check:
+        """Mark damaged rows as missing, so that a collection measures them anew, and write again what the store holds twice.
+
+        Planned facts that no other group holds are taken from `revisions`; damaged labels stay, see `restore_labels`.
+
+        Raises:
+            StoreDamagedError: the store's own `zarr.json` is damaged, or a planned fact of a revision that is not given.
+            StoreBusyError: another process is writing it.
+        """
+        if not (found := self.check()).damages:
+            return found
+        with self._writing():
+            self._named(lambda: repair(self.path, self._document, found, list(revisions)))
+            self._load()
+        return found
+
+    def restore_labels(self, layout: Layout, probe_arrays: Mapping[str, np.ndarray]) -> None:
+        """Write damaged labels and probe arrays again, from a layout and a probe that hold the same.
+
+        Raises:
+            StoreDamagedError: neither holds what a damaged array held.
+            StoreBusyError: another process is writing it.
+        """
+        with self._writing():
+            self._named(lambda: restore_labels(self.path, self._nodes, layout, probe_arrays))
+
+    def rename_source(self, source: str) -> None:
+        """Change the name or path of the run in the root attributes: a hint, for runs are known by their weights."""
+        with self._writing():
+            write_nodes(self.path, {**self._document, "attributes": {**self.attributes, "source": source}}, {})
+            self._load()
+
+    def compact(self, *, keep_layout: bool = False) -> None:
         """Write every array's series beside its log; readers take them from there until the next revision is appended.
 
-        Readers that have the store open go on reading the numbers they read. A compaction that was stopped begins anew.
+        Readers that have the store open go on reading the numbers they read. A compaction that was stopped begins anew. A
+        store of layout 2 is first written as layout 3, which has checksums, unless `keep_layout` is True; then readers must
+        open it again.
 
         Raises:
             StoreBusyError: another process is writing the store, or a part of it.
             DiskFullError: no room; the store is as it was.
         """
         with self._writing():
+            if not self.is_checked and not keep_layout:
+                self._named(lambda: upgrade(self.path, self._document, self._kept_rows()))
+                self._load()
             if not self.is_compact:
-                complete = self._complete()
-                marks = [mark for group in self.groups for mark in self._marks[group]]
-                to_series(self.path, self._document, {mark: complete & self._recorded(mark) for mark in marks})
+                self._named(lambda: to_series(self.path, self._document, self._kept_rows()))
                 self._load()
 
     def _plan(self, revisions: Iterable[Revision]) -> None:
+        if self.is_checked:
+            self._named(
+                lambda: complete_columns(self.path, self._document, lambda: self.arrays(REVISIONS, planned=True))
+            )
         new = {each.name: each for each in revisions if each.name not in self._rows}
         if new:
-            extend(self.path, self._document, list(new.values()))
+            self._named(lambda: extend(self.path, self._document, list(new.values())))
             self._load()
 
     def _checked(self, groups: Collection[str] | None) -> Collection[str]:
@@ -259,7 +302,8 @@ class Store(ReadableStore):
         return self.groups if groups is None else groups
 
     def _check_weights(self, revision: str, weights_sha256: str) -> None:
-        held = str(as_numpy(self._zarr[f"{REVISIONS}/weights_sha256"], (self._rows[revision],)))
+        spec = self._spec(REVISIONS, "weights_sha256")
+        held = str(self._named(lambda: read_row(self.path, spec, self._rows[revision])))
         if held != weights_sha256:
             raise StoreMismatchError(
                 f"{self.path} holds {revision} measured from weights of sha256 {held[:12]}, not {weights_sha256[:12]}; "
@@ -269,26 +313,3 @@ class Store(ReadableStore):
     def _refuse(self, found: str) -> None:
         if found:
             raise StoreMismatchError(f"{self.path} holds other settings: {found}; use the same, or another store")
-
-    def _write_row(self, row: int, records: Iterable[Record], marks: Collection[str], facts: Mapping[str, str]) -> None:
-        """Fill a row of the arrays under some marks; the first time, when `facts` are given, all of `revisions` as well."""
-        everywhere = [mark for group in self.groups for mark in self._marks[group]]
-        for mark in everywhere if facts else marks:  # of all: an attempt that was killed may have left one
-            self._write(mark, row, MISSING)
-        for key, values in records_to_row(records, self.layout, self._under(marks)):
-            self._write(key, row, values)
-            if key == "parameters/status":
-                self._write(f"{REVISIONS}/nonfinite_tensors", row, np.count_nonzero(values == Status.NONFINITE))
-        for name, fact in facts.items():
-            self._write(f"{REVISIONS}/{name}", row, fact)
-        for mark in [*marks, *([f"{REVISIONS}/status"] if facts else [])]:
-            self._write(mark, row, COMPLETE)
-
-    def _under(self, marks: Collection[str]) -> frozenset[str]:
-        """The quantities whose mark is among these."""
-        keys = (quantity.key for group in self.groups for quantity in self.quantities(group))
-        return frozenset(key for key in keys if mark_of(key, self._nodes) in marks)
-
-    def _write(self, path: str, row: int, value: Any) -> None:
-        spec = array_spec(path, self._nodes[path])
-        write_rows(self.path, spec, row, np.asarray(value)[np.newaxis])

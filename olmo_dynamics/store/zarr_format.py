@@ -2,7 +2,8 @@
 
 Writing goes through these few functions rather than through zarr's own writer, because the order of the files is what
 makes a revision atomic, and because a row costs a tenth of the time. Any Zarr v3 reader understands the result: regular
-chunks of little-endian numbers or `vlen-utf8` text; with zstd, but for numbers whose revisions share a chunk.
+chunks of little-endian numbers or `vlen-utf8` text, or shards of them. In layout 3 (`is_checked`) every piece of bytes ends
+with its CRC-32C, which any reader verifies; arrays along `revision` are shards whose inner chunks are single rows.
 
     >>> spec = ArraySpec("parameters/rms", ("revision", "tensor"), (0, 147), (64, 147), "float64", {})
     >>> array_document(spec)["fill_value"]
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from numcodecs.vlen import VLenUTF8
 from numcodecs.zstd import Zstd
 
 from olmo_dynamics.errors import StoreMismatchError
+from olmo_dynamics.store.checksums import seal, unseal
+from olmo_dynamics.store.layout import REVISION
 
 TEXT = "string"
 """The data type of variable-length text, as Zarr spells it."""
@@ -30,9 +33,33 @@ TEXT = "string"
 DOCUMENT = "zarr.json"
 """The file that describes a node."""
 
-CHUNK_BYTES = 1 << 17  # 128 KiB
+CHECKED_LAYOUT = 3
+"""The first layout version whose bytes have checksums."""
+
+LAYOUT_VERSION = 3
+"""The version of the arrangement of bytes in new stores.
+
+It changes only when bytes are read differently: new groups, quantities and attributes leave it as it is.
+"""
+
+LAYOUT_VERSIONS = (2, LAYOUT_VERSION)
+"""The versions that are read and continued."""
+
+CHUNK_BYTES = 1 << 15  # 32 KiB
+"""The size of a file that small rows share: an append rewrites it, a table over all revisions opens each."""
+
+CHUNK_BYTES_2 = 1 << 17  # 128 KiB
+"""The same in layout 2, where an append writes in place."""
+
 CHUNK_ROWS = 512
 """The most revisions in a chunk of the log, and the number in a shard of the series."""
+
+INDEX_BYTES = 16
+"""Bytes per row in the index of a shard: where the row begins, and how long it is."""
+
+CHECKSUM_BYTES = 4
+CRC32C: dict[str, Any] = {"name": "crc32c"}
+"""The codec that ends bytes with their checksum."""
 
 _LEVEL = -1  # noise stays as large as it is, repeats go, at the speed of a disk; level 3 is a third as fast for 10 %
 _ZSTD = Zstd(level=_LEVEL)
@@ -52,7 +79,10 @@ _FILLS: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
-    """One array: its path in the store, named dimensions, shape, chunk shape, Zarr data type and attributes."""
+    """One array: its path in the store, named dimensions, shape, chunk shape, Zarr data type and attributes.
+
+    `is_checked` is True in layout 3, where bytes have checksums.
+    """
 
     path: str
     dimensions: tuple[str, ...]
@@ -60,10 +90,23 @@ class ArraySpec:
     chunks: tuple[int, ...]
     dtype: str
     attributes: Mapping[str, Any]
+    is_checked: bool = False
+
+    @property
+    def grows(self) -> bool:
+        """True if the array has one row per revision."""
+        return self.dimensions[:1] == (REVISION,)
+
+    @property
+    def in_rows(self) -> bool:
+        """True if each row has its own checksum, in a file that it may share with its neighbours."""
+        return self.is_checked and self.grows
 
     @property
     def is_compressed(self) -> bool:
-        """True if chunks are compressed: of text and of single rows; chunks that rows of numbers share are written in place."""
+        """True if chunks are compressed: single rows of numbers, and text that is not kept by row."""
+        if self.in_rows:
+            return self.dtype != TEXT and self.chunks[0] == 1
         return self.dtype == TEXT or self.chunks[0] == 1
 
     @property
@@ -93,18 +136,39 @@ def fill_value(dtype: str) -> Any:
 
 def array_document(spec: ArraySpec) -> dict[str, Any]:
     """An array's `zarr.json`."""
+    codecs = [to_bytes(spec.dtype), *([ZSTD] if spec.is_compressed else []), *([CRC32C] if spec.is_checked else [])]
     return {
         "zarr_format": 3,
         "node_type": "array",
         "shape": list(spec.shape),
         "data_type": spec.dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(spec.chunks)}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "chunk_key_encoding": {"name": "v2" if spec.is_checked else "default", "configuration": {"separator": "."}},
         "fill_value": fill_value(spec.dtype),
-        "codecs": [to_bytes(spec.dtype), *([ZSTD] if spec.is_compressed else [])],
+        "codecs": [sharding([1, *spec.chunks[1:]], codecs, "start")] if spec.in_rows else codecs,
         "attributes": dict(spec.attributes),
         "dimension_names": list(spec.dimensions),
     }
+
+
+def of_layout(spec: ArraySpec, version: int) -> ArraySpec:
+    """An array as a layout version arranges it."""
+    is_checked = version >= CHECKED_LAYOUT
+    if not spec.grows:
+        return replace(spec, is_checked=is_checked)
+    rows = rows_a_chunk(row_bytes(spec.shape[1:], spec.dtype), is_checked=is_checked)
+    return replace(spec, chunks=(rows, *spec.chunks[1:]), is_checked=is_checked)
+
+
+def sharding(piece: list[int], codecs: list[dict[str, Any]], index_location: str) -> dict[str, Any]:
+    """The codec of shards whose inner chunks, and whose index, end with a checksum."""
+    configuration = {
+        "chunk_shape": piece,
+        "codecs": codecs,
+        "index_codecs": [to_bytes("uint64"), CRC32C],
+        "index_location": index_location,
+    }
+    return {"name": "sharding_indexed", "configuration": configuration}
 
 
 def to_bytes(dtype: str) -> dict[str, Any]:
@@ -117,25 +181,38 @@ def to_bytes(dtype: str) -> dict[str, Any]:
 
 def array_spec(path: str, document: Mapping[str, Any]) -> ArraySpec:
     """The array that a `zarr.json` describes; `chunks` are those of its log, in whichever form it is read."""
-    shape = tuple(document["shape"])
+    shape, dtype = tuple(document["shape"]), document["data_type"]
     chunks = tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
+    is_checked = _is_checked(document)
     if is_series(document):
-        chunks = (rows_a_chunk(math.prod(shape[1:]) * np.dtype(document["data_type"]).itemsize), *shape[1:])
+        chunks = (rows_a_chunk(row_bytes(shape[1:], dtype), is_checked=is_checked), *shape[1:])
     names, attributes = tuple(document["dimension_names"]), document["attributes"]
-    return ArraySpec(path, names, shape, chunks, document["data_type"], attributes)
+    return ArraySpec(path, names, shape, chunks, dtype, attributes, is_checked)
 
 
 def is_series(document: Mapping[str, Any]) -> bool:
     """True if an array's `zarr.json` points at its series rather than at its log."""
-    return bool(document["codecs"][0]["name"] == "sharding_indexed")
+    return bool(document["chunk_key_encoding"]["configuration"]["separator"] == "/")
 
 
-def rows_a_chunk(row_bytes: int) -> int:
-    """The number of revisions per chunk: one where a row is large; a power of two within `CHUNK_BYTES` where it is small.
+def _is_checked(document: Mapping[str, Any]) -> bool:
+    first = document["codecs"][0]
+    codecs = first["configuration"]["index_codecs"] if first["name"] == "sharding_indexed" else document["codecs"]
+    return any(codec["name"] == CRC32C["name"] for codec in codecs)
+
+
+def row_bytes(shape: tuple[int, ...], dtype: str) -> int:
+    """The bytes of one revision's row, of text as much as is usual."""
+    return math.prod(shape) * (16 if dtype == TEXT else np.dtype(dtype).itemsize)
+
+
+def rows_a_chunk(nbytes: int, *, is_checked: bool) -> int:
+    """The number of revisions per file: one where a row is large; a power of two within `CHUNK_BYTES` where it is small.
 
     Small rows share, since a table over 500 revisions would otherwise open 500 files per array.
     """
-    fitting = max(1, CHUNK_BYTES // row_bytes)
+    in_file = nbytes + INDEX_BYTES + CHECKSUM_BYTES if is_checked else nbytes
+    fitting = max(1, (CHUNK_BYTES if is_checked else CHUNK_BYTES_2) // in_file)
     return min(CHUNK_ROWS, 1 << (fitting.bit_length() - 1))
 
 
@@ -150,6 +227,14 @@ def root_document(attributes: Mapping[str, Any], nodes: Mapping[str, Any]) -> di
     return {**group_document(attributes), "consolidated_metadata": consolidated}
 
 
+def read_json(path: Path) -> Any:
+    """The contents of a JSON file; None where it is not there, or is not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
 def to_json(document: Mapping[str, Any]) -> bytes:
     """A document's bytes."""
     return json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
@@ -157,34 +242,67 @@ def to_json(document: Mapping[str, Any]) -> bytes:
 
 def chunk_path(array: Path, spec: ArraySpec, number: int) -> Path:
     """The file of the chunk that holds rows `number * chunks[0]` and on; a row is never split over chunks."""
-    return array / ".".join(("c", str(number), *("0" for _ in spec.chunks[1:])))
+    places = (str(number), *("0" for _ in spec.chunks[1:]))
+    return Path(f"{array}/{'.'.join(places if spec.is_checked else ('c', *places))}")
 
 
 def is_fill(values: np.ndarray, spec: ArraySpec) -> bool:
-    """True if these rows are all fill: a chunk of them needs no file."""
+    """True if these rows are all fill: a chunk of them needs no file in layout 2."""
     return bool((np.isnan(values) if values.dtype.kind == "f" else values == spec.fill).all())
 
 
 def encode(chunk: np.ndarray, spec: ArraySpec) -> bytes:
-    """The bytes of a whole chunk, or of some rows of one that is not compressed."""
-    if spec.dtype == TEXT:
-        data = VLenUTF8().encode(chunk.astype(object).ravel())
-    else:
-        data = np.ascontiguousarray(chunk, dtype=np.dtype(spec.dtype).newbyteorder("<"))
-    return compress(data) if spec.is_compressed else bytes(data.data)
+    """The bytes of a whole chunk, of one row of a checked array, or of some rows of a chunk that is not compressed."""
+    data = to_raw(chunk, spec.dtype)
+    data = compress(data) if spec.is_compressed else data
+    return seal(data) if spec.is_checked else data
+
+
+def to_raw(values: np.ndarray, dtype: str) -> bytes:
+    """The bytes of values, neither compressed nor checked."""
+    if dtype == TEXT:
+        return bytes(VLenUTF8().encode(values.astype(object).ravel()))
+    return np.ascontiguousarray(values, dtype=np.dtype(dtype).newbyteorder("<")).tobytes()
 
 
 def decode(data: bytes, spec: ArraySpec) -> np.ndarray:
-    """The rows in some bytes: all of a compressed chunk, else as many as were read."""
-    held = _ZSTD.decode(data) if spec.is_compressed else data
+    """The rows in some bytes: all of a compressed chunk, else as many as were read.
+
+    Raises:
+        ValueError: the bytes are not whole rows.
+    """
+    held = unseal(data) if spec.is_checked else data
+    return from_raw(decompress(held) if spec.is_compressed else held, spec)
+
+
+def from_raw(data: bytes, spec: ArraySpec, rows: int | None = None) -> np.ndarray:
+    """The rows in bytes that are neither compressed nor checked: as many as given, else those of a chunk, or of numbers any.
+
+    Raises:
+        ValueError: the bytes are not whole rows, or not as many.
+    """
     if spec.dtype == TEXT:
-        return np.asarray(VLenUTF8().decode(held), dtype=object).reshape(spec.chunks)
-    return np.frombuffer(held, dtype=np.dtype(spec.dtype).newbyteorder("<")).reshape(-1, *spec.shape[1:])
+        values = np.asarray(VLenUTF8().decode(data), dtype=object)
+        return values.reshape(spec.chunks if rows is None else (rows, *spec.shape[1:]))
+    numbers = np.frombuffer(data, dtype=np.dtype(spec.dtype).newbyteorder("<"))
+    return numbers.reshape(-1 if rows is None else rows, *spec.shape[1:])
 
 
 def compress(data: Any) -> bytes:
     """Compress bytes by `ZSTD`."""
     return bytes(_ZSTD.encode(data))
+
+
+def decompress(data: bytes) -> bytes:
+    """Undo `compress`.
+
+    Raises:
+        ValueError: the bytes are not a compressed whole.
+    """
+    try:
+        return bytes(_ZSTD.decode(data))
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
 
 
 def empty_rows(spec: ArraySpec, count: int) -> np.ndarray:

@@ -4,12 +4,15 @@
         config.json  model.safetensors  generation_config.json      the model, float32
         tokenizer.json  tokenizer_config.json                       for AutoTokenizer
         training_state/optimizer.safetensors, state.json            moments; counters, recipe, random state (no pickle)
+        training_state/SHA256SUMS                                   the hashes of all files
         lineage.json                                                the parent of the run, library versions
 
-It is written in a hidden folder and renamed, so a folder under its final name is complete.
+It is written in a hidden folder, flushed to the disk and renamed, so a folder under its final name is complete, after a power
+cut too.
 
     >>> from tempfile import TemporaryDirectory
     >>> from olmo_dynamics.model import ModelConfig
+    >>> from olmo_dynamics.training.checkpoint_reader import read_checkpoint
     >>> from olmo_dynamics.training.state import new_state
     >>> config = ModelConfig(hidden_size=8, layers=1, heads=2, kv_heads=2, head_dim=4, intermediate_size=16, vocab_size=32,
     ...                      max_positions=16, norm_eps=1e-6, rope_theta=5e5)
@@ -25,38 +28,39 @@ It is written in a hidden folder and renamed, so a folder under its final name i
 
 from __future__ import annotations
 
-import base64
 import errno
+import hashlib
 import json
-import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from olmo_dynamics.errors import CheckpointError, DiskFullError, OptionError, TrainingError
-from olmo_dynamics.model import build_model, parse_config, to_config_json
+from olmo_dynamics.checkpoints.file_hashes import SUMS_FILE, format_sums
+from olmo_dynamics.checkpoints.identity import LINEAGE_FILE
+from olmo_dynamics.errors import DiskFullError, OptionError, TrainingError
+from olmo_dynamics.files import sync_folder
+from olmo_dynamics.model import to_config_json
 from olmo_dynamics.training.distributed import gather_state
 from olmo_dynamics.training.recipe import Recipe
-from olmo_dynamics.training.spike_skipping import LossHistory
-from olmo_dynamics.training.state import TrainState, build_optimizer
+from olmo_dynamics.training.saved_state import MOMENTS_FILE, STATE_FILE, SavedState, format_training_state
+from olmo_dynamics.training.state import TrainState
 from olmo_dynamics.training.trainer import Event
 
-STATE_VERSION = 1
 PARTIAL = ".partial"
-STATE_FILE = "training_state/state.json"
-MOMENTS_FILE = "training_state/optimizer.safetensors"
-COUNTERS = ("step", "tokens_seen", "position")
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
 LIBRARIES = ("olmo-dynamics", "numpy", "safetensors", "torch")
+
+_NAME = re.compile(r"step([0-9]{1,18})-tokens[0-9]{1,18}")
 
 
 def checkpoint_name(step: int, tokens_seen: int) -> str:
@@ -69,6 +73,7 @@ class CheckpointWriter:
     """A callback of `train` that writes a checkpoint at each of the recipe's `save_at` steps, unless it exists.
 
     With `keep`, only that many of the latest stay, and the run's first: an older one is deleted when a new one is complete.
+    A checkpoint whose name is in `damaged` is written anew.
     """
 
     run: Path
@@ -76,6 +81,7 @@ class CheckpointWriter:
     tokenizer_json: bytes | None
     lineage: Mapping[str, Any]
     keep: int | None = None
+    damaged: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.keep is not None and self.keep < 1:
@@ -91,9 +97,16 @@ class CheckpointWriter:
         whole = gather_state(state, self.recipe)
         if whole is None:
             return
-        if not (self.run / checkpoint_name(state.step, state.tokens_seen)).exists():
+        name = checkpoint_name(state.step, state.tokens_seen)
+        replace = name in self.damaged
+        if replace or not (self.run / name).exists():
             write_checkpoint(
-                self.run, whole, recipe=self.recipe, tokenizer_json=self.tokenizer_json, lineage=self.lineage
+                self.run,
+                whole,
+                recipe=self.recipe,
+                tokenizer_json=self.tokenizer_json,
+                lineage=self.lineage,
+                replace=replace,
             )
         if self.keep is not None:
             for folder in written_checkpoints(self.run)[1 : -self.keep]:
@@ -101,100 +114,52 @@ class CheckpointWriter:
 
 
 def written_checkpoints(run: Path) -> list[Path]:
-    """The checkpoint folders of a run that training wrote, in order of their steps."""
-    found = (path.parent for path in run.glob("step*-tokens*/lineage.json"))
-    return sorted(found, key=lambda folder: int(folder.name.removeprefix("step").partition("-")[0]))
+    """The checkpoint folders of a run that training wrote, damaged ones among them, in order of their steps."""
+    found = {}
+    for folder in run.glob("step*-tokens*"):
+        name = _NAME.fullmatch(folder.name)
+        if name and any((folder / file).is_file() for file in (LINEAGE_FILE, STATE_FILE, SUMS_FILE)):
+            found[folder] = int(name[1])
+    return sorted(found, key=lambda folder: (found[folder], folder.name))
 
 
 def write_checkpoint(
-    run: Path, state: TrainState, *, recipe: Recipe, tokenizer_json: bytes | None, lineage: Mapping[str, Any]
+    run: Path,
+    state: TrainState,
+    *,
+    recipe: Recipe,
+    tokenizer_json: bytes | None,
+    lineage: Mapping[str, Any],
+    replace: bool = False,
 ) -> Path:
     """Write `state` as a new folder of `run` and return the folder; without a tokenizer, its files are left out.
+
+    With `replace`, a folder of that name is deleted once the new one is complete.
 
     Raises:
         TrainingError: the folder exists.
         DiskFullError: the checkpoint does not fit on the disk.
     """
     folder = run / checkpoint_name(state.step, state.tokens_seen)
-    if folder.exists():
+    if folder.exists() and not replace:
         raise TrainingError(f"a new checkpoint needs the name {folder.name}, but {folder} exists: move or delete it")
     config = to_config_json(state.model.config, dtype="float32")
     with _folder_or_nothing(folder) as temporary:
         _write_model(temporary, state, config)
         if tokenizer_json is not None:
             _write_tokenizer(temporary, tokenizer_json, config)
-        _write_training_state(temporary / "training_state", state, recipe)
-        _write_json(temporary / "lineage.json", {**lineage, "libraries": {name: version(name) for name in LIBRARIES}})
+        _write_training_state(temporary, state, recipe)
+        _write_json(temporary / LINEAGE_FILE, {**lineage, "libraries": {name: version(name) for name in LIBRARIES}})
+        _write_sums(temporary)
     return folder
-
-
-def read_checkpoint(folder: Path) -> tuple[TrainState, Recipe]:
-    """Read the state and recipe that `write_checkpoint` wrote; training on from them repeats the first run bit for bit.
-
-    Raises:
-        CheckpointError: the folder has no training state, one of another version, or a damaged one.
-    """
-    path = folder / STATE_FILE
-    if not path.is_file():
-        raise CheckpointError(
-            f"resuming needs {path}, which is missing: choose a checkpoint folder that training wrote"
-        )
-    saved = parse_training_state(path.read_bytes(), str(path))
-    model = build_model(parse_config(json.loads((folder / "config.json").read_bytes())), device="cpu")
-    model.load_state_dict(_tensors(folder / "model.safetensors"))
-    state = TrainState(
-        model,
-        build_optimizer(model, saved.recipe),
-        saved.generator,
-        saved.step,
-        saved.tokens_seen,
-        saved.position,
-        saved.loss,
-    )
-    state.history = saved.history
-    _restore_moments(state, _tensors(folder / MOMENTS_FILE))
-    return state, saved.recipe
-
-
-@dataclass(frozen=True)
-class SavedState:
-    """The contents of `state.json`: the counters, the recipe, the random state, the last loss, and recent losses."""
-
-    step: int
-    tokens_seen: int
-    position: int
-    recipe: Recipe
-    generator: torch.Generator
-    loss: float  # NaN before the first update
-    history: LossHistory
-
-
-def parse_training_state(text: bytes, path: str) -> SavedState:
-    """Parse the contents of `state.json`; `path` names it in errors.
-
-    Raises:
-        CheckpointError: the state is of another version.
-    """
-    saved = json.loads(text)
-    if saved["state_version"] != STATE_VERSION:
-        raise CheckpointError(
-            f"{path} must have state_version {STATE_VERSION} (got {saved['state_version']}): train again"
-        )
-    generator = torch.Generator()
-    generator.set_state(torch.frombuffer(bytearray(base64.b64decode(saved["random_state"])), dtype=torch.uint8))
-    step, tokens_seen, position = (int(saved[name]) for name in COUNTERS)
-    loss = math.nan if saved["loss"] is None else float(saved["loss"])
-    return SavedState(
-        step, tokens_seen, position, Recipe.from_json(saved["recipe"]), generator, loss, LossHistory(**saved["history"])
-    )
 
 
 def _write_model(folder: Path, state: TrainState, config: Mapping[str, Any]) -> None:
     special = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    _write_json(folder / "config.json", config)
+    _write_json(folder / CONFIG_FILE, config)
     _write_json(folder / "generation_config.json", special)
     weights = {name: tensor.detach().float().contiguous() for name, tensor in state.model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    _write_tensors(folder / WEIGHTS_FILE, weights, mode_of=folder / CONFIG_FILE)
 
 
 def _write_tokenizer(folder: Path, tokenizer_json: bytes, config: Mapping[str, Any]) -> None:
@@ -212,46 +177,31 @@ def _write_tokenizer(folder: Path, tokenizer_json: bytes, config: Mapping[str, A
 
 def _write_training_state(folder: Path, state: TrainState, recipe: Recipe) -> None:
     """Write moments by parameter name (`{name}.exp_avg`, `{name}.exp_avg_sq`, `{name}.step`), the rest as JSON."""
-    folder.mkdir()
+    (folder / STATE_FILE).parent.mkdir()
     moments = {
         f"{name}.{kind}": tensor
         for name, parameter in state.model.named_parameters()
         for kind, tensor in state.optimizer.state.get(parameter, {}).items()
     }
-    save_file(moments, folder / "optimizer.safetensors")
-    random_state = base64.b64encode(state.generator.get_state().numpy().tobytes()).decode()
-    counters = {name: getattr(state, name) for name in COUNTERS}
-    saved = {"state_version": STATE_VERSION, **counters, "loss": None if math.isnan(state.loss) else state.loss}
-    saved |= {"recipe": recipe.to_json(), "random_state": random_state, "history": asdict(state.history)}
-    _write_json(folder / "state.json", saved)
+    counters = (state.step, state.tokens_seen, state.position)
+    saved = SavedState(*counters, recipe, state.generator, state.loss, state.history)
+    (folder / STATE_FILE).write_bytes(format_training_state(saved))
+    _write_tensors(folder / MOMENTS_FILE, moments, mode_of=folder / STATE_FILE)
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise CheckpointError(
-            f"{path} is damaged ({error}): delete this checkpoint and resume from an earlier one"
-        ) from None
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], *, mode_of: Path) -> None:
+    """Write a safetensors file with the permissions of another: the library's own are its owner's alone."""
+    save_file(dict(tensors), path, metadata={"format": "pt"})
+    shutil.copymode(mode_of, path)
 
 
-def _restore_moments(state: TrainState, moments: Mapping[str, Tensor]) -> None:
-    parameters = dict(state.model.named_parameters())
-    for key, tensor in moments.items():
-        name, _, kind = key.rpartition(".")
-        shape = () if kind == "step" else tuple(parameters[name].shape) if name in parameters else None
-        if shape != tuple(tensor.shape):
-            raise CheckpointError(
-                f"{MOMENTS_FILE}: {key} must have the shape {list(shape) if shape is not None else 'of a parameter'} (got "
-                f"{list(tensor.shape)}): delete this checkpoint and resume from an earlier one"
-            )
-        state.optimizer.state[parameters[name]][kind] = tensor.clone()
-    for name, parameter in parameters.items() if moments else ():
-        if parameter.requires_grad and len(state.optimizer.state[parameter]) != 3:
-            raise CheckpointError(
-                f"{MOMENTS_FILE}: {name} must have a step and two moments (got "
-                f"{sorted(state.optimizer.state[parameter]) or 'none'}): delete this checkpoint and resume from an earlier one"
-            )
+def _write_sums(folder: Path) -> None:
+    """Write the hashes of all files; they are read back, from memory if the system still holds them."""
+    sums = {}
+    for path in _files(folder):
+        with path.open("rb") as file:
+            sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    (folder / SUMS_FILE).write_bytes(format_sums(sums))
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -260,7 +210,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _folder_or_nothing(folder: Path) -> Iterator[Path]:
-    """A folder under a temporary name that is renamed on success and deleted on failure.
+    """A folder under a temporary name that is renamed on success, in place of one of that name, and deleted on failure.
 
     It lies one level deeper than finished checkpoints, so that listing the run does not find it.
     """
@@ -269,9 +219,11 @@ def _folder_or_nothing(folder: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        for path in temporary.rglob("*.*"):
-            _reach_disk(path)  # before the rename, in case of a power failure
+        _sync(temporary)
+        if folder.exists():
+            folder.rename(temporary.with_name(f"old {folder.name}"))
         temporary.rename(folder)
+        sync_folder(folder.parent)
     except BaseException as error:
         if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(
             error
@@ -292,6 +244,16 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(aside.parent)
 
 
-def _reach_disk(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _sync(folder: Path) -> None:
+    """Put the files of a new checkpoint on the disk, then the names of its folders and of the run's own."""
+    for path in _files(folder):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    for each in (folder / SUMS_FILE).parent, folder:
+        sync_folder(each)
+    with suppress(PermissionError):  # a folder that may be entered and not listed
+        sync_folder(folder.parent.parent.parent)

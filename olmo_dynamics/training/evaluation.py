@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from olmo_dynamics.errors import TrainingError
+from olmo_dynamics.files import write_atomic, write_errors_named
 from olmo_dynamics.model import LanguageModel
 from olmo_dynamics.training.data.batch import Batch
 from olmo_dynamics.training.data.instances import TokenFiles
@@ -47,11 +50,24 @@ class Evaluator:
     last: dict[str, float] = field(default_factory=dict)
 
     def resume(self, step: int) -> None:
-        """Read the table on disk, up to that step."""
-        if self.path.exists():
+        """Read the table on disk, up to that step.
+
+        Raises:
+            TrainingError: the table is damaged.
+        """
+        if not self.path.exists():
+            return
+        try:
             with self.path.open(newline="", encoding="utf-8") as file:
-                self.rows = [tuple(row) for row in csv.reader(file) if row[0] != "step" and int(row[0]) <= step]
+                header, *rows = (tuple(row) for row in csv.reader(file))
+            self.rows = [row for row in rows if int(row[0]) <= step]
             self.last = {name: float(loss) for _, _, name, loss in self.rows}
+        except (ValueError, IndexError, csv.Error):
+            header = ()
+        if header != COLUMNS:
+            raise TrainingError(
+                f"{self.path} must be a table of {', '.join(COLUMNS)}, but is damaged: delete it to resume without its losses"
+            )
 
     def __call__(self, event: Event) -> None:
         """Evaluate if its step is due; write the table when a checkpoint is due."""
@@ -71,13 +87,13 @@ class Evaluator:
         return self.last
 
     def save(self) -> None:
-        """Write the table under a temporary name, then rename it."""
+        """Write the table as a whole, or not at all."""
         if rank():
             return
-        temporary = self.path.with_name(f".{self.path.name}.partial")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *self.rows])
-        temporary.replace(self.path)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *self.rows])
+        with write_errors_named(self.path):
+            write_atomic(self.path, text.getvalue().encode(), partial=self.path.with_name(f".{self.path.name}.partial"))
 
 
 def held_out_loss(model: LanguageModel, files: TokenFiles) -> float:

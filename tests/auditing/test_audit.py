@@ -246,6 +246,23 @@ class TestNames:
         assert ("doubtful", "name: several names of one step (expected one name per step)",
                 ("stage1-step3000-tokens6B", name_of(3000))) in lines(audit_memory(run, KNOWN))  # fmt: skip
 
+    def test_seeds_are_lines_of_their_own(self) -> None:
+        run = {f"step{step}-seed-{seed}": files(step + place) for place, seed in enumerate(("default", "small-aux-2"))
+               for step in range(0, 7000, 1000) if (seed, step) != ("default", 4000)}  # fmt: skip
+        run["step0-seed-small-aux-2"] = run["step0-seed-default"]  # a seed of the data order alone
+        run["step5000-seed-default-unsharded"] = files(99)
+        run["step5000-seed-small-aux-2"] = run["step6000-seed-small-aux-2"]
+        found = audit_memory(run)
+        assert sorted((str(each.severity), each.kind, each.revisions) for each in found.findings) == [
+            ("doubtful", "name", ("step5000-seed-default", "step5000-seed-default-unsharded")),
+            ("note", "duplicate", ("step0-seed-default", "step0-seed-small-aux-2")),
+            ("note", "name", ("step0-seed-default", "step0-seed-small-aux-2")),
+            ("wrong", "duplicate", ("step5000-seed-small-aux-2", "step6000-seed-small-aux-2")),
+        ]
+        assert "name: 2 seeds (default, small-aux-2), each a line of training of its own" in {
+            each.line for each in found.findings
+        }
+
 
 def test_known_faults_are_shown_and_said_to_be_mended() -> None:
     names = ["stage1-step101000-tokens424B", "stage1-step175000-tokens735B", "stage1-step300000-tokens1259B"]

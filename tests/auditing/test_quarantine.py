@@ -8,12 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from olmo_dynamics.auditing import audit, find_quarantine
+from olmo_dynamics.auditing import audit, find_quarantine, recheck
 from olmo_dynamics.auditing.audit_record import AuditRecord, load_record, quarantine_path, record_path, save_record
 from olmo_dynamics.checkpoints import FolderSource, MemorySource
+from olmo_dynamics.checkpoints.hub import HubSource
+from olmo_dynamics.checkpoints.hub_cache import CacheSource
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.names import Revision
-from tests.auditing.conftest import REPO, Run, audit_memory, clean_run, name_of
+from tests.auditing.conftest import REPO, AuditHub, Run, audit_memory, clean_run, files, name_of
+from tests.hub import LocalHub
+
+
+def write_folder(folder: Path, run: Run) -> Path:
+    for revision, contents in run.items():
+        for name, content in contents.items():
+            (folder / revision).mkdir(parents=True, exist_ok=True)
+            (folder / revision / name).write_bytes(content)
+    return folder
 
 
 @pytest.fixture
@@ -36,18 +47,56 @@ def test_is_left_where_collect_finds_it_and_where_it_is_asked_for(spoilt: Run, t
     assert find_quarantine(source).revisions == {}, "a later audit that finds nothing ends it"
 
 
-def test_says_why_and_whether_the_branch_moved(spoilt: Run, tmp_path: Path) -> None:
+def test_an_entry_holds_for_the_commit_and_a_moved_branch_is_audited_again(
+    hub: LocalHub, audit_hub: AuditHub, spoilt: Run
+) -> None:
+    twins = name_of(3000), name_of(4000)
+    hub.add_repo(REPO, spoilt)
+    file = audit_hub().quarantine
+    source = HubSource(REPO, endpoint=hub.endpoint, token=False)
+    hub.requests.clear()
+    held, notes = recheck(source, file, source.revisions(refresh=True))
+    assert held.revisions == file.revisions and set(held.revisions) == set(twins) and notes == ()
+    assert [each.path for each in hub.requests if "/tree/" in each.path] == [], "nothing moved, so nothing is listed"
+    hub.set_branch(REPO, twins[0], files(3001))
+    held, notes = recheck(source, file, source.revisions(refresh=True))
+    assert set(held.revisions) == {twins[1]} and held.revisions[twins[1]] == file.revisions[twins[1]]
+    assert notes == (f"{twins[0]} changed since the audit that excluded it; audited again, it has no fault",)
+    hub.set_branch(REPO, twins[0], {**spoilt[twins[1]], "README.md": b"again the same weights"})
+    held, notes = recheck(source, file, source.revisions(refresh=True))
+    assert set(held.revisions) == set(twins)
+    assert held.revisions[twins[0]].state == hub.repositories[REPO].branches[twins[0]].id
+    assert notes == (f"{twins[0]} changed since the audit that excluded it; audited again, it is excluded still",)
+
+
+def test_an_entry_of_a_folder_holds_for_its_bytes_wherever_it_is(spoilt: Run, tmp_path: Path) -> None:
+    home = write_folder(tmp_path / "run", spoilt)
     file = tmp_path / "q.json"
-    audit_memory(spoilt, quarantine=file)
-    content = json.loads(file.read_text())
-    content["revisions"][name_of(3000)]["commit"] = "a" * 40
-    file.write_text(json.dumps(content))
-    found = find_quarantine(MemorySource(spoilt, REPO), file)
-    assert found.reason(Revision(name_of(3000), commit="a" * 40)).startswith(
-        "duplicate: 2 names, the same bytes (sha256 "
+    audit(home, quarantine=file)
+    home.rename(tmp_path / "moved")
+    source = FolderSource(tmp_path / "moved")
+    found = find_quarantine(source, file)
+    assert recheck(source, found, source.revisions()) == (found, ())
+    (tmp_path / "moved" / name_of(4000) / "model-00001-of-00002.safetensors").write_bytes(
+        files(4001)["model-00001-of-00002.safetensors"]
     )
-    assert found.reason(Revision(name_of(3000), commit="b" * 40)).endswith("; it changed since, so audit again")
-    assert found.reason(Revision(name_of(1000))) == ""
+    held, notes = recheck(source, found, source.revisions())
+    assert set(held.revisions) == {name_of(3000)}
+    assert notes == (f"{name_of(4000)} changed since the audit that excluded it; audited again, it has no fault",)
+    other = FolderSource(write_folder(tmp_path / "other", {name_of(3000): files(1)}))
+    with pytest.raises(OptionError) as caught:
+        recheck(other, find_quarantine(other, file), other.revisions())
+    assert str(caught.value) == f"{file} is the quarantine of {home}, not of {tmp_path / 'other'}"
+
+
+def test_an_entry_without_a_state_holds_for_the_name(spoilt: Run, tmp_path: Path) -> None:
+    (tmp_path / "q.json").write_text(
+        json.dumps({"source": REPO, "revisions": {name_of(0): {"reasons": ["by hand", "twice"]}}})
+    )
+    source = MemorySource(spoilt, REPO)
+    found = find_quarantine(source, tmp_path / "q.json")
+    assert recheck(source, found, source.revisions()) == (found, ())
+    assert found.reason(Revision(name_of(0))) == "by hand; twice" and found.reason(Revision(name_of(1000))) == ""
 
 
 @pytest.mark.parametrize(
@@ -111,3 +160,13 @@ def test_lists_alone_need_lists_and_leave_no_quarantine(tmp_path: Path) -> None:
         "list: a.csv: Step must be a whole number (got 'x')",
     ]
     assert not quarantine_path(source).exists()
+
+
+def test_a_repo_in_the_cache_keeps_to_the_audit_of_the_whole_repo_until_it_has_its_own(tmp_path: Path) -> None:
+    source = CacheSource(tmp_path / "models--tiny-org--tiny-run")
+    assert find_quarantine(source).path is None
+    for name in ("tiny-org--tiny-run.quarantine.json", "tiny-org--tiny-run--cached.quarantine.json"):
+        path = quarantine_path(source).with_name(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"source": REPO, "revisions": {}}))
+        assert find_quarantine(source).path == path

@@ -330,7 +330,27 @@ class TestRefusals:
         run.server.add_fault(Fault("wrong_payload", "/refs", payload=payload + b" " * 10_000))
         address = f"{run.server.endpoint}/api/models/{REPO}/refs"
         expected = f"{address} did not answer as a hub does; check HF_ENDPOINT and the proxy"
-        assert message_of(NetworkError, run.source().revisions) == expected
+        assert message_of(NetworkError, run.source().revisions) == f"there is no folder {REPO}, and {expected}"
+
+
+def test_a_page_at_another_origin_is_asked_for_without_the_token(run: Hub) -> None:
+    run.server.tokens.add("hf_secret")
+    run.server.page_size = 2
+    source = run.source(token="hf_secret")
+    with source.open(source.find("main")) as checkpoint:
+        assert set(checkpoint.files) == set(RUN["main"])
+    assert {each.token for each in run.server.requests if "/tree/" in each.path} == {"hf_secret"}
+    run.server.requests.clear()
+    elsewhere = HubSource(  # pages follow at 127.0.0.1, as the server calls itself
+        REPO, endpoint=run.server.endpoint.replace("127.0.0.1", "localhost"), cache=run.cache, token="hf_secret",
+        retry=run.retry,
+    )  # fmt: skip
+    with elsewhere.open(elsewhere.find("main")) as checkpoint:
+        assert set(checkpoint.files) == set(RUN["main"])
+    asked = [
+        (each.headers["host"].partition(":")[0], each.token) for each in run.server.requests if "/tree/" in each.path
+    ]
+    assert asked == [("localhost", "hf_secret"), ("127.0.0.1", None)]
 
 
 class TestNoNetwork:
@@ -338,16 +358,16 @@ class TestNoNetwork:
         retry = replace(retry, tries=6)
         source = HubSource(REPO, endpoint="http://127.0.0.1:9", cache=tmp_path, token=False, retry=retry)
         assert message_of(NetworkError, source.revisions) == (
-            f"asking 127.0.0.1:9 about {REPO} failed 3 times, the last time because 127.0.0.1:9 gave ConnectError "
+            f"there is no folder {REPO}, and asking 127.0.0.1:9 about {REPO} failed because 127.0.0.1:9 gave ConnectError "
             "([Errno 111] Connection refused); check the connection and run it again (folders of checkpoints need no network)"
         )
-        assert pauses == [1.0, 2.0]
+        assert pauses == [], "a host to which no connection can be made is asked once"
 
     def test_offline_mode(self, run: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         assert message_of(NetworkError, run.source().revisions) == (
-            f"HF_HUB_OFFLINE is set, so {run.host} is not asked for {REPO}; "
-            "unset it, or give a folder of checkpoints, which needs no network"
+            f"there is no folder {REPO}, and HF_HUB_OFFLINE is set, so {run.host} is not asked for {REPO}; "
+            "unset it, or give a folder of checkpoints or a repo in the Hugging Face cache, which need no network"
         )
         assert run.server.requests == []
 
@@ -355,7 +375,7 @@ class TestNoNetwork:
     def test_an_endpoint_that_is_no_address(self, tmp_path: Path, retry: RetryPolicy, endpoint: str) -> None:
         source = HubSource(REPO, endpoint=endpoint, cache=tmp_path, token=False, retry=retry)
         assert message_of(NetworkError, source.revisions) == (
-            f"{endpoint!r} is not the address of a hub; correct HF_ENDPOINT or endpoint="
+            f"there is no folder {REPO}, and {endpoint!r} is not the address of a hub; correct HF_ENDPOINT or endpoint="
         )
 
 

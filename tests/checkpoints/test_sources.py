@@ -292,6 +292,48 @@ class TestFolder:
             ("odd name", None),
         ]
 
+    def test_a_run_with_its_final_model_in_the_root_lists_both(self, tmp_path: Path) -> None:
+        steps = ("checkpoint-2", "checkpoint-10", "checkpoint-1000")
+        for folder in (tmp_path, *(tmp_path / name for name in (*steps, "onnx"))):
+            folder.mkdir(exist_ok=True)
+            for name, data in single_files().items():
+                (folder / name).write_bytes(data)
+        (tmp_path / "trainer_state.json").write_bytes(b"{}")
+        source = FolderSource(tmp_path)
+        assert [(each.name, each.step, each.line) for each in source.revisions()] == [
+            ("checkpoint-2", 2, "run"), ("checkpoint-10", 10, "run"), ("checkpoint-1000", 1000, "run"), ("main", None, "run"),
+        ]  # fmt: skip
+        root = source.open(source.find("main"))
+        assert not [name for name in root.files if name.startswith("checkpoint-")]
+        assert {"trainer_state.json", *single_files(), *(f"onnx/{name}" for name in single_files())} == {*root.files}
+        assert source.open(source.find("checkpoint-10")).files.keys() == single_files().keys()
+
+    @pytest.mark.parametrize(
+        ("lineage", "line", "position"),
+        [
+            ({"parent": {"source": "a/run", "revision": "step50"}}, "run/fork", 60),
+            ({"parent": {"source": "a/run", "revision": "stage1-step50-seed-2"}}, "stage1/seed2/fork", 60),
+            ({"parent": {"source": "a/run", "revision": "stage2-ingredient3-step50"}}, "stage2/ingredient3/fork", None),
+            ({"parent": {"source": "allenai/OLMo-2-0425-1B", "revision": "stage2-ingredient3-step50"}},
+             "stage2/ingredient3/fork", 1907359 + 60),
+            ({"parent": None}, "run", 60),
+            ({}, "run", 60),
+            ([], "run", 60),
+            ("torn", "run", 60),
+        ],
+    )  # fmt: skip
+    def test_a_fork_is_a_line_of_its_own(
+        self, tmp_path: Path, lineage: object, line: str, position: int | None
+    ) -> None:
+        for name in ("step60-tokens480", "step70-tokens560"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "config.json").write_bytes(b"{}")
+            text = "{" if lineage == "torn" else json.dumps(lineage)
+            (tmp_path / name / "lineage.json").write_text(text, encoding="utf-8")
+        first, second = FolderSource(tmp_path).revisions()
+        assert (first.line, first.position_step) == (line, position)
+        assert (second.line, second.tokens) == (line, 560)
+
     def test_says_what_must_be_there_if_there_is_no_checkpoint(self, tmp_path: Path) -> None:
         with pytest.raises(UnknownSourceError) as caught:
             FolderSource(tmp_path).revisions()
@@ -350,6 +392,22 @@ class TestOpenSource:
             f"a source must be a folder of checkpoints or a hub repo such as allenai/OLMo-2-0425-1B (got {name!r}); "
             "check the spelling and the working directory"
         )
+
+    def test_a_name_in_a_folder_that_exists_is_a_path_and_no_hub_is_asked(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "runs" / "olmo-tiny").mkdir(parents=True)
+        (tmp_path / "allenai").mkdir()
+        with pytest.raises(UnknownSourceError) as caught:
+            open_source("runs/olmo-tnyi")
+        assert str(caught.value) == (
+            "a source must be a folder of checkpoints or a hub repo such as allenai/OLMo-2-0425-1B (got 'runs/olmo-tnyi'); "
+            "check the spelling and the working directory; if it is a hub repo, write hf://runs/olmo-tnyi; did you mean "
+            "'olmo-tiny'?"
+        )
+        assert open_source("hf://runs/olmo-tnyi").name == "runs/olmo-tnyi"
+        assert open_source("allenai/OLMo-2-0425-1B").kind == "hub"
 
 
 @pytest.mark.parametrize(

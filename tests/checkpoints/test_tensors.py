@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
+from olmo_dynamics.checkpoints.memory import MemoryCheckpoint
 from olmo_dynamics.checkpoints.tensors import (
     HEADER_GUESS,
     MAX_INDEX_BYTES,
@@ -23,8 +24,8 @@ from olmo_dynamics.checkpoints.tensors import (
     read_tensors,
     weight_files,
 )
-from olmo_dynamics.errors import HeaderError, IndexFileError
-from olmo_dynamics.names import TensorInfo
+from olmo_dynamics.errors import CheckpointError, HeaderError, IndexFileError
+from olmo_dynamics.names import Revision, TensorInfo
 from tests.checkpoints.conftest import SHARDS, SINGLE, noise, pack, sharded_files
 
 FILE = "model.safetensors"
@@ -232,9 +233,9 @@ def test_refusals_say_what_must_hold_and_what_was_found(file: bytes, message: st
 
 def test_unknown_dtypes_are_named() -> None:
     with pytest.raises(
-        HeaderError, match=r"^model\.safetensors: tensor 'w' has dtype 'F4'; known dtypes: F64, F32, BF16, "
+        HeaderError, match=r"^model\.safetensors: tensor 'w' has dtype 'F5'; known dtypes: F64, F32, BF16, "
     ):
-        headers_of(framed({"w": entry(dtype="F4")}))
+        headers_of(framed({"w": entry(dtype="F5")}))
     with pytest.raises(HeaderError, match="has dtype None"):
         headers_of(framed({"w": entry(dtype=None)}))
 
@@ -305,3 +306,59 @@ class TestIndex:
         with pytest.raises(IndexFileError) as caught:
             read_index(shelf, shelf.sizes)
         assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "nbytes"),
+    [("F4", [3, 2], 3), ("F6_E2M3", [4], 3), ("F6_E3M2", [8], 6), ("F8_E8M0", [5], 5), ("F8_E4M3FNUZ", [5], 5),
+     ("F8_E5M2FNUZ", [5], 5), ("C64", [2], 16), ("F4", [0, 3], 0)],
+)  # fmt: skip
+def test_newer_dtypes_leave_the_rest_readable(dtype: str, shape: list[int], nbytes: int) -> None:
+    begin, after = (0, nbytes), (nbytes, nbytes + 8)
+    header = {"a": entry(dtype=dtype, shape=shape, offsets=begin), "w": entry(offsets=after)}
+    found = {info.name: info for info in headers_of(framed(header, nbytes + 8))}
+    assert (found["a"].dtype, found["a"].nbytes, found["w"].nbytes) == (dtype, nbytes, 8)
+
+
+def test_packed_elements_fill_whole_bytes() -> None:
+    with pytest.raises(HeaderError) as caught:
+        headers_of(framed({"w": entry(dtype="F4", shape=[3], offsets=(0, 2))}, 2))
+    assert str(caught.value) == (
+        f"{FILE}: tensor 'w' of dtype F4 and shape [3] takes 12 bits, which must fill whole bytes"
+    )
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 2967438280\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("model.safetensors", {"model.safetensors": POINTER}),
+        ("model.safetensors.index.json", {"model.safetensors.index.json": POINTER}),
+        ("pytorch_model.bin", {"pytorch_model.bin": POINTER}),
+        ("model.pt", {"config.yaml": b"model: {}", "model.pt": POINTER}),
+        ("model_and_optim/.metadata", {"model_and_optim/.metadata": POINTER, "config.json": b"{}"}),
+    ],
+)
+def test_a_git_lfs_pointer_is_named_as_one(name: str, files: dict[str, bytes]) -> None:
+    with (
+        MemoryCheckpoint("run", Revision("step1"), {"config.json": b"{}", **files}) as checkpoint,
+        pytest.raises(CheckpointError) as caught,
+    ):
+        _ = checkpoint.tensors
+    assert str(caught.value) == (
+        f"run@step1: {name} is a Git LFS pointer, which stands in place of the file itself; run `git lfs pull` in its "
+        "repository"
+    )
+
+
+def test_other_files_may_be_git_lfs_pointers_too() -> None:
+    message = "run@step1: %s is a Git LFS pointer, which stands in place of the file itself; run `git lfs pull` in its repository"
+    with MemoryCheckpoint("run", Revision("step1"), {"tokenizer.json": POINTER, "config.json": POINTER}) as checkpoint:
+        with pytest.raises(CheckpointError) as caught:
+            checkpoint.read_file("tokenizer.json")
+        assert str(caught.value) == message % "tokenizer.json"
+        with pytest.raises(CheckpointError) as caught:
+            _ = checkpoint.config
+        assert str(caught.value) == message % "config.json"

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from olmo_dynamics.checkpoints import hub as checkpoints_hub
 from olmo_dynamics.checkpoints.hub import HubSource
 from olmo_dynamics.collecting import collect
 from olmo_dynamics.frames import open_store
+from olmo_dynamics.probes import BUILT_IN
 from olmo_dynamics.progress import Progress
 from tests.conftest import REVISIONS
 from tests.hub import Fault, LocalHub
+from tests.runs import edit_config
 
 REPO = "allenai/tiny"
 OPTIONS = ("--batch", "2x16", "--record", "parameters,loss", "-q")
@@ -85,3 +90,81 @@ def test_weights_that_are_not_what_was_published_leave_their_revision_out(
         hub.faults.clear()
         assert run("collect", REPO, "--out", out, *OPTIONS)[0] == 0
     assert_same(Path(out), whole)
+
+
+def test_a_native_run_reads_bare_token_files_and_a_tokenizer_from_elsewhere(
+    run: Run, shared: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    native = shared / "data" / "native"
+    for name, start in (("a.npy", 0), ("b.npy", 100)):
+        np.fromfile(native / "tokens" / "train.npy", np.uint16)[start : start + 64].tofile(tmp_path / name)
+    options = ("--batch", "4x32", "--record", "loss", "--revisions", "all:last1", "-q")
+    files = ("--tokens", str(tmp_path / "a.npy"), "--tokens", str(tmp_path / "b.npy"))
+    code, _, err = run(
+        "collect", str(native / "olmo" / "tiny-olmo2"), "--out", str(tmp_path / "ids.zarr"), *files, *options
+    )
+    assert (code, err) == (0, "")
+    probe = open_store(tmp_path / "ids.zarr").probe()
+    ids = np.fromfile(native / "tokens" / "train.npy", np.uint16)
+    assert probe["token_id"].ravel().tolist() == [*ids[:64], *ids[100:164]]
+    tokenizer = ("--tokenizer", str(tiny_run / "main"))
+    code, _, err = run(
+        "collect", str(native / "olmo" / "tiny-olmo2"), "--out", str(tmp_path / "text.zarr"), *tokenizer, *options
+    )
+    assert (code, err) == (0, "")
+    losses = open_store(tmp_path / "text.zarr").table("loss")
+    assert losses["bits_per_byte"].is_finite().all() and losses["domain"].to_list() == list(BUILT_IN[:4])
+
+
+HOSTILE = {
+    "num_hidden_layers": (2**32, "num_hidden_layers must be at most 10000 (got 4294967296); correct the config"),
+    "layer_types": (
+        [["a"]],
+        "layer_types must be a list of text, one for each layer (got [['a']]); correct the config",
+    ),
+    "rope_parameters": (
+        {"full_attention": 3},
+        "rope_parameters.full_attention must be an object (got 3); correct the config",
+    ),
+}
+
+
+@pytest.mark.parametrize("key", HOSTILE)
+def test_a_hostile_config_is_one_line_and_its_weights_are_measured(
+    key: str, run: Run, tiny_run: Path, tmp_path: Path
+) -> None:
+    value, message = HOSTILE[key]
+    shutil.copytree(tiny_run / "main", tmp_path / "run" / "main")
+    edit_config(tmp_path / "run" / "main", **{key: value, "note\ud800": "\ud800"})
+    given = ("collect", str(tmp_path / "run"), "--out", str(tmp_path / "s.zarr"), "-q")
+    assert run(*given) == (
+        2,
+        "",
+        f"olmo-dyn: main: {message}; or record parameters only, which needs no forward pass\n",
+    )
+    assert run(*given, "--record", "parameters")[0] == 0
+    assert open_store(tmp_path / "s.zarr").table("parameters").height == 25
+
+
+def test_a_revision_that_does_not_fit_is_named_and_the_others_are_shown(
+    run: Run, tiny_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_run, tmp_path / "run")
+    odd, out = REVISIONS[1], str(tmp_path / "s.zarr")
+    edit_config(tmp_path / "run" / odd, vocab_size=321)
+    code, printed, said = run("collect", str(tmp_path / "run"), "--out", out, *OPTIONS)
+    assert (code, printed, said.count("\n")) == (2, "", 1)
+    assert said.startswith(
+        f"olmo-dyn: 1 of 4 revisions cannot be measured ({odd}), the others are in {out}; last reason: {odd}: "
+    )
+    shown = run("show", out)[1].splitlines()
+    assert [line.split() for line in shown if line.startswith(("done", "missing"))] == [
+        ["done", "3", "revisions"],
+        ["missing", "1", "revision:", odd],
+    ]
+
+
+def test_the_plan_names_the_compute_dtype(run: Run, tiny_run: Path, tmp_path: Path) -> None:
+    given = ("collect", str(tiny_run), "--out", str(tmp_path / "s.zarr"), "--dry-run", *OPTIONS)
+    assert json.loads(run(*given, "--format", "json")[1])["dtype"] == "float32"
+    assert "dtype      bfloat16 (of the forward pass)" in run(*given, "--dtype", "bfloat16")[1]

@@ -84,7 +84,7 @@ def activations(
         on_output(block.mlp, "mlp_output", index)
         on_output(block.post_feedforward_layernorm, "mlp_output_normed", index)
         on_output(block, "residual_out", index)
-    model(input_ids=torch.from_numpy(token_ids))
+    model(input_ids=torch.from_numpy(token_ids.copy()))
     for handle in handles:
         handle.remove()
     return seen

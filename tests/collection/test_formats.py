@@ -12,9 +12,12 @@ from transformers import Olmo2Config, Olmo2ForCausalLM
 
 from olmo_dynamics.checkpoints.hub import HubSource
 from olmo_dynamics.collecting import collect
+from olmo_dynamics.errors import UnknownRevisionError
 from olmo_dynamics.frames import RecordedStore
 from olmo_dynamics.progress import Progress
 from tests.checkpoints.formats.test_one_model import TINY, WRITERS
+from tests.checkpoints.formats.test_plain_names import write_safetensors
+from tests.checkpoints.formats.writing import native_config, to_native
 from tests.hub import LocalHub
 
 
@@ -42,9 +45,13 @@ def reference(model: Olmo2ForCausalLM, tmp_path: Path) -> RecordedStore:
     return collected(tmp_path / "single" / "step7", tmp_path)
 
 
-def assert_same_numbers(store: RecordedStore, reference: RecordedStore) -> None:
+def assert_same_numbers(store: RecordedStore, reference: RecordedStore, *, named: bool = True) -> None:
+    """Assert that all tables are the same, but for the columns that follow from the revision's name if it has another."""
+    names = {"revision", "stage", "ingredient", "seed", "line", "step", "tokens", "position_step", "position_tokens"}
     for name in ("parameters", "activations", "outliers", "loss", "logits"):
-        ours, theirs = store.table(name), reference.table(name)
+        ours, theirs = (each.table(name) for each in (store, reference))
+        if not named:
+            ours, theirs = (each.drop(names & set(each.columns)) for each in (ours, theirs))
         order = [column for column in ("tensor", "site", "layer", "domain") if column in theirs.columns]
         assert ours.sort(order).equals(theirs.sort(order)), name
 
@@ -70,6 +77,25 @@ def test_bf16_numbers_are_the_fp32_numbers_within_rounding(tmp_path: Path) -> No
         model.to(dtype).save_pretrained(tmp_path / str(dtype)[6:] / "step7")
         losses.append(collected(tmp_path / str(dtype)[6:] / "step7", tmp_path).table("loss")["cross_entropy"][0])
     assert losses[0] != losses[1] == pytest.approx(losses[0], rel=2**-8)
+
+
+def test_hf_olmo_safetensors_of_a_pull_request_give_the_same_numbers(reference: RecordedStore, tmp_path: Path) -> None:
+    state = load_file(tmp_path / "single" / "step7" / "model.safetensors")
+    words = {"model_type": "hf_olmo", **native_config(TINY)}
+    native = {f"model.{name}": tensor for name, tensor in to_native(state).items()}
+    revision = write_safetensors(tmp_path / "plain" / "step7", words, native, shards=2)
+    assert_same_numbers(collected(revision, tmp_path), reference)
+    with LocalHub() as hub:
+        repository = hub.add_repo("allenai/other", {"step7": revision})
+        repository.pulls["1"] = repository.branches["step7"]
+        repository.branches["main"] = repository.branches.pop("step7")
+        source = HubSource("allenai/other", endpoint=hub.endpoint)
+        options = {"tokens": tmp_path / "ids.npy", "batch": "2x32", "dtype": "float32", "progress": Progress()}
+        store = collect(source, out=tmp_path / "hub.zarr", revisions="refs/pr/1", **options)
+        with pytest.raises(UnknownRevisionError, match=r"has no revision 'refs/pr/2'; "):
+            collect(source, out=tmp_path / "no.zarr", revisions="refs/pr/2", **options)
+    assert store.done == {"refs/pr/1"}
+    assert_same_numbers(store, reference, named=False)
 
 
 @pytest.mark.parametrize("writer", ["pytorch", "native", "core"])

@@ -133,7 +133,9 @@ def test_what_cannot_be_recorded_is_one_line(tmp_path: Path) -> None:
         == "record must be given a model of this package, or an OLMo model of transformers (got Linear)"
     )
     model = AutoModelForCausalLM.from_pretrained(write_family_run(tmp_path / "run", (NAME,), "olmo2") / NAME)
-    with pytest.raises(ProbeError, match=r"^step1 has no tokenizer.json to read the probe text with; give token ids"):
+    with pytest.raises(
+        ProbeError, match=r"^step1 has no tokenizer.json to read the probe text with; give one with --tokenizer "
+    ):
         od.record(model, tmp_path / "s.zarr", step=1)
     with pytest.raises(OptionError) as caught:
         od.record(model, tmp_path / "s.zarr", step=1, tokenizer=tmp_path / "none")

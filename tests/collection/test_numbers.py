@@ -11,11 +11,12 @@ import torch
 from olmo_dynamics.collecting import collect
 from olmo_dynamics.frames import RecordedStore
 from olmo_dynamics.progress import Progress
-from olmo_dynamics.quantities import GROUPS, WITHOUT_FIRST, of_group
+from olmo_dynamics.quantities import WITHOUT_FIRST, of_group
+from olmo_dynamics.recorders.lookup import built_in_groups
 from tests.collection import reference
 from tests.runs import write_run
 
-DENSE_GROUPS = tuple(group for group in GROUPS if group != "routing")
+DENSE_GROUPS = tuple(group for group in built_in_groups(by_default=True) if group != "routing")
 PARAMETERS, ACTIVATIONS, LOSS = 1e-6, 1e-4, 1e-5  # relative
 
 

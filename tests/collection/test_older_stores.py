@@ -51,6 +51,11 @@ def rows(store: RecordedStore, revisions: tuple[str, ...]) -> Iterator[tuple[str
                 yield f"{revision}/{group}/{name}", values
 
 
+def held_rows(store: RecordedStore, revisions: tuple[str, ...]) -> list[tuple[str, np.ndarray]]:
+    """The rows of a new store, without the sizes that an older one keeps along its axis."""
+    return [(key, values) for key, values in rows(store, revisions) if not key.endswith("/element_count")]
+
+
 def crest_factors(revision: str) -> dict[str, float]:
     weights = load_file(Path("run") / revision / "model.safetensors")
     wide = {name: values.astype(np.float64) for name, values in weights.items()}
@@ -61,7 +66,7 @@ def test_its_numbers_are_those_of_this_version(store: Path) -> None:
     before = od.open_store(store)
     anew = od.collect("run", revisions=",".join(MEASURED), out="new.zarr", progress=Notes(), **OPTIONS)
     assert anew.groups == before.groups
-    for (key, values), (_, expected) in zip(rows(anew, MEASURED), rows(before, MEASURED), strict=True):
+    for (key, values), (_, expected) in zip(held_rows(anew, MEASURED), rows(before, MEASURED), strict=True):
         rtol = 1e-13 if "/parameters/" in key else 2e-5
         np.testing.assert_allclose(values, expected, rtol=rtol, atol=0, err_msg=key)
 
@@ -74,7 +79,7 @@ def test_it_resumes(store: Path) -> None:
     for key, values in rows(after, MEASURED):
         np.testing.assert_array_equal(values, before[key], err_msg=key)
     anew = od.collect("run", revisions=FOURTH, out="new.zarr", progress=Notes(), **OPTIONS)
-    for (key, values), (_, expected) in zip(rows(after, (FOURTH,)), rows(anew, (FOURTH,)), strict=True):
+    for (key, values), (_, expected) in zip(rows(after, (FOURTH,)), held_rows(anew, (FOURTH,)), strict=True):
         np.testing.assert_array_equal(values, expected, err_msg=key)
 
 

@@ -29,6 +29,7 @@ class LiveOptions(MemoryCheckpoint):
         super().__init__("here", revision, {"f": bytes(range(SIZE * COUNT))})
         self._log, self._before = log, before
         self.tensors = {info.name: info for info in INFOS}  # type: ignore[misc]
+        self._weights = None, self.tensors  # type: ignore[misc]
         self.closed = False
 
     def _fetch(self, spans: Sequence[Span]) -> list[np.ndarray]:

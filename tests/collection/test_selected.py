@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -48,8 +49,10 @@ def test_a_given_file_comes_before_the_one_in_the_cache(twins: Path, tmp_path: P
     source = open_source(twins)
     assert select_revisions(source, "all").summary == "no revision is excluded"
     audit(twins, quarantine=tmp_path / "q.json")
-    text = (tmp_path / "q.json").read_text().replace(REVISIONS[1], REVISIONS[0])
-    (tmp_path / "q.json").write_text(text)
+    content = json.loads((tmp_path / "q.json").read_text())
+    entry = content["revisions"].pop(REVISIONS[1])
+    content["revisions"][REVISIONS[0]] = {"reasons": entry["reasons"]}  # by hand: without a state it holds for the name
+    (tmp_path / "q.json").write_text(json.dumps(content))
     assert list(select_revisions(source, "all", quarantine=tmp_path / "q.json").left_out) == [
         REVISIONS[0],
         REVISIONS[2],
@@ -60,8 +63,18 @@ def test_a_given_file_comes_before_the_one_in_the_cache(twins: Path, tmp_path: P
 def test_nothing_left_to_measure(twins: Path) -> None:
     file = audit(twins).quarantine.path
     message = (
-        f"all 1 revisions that '{REVISIONS[1]}' selects are in quarantine ({file}), such as {REVISIONS[1]}; "
+        f"everything that '{REVISIONS[1]}' selects (1 revision) is in quarantine ({file}), such as {REVISIONS[1]}; "
         "--include-quarantined measures them"
     )
     with pytest.raises(SelectionError, match=f"^{re.escape(message)}$"):
         select_revisions(open_source(twins), REVISIONS[1])
+
+
+def test_a_revision_that_changed_since_the_audit_is_audited_again(twins: Path) -> None:
+    audit(twins)
+    (twins / REVISIONS[1] / "generation_config.json").write_text("{}")
+    selected = select_revisions(open_source(twins), "all")
+    assert list(selected.left_out) == [REVISIONS[1], REVISIONS[2]]
+    assert selected.notes == (
+        f"{REVISIONS[1]} changed since the audit that excluded it; audited again, it is excluded still",
+    )

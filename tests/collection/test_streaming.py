@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -263,12 +266,45 @@ def test_what_is_planned_is_what_the_hub_was_asked_for(
     needed = [
         info for name in ("step0", "step1") for info in tensors_of(sharded_run / name).values() if needs(name, info)
     ]
-    assert found.nbytes == heard["planned_bytes"] == sum(info.nbytes for info in needed)
-    assert found.requests == heard["planned_requests"]
+    assert heard["planned_bytes"] == heard["bytes"] > sum(info.nbytes for info in needed)
+    assert heard["planned_requests"] == heard["requests"]
+    assert found.nbytes == pytest.approx(heard["bytes"], rel=0.01)  # the config of a later revision may not be needed
+    assert heard["requests"] <= found.requests <= heard["requests"] + 1
     asked = [each.range for each in hub.requests if each.host == "cdn" and each.range]
     assert set(times_sent(hub)) == {1}
     assert behind_fronts(asked) == behind_fronts((info.start, info.stop) for info in needed) > 0
     assert sum(stop - start for start, stop in asked) <= heard["bytes"]
+
+
+PROCESS = """
+import sys, olmo_dynamics as od
+from olmo_dynamics.collecting import collect, plan
+from olmo_dynamics.progress import Progress
+planned = plan(sys.argv[1], record=("parameters", "loss"), batch="4x16").peak_bytes
+heard = Progress()
+collect(sys.argv[1], out=sys.argv[2], record=("parameters", "loss"), batch="4x16", progress=heard)
+print(planned, heard.outcome["planned_peak_bytes"], heard.outcome["peak_bytes"])
+"""
+
+
+@pytest.mark.parametrize("size", ["tiny", pytest.param("small", marks=pytest.mark.slow)])
+def test_the_memory_planned_is_near_what_the_process_takes(size: str, tiny_run: Path, tmp_path: Path) -> None:
+    run = tiny_run
+    if size == "small":  # 135 MB of weights
+        run = tmp_path / "run"
+        LayerStack(layers=4, hidden=512, heads=8, kv_heads=4, intermediate=2048, vocab=50_304).write(run / "step0")
+        shutil.copy(tiny_run / "main" / "tokenizer.json", run / "step0")
+    command = [sys.executable, "-c", PROCESS, str(run), str(tmp_path / "s.zarr")]
+    planned, expected, taken = map(float, subprocess.run(command, capture_output=True, check=True).stdout.split())
+    assert taken / 1.7 < planned < 1.7 * taken  # a plan is an estimate: kernels may have to be compiled, or not
+    assert taken / 1.7 < expected < 1.7 * taken
+
+
+def test_a_plan_counts_the_tokenizer_once(hub: LocalHub, tmp_path: Path) -> None:
+    options = {"record": ("loss",), "batch": "4x16"}
+    found = plan(HubSource(REPO, endpoint=hub.endpoint), **options)
+    heard = from_hub(hub, tmp_path / "s.zarr", **options).outcome
+    assert heard["planned_bytes"] == heard["bytes"] == found.nbytes
 
 
 def behind_fronts(spans: Iterable[tuple[int, int]]) -> int:

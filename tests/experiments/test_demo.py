@@ -15,7 +15,7 @@ from olmo_dynamics.errors import TrainingError
 from olmo_dynamics.experiments.demo import SMALL, STANDARD, pretrain
 from olmo_dynamics.frames import metrics
 from olmo_dynamics.progress import Progress
-from olmo_dynamics.training.checkpoint import read_checkpoint
+from olmo_dynamics.training.checkpoint_reader import read_checkpoint
 
 STEPS = [0, 1, 2, 4, 9, 20]
 NAMES = [f"step{step}-tokens{512 * step}" for step in STEPS]

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 from transformers import AutoModelForCausalLM
 
-from olmo_dynamics.experiments.demo import STANDARD, run_demo
-from olmo_dynamics.frames import macro_average, open_store
+from olmo_dynamics.experiments.demo import SMALL, STANDARD, run_demo
+from olmo_dynamics.frames import forest, macro_average, open_store
 
 
 @pytest.mark.slow
@@ -31,3 +32,20 @@ def test_it_learns_and_every_number_is_where_theory_puts_it(tmp_path: Path) -> N
     model = AutoModelForCausalLM.from_pretrained(last, dtype=torch.float32)
     assert np.isfinite(model(torch.arange(16)[None]).logits.detach().numpy()).all()
     assert demo.report.stat().st_size > 500_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_demo_that_was_moved_goes_on_from_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "first").mkdir()
+    monkeypatch.chdir(tmp_path / "first")
+    made = run_demo("study/demo", size=SMALL, quiet=True)
+    before = open_store(made.store).table("parameters")
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "first" / "study").rename(tmp_path / "elsewhere" / "renamed")
+    monkeypatch.chdir(tmp_path / "elsewhere" / "deep")
+    moved = run_demo("../renamed/demo", size=SMALL, quiet=True)
+    assert_frame_equal(open_store(moved.store).table("parameters"), before, check_exact=True)
+    found = forest(moved.run, moved.fork, stores=[moved.store])
+    assert found.parents == {"fork": "run"} and set(found.open_stores()) == {"run", "fork"}
+    assert "A run and its forks" in moved.report.read_text()

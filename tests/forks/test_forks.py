@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import olmo_dynamics as od
 from olmo_dynamics.cli import cli
-from olmo_dynamics.errors import OptionError
+from olmo_dynamics.errors import CheckpointError, OptionError
 from olmo_dynamics.experiments.demo import SMALL, pretrain
 from olmo_dynamics.forks import ForkMonitoring, MonitoredForkKeywords
 from olmo_dynamics.progress import Progress
@@ -175,6 +175,26 @@ def test_a_forks_folder_is_a_source_like_any_other(demo: tuple[Path, Path], tmp_
     runner = CliRunner().invoke(cli, ["report", str(store.path), "--out", str(tmp_path / "r.html"), "--format", "json"])
     assert json.loads(runner.stdout)["lineage"] == lineage
     assert "trained from scratch" in render_report(parent)
+
+
+def test_a_damaged_lineage_or_table_is_named_and_not_needed_twice(demo: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = fork(demo, tmp_path / "a", save=(3,))
+    found = od.forest(folder).runs
+    paths = [folder / name / "lineage.json" for name in (PARENT, "step12-tokens6144", "step17-tokens8704")]
+    paths[0].write_text("garbage")
+    assert od.forest(folder).runs.equals(found)
+    for path in paths[1:]:
+        path.write_text("[]")
+    with pytest.raises(CheckpointError) as caught:
+        od.forest(folder)
+    assert str(caught.value).startswith(f"{paths[0]} must be JSON (got b'garbage': ")
+    table = folder / "metrics.parquet"
+    table.write_bytes(table.read_bytes()[:-20])
+    with pytest.raises(OptionError) as told:
+        od.metrics(folder)
+    assert str(told.value) == (
+        f"{table} must be a table of metrics, but is damaged: delete it; a fork resumes without its rows"
+    )
 
 
 class Listener(Progress):

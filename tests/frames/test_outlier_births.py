@@ -8,6 +8,7 @@ import pytest
 
 from olmo_dynamics.errors import OptionError, StoreError
 from olmo_dynamics.frames import RecordedStore, births
+from olmo_dynamics.frames.grid import LEADING
 from olmo_dynamics.names import Revision
 from olmo_dynamics.quantities import RMS_THRESHOLDS, THRESHOLDS, find
 from olmo_dynamics.quantities.declaration import Record
@@ -41,8 +42,10 @@ def test_a_feature_is_born_when_it_first_meets_both_shares(tmp_path: Path) -> No
     planted(store, 10, {(1, 1, 3): 0.06})
     planted(store, 0, {(1, 1, 3): 0.05})
     found = births(store)
-    assert found.columns[:8] == ["revision", "stage", "ingredient", "step", "tokens", "layer", "input", "feature"]
-    assert found.columns[8:] == ["magnitude", "fraction", "is_outlier", "first_step"]
+    assert found.columns[: len(LEADING)] == [*LEADING]
+    assert found.columns[len(LEADING) :] == [
+        "layer", "input", "feature", "magnitude", "fraction", "is_outlier", "first_step",
+    ]  # fmt: skip
     assert len(found) == 3 * 4 * 2  # revisions, pairs, features 3 and 5
     by_feature = found.group_by("feature").agg("first_step").sort("feature")
     assert [(feature, set(steps)) for feature, steps in by_feature.rows()] == [(3, {10}), (5, {20})]

@@ -1,19 +1,26 @@
 from __future__ import annotations
 
+import csv
 import errno
 import os
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from olmo_dynamics.errors import DiskFullError, OptionError
-from olmo_dynamics.frames import RecordedStore, export, macro_average, open_store
+from olmo_dynamics.errors import DiskFullError, OptionError, StoreError
+from olmo_dynamics.files import atomic_writer
+from olmo_dynamics.frames import RecordedStore, export, macro_average, open_store, table_files
 from olmo_dynamics.names import Revision
 from olmo_dynamics.quantities import GROUPS, of_group
 from olmo_dynamics.quantities.declaration import Record
@@ -45,19 +52,56 @@ def test_other_files_are_refused(filled: RecordedStore, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_leaves_the_old_file(
-    filled: RecordedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("place", ["notes/loss.csv", "notes/deep/loss.csv", "folder.csv"])
+def test_a_table_cannot_be_written_below_a_file_or_over_a_folder(
+    filled: RecordedStore, tmp_path: Path, place: str
 ) -> None:
-    (tmp_path / "loss.csv").write_text("old", encoding="utf-8")
+    (tmp_path / "notes").touch()
+    (tmp_path / "folder.csv").mkdir()
+    named = re.escape(str(tmp_path / place))
+    with pytest.raises(StoreError, match=rf"^{named} cannot be written \(.*\); choose another path$"):
+        export(filled, "loss", tmp_path / place)
+    assert sorted(each.name for each in tmp_path.rglob("*")) == ["folder.csv", "notes"]
 
-    def fail(self: pl.DataFrame, path: Path) -> None:
-        path.write_text("half", encoding="utf-8")
+
+@pytest.mark.parametrize("name", ["loss.csv", "loss.parquet"])
+def test_a_full_disk_leaves_the_old_file(
+    filled: RecordedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).write_text("old", encoding="utf-8")
+
+    @contextmanager
+    def full(path: Path, *, partial: Path) -> Iterator[Full]:
+        with atomic_writer(path, partial=partial):
+            yield Full()
+
+    monkeypatch.setattr(table_files, "atomic_writer", full)
+    with pytest.raises(
+        DiskFullError, match=f"no room left on the disk of {re.escape(str(tmp_path / name))}; what was finish"
+    ):
+        export(filled, "loss", tmp_path / name)
+    assert [(each.name, each.read_text(encoding="utf-8")) for each in tmp_path.iterdir()] == [(name, "old")]
+
+
+class Full:
+    """A file on a full disk."""
+
+    def write(self, data: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(pl.DataFrame, "write_csv", fail)
-    with pytest.raises(DiskFullError, match="no room left on the disk of"):
-        export(filled, "loss", tmp_path / "loss.csv")
-    assert [(each.name, each.read_text(encoding="utf-8")) for each in tmp_path.iterdir()] == [("loss.csv", "old")]
+
+@given(text=st.text(max_size=5), number=st.floats(allow_nan=False))
+def test_no_cell_of_a_csv_file_is_a_formula(tmp_path_factory: pytest.TempPathFactory, text: str, number: float) -> None:
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    schema = {"text": pl.String, "kind": pl.Categorical, "number": pl.Float64}
+    table_files.write_frame(
+        pl.DataFrame({"text": [text, "="], "kind": ["-x", "x"], "number": [number, -1.0]}, schema), path
+    )
+    with path.open(encoding="utf-8", newline="") as file:
+        [_, (first, *others), last] = csv.reader(file)
+    guarded = text[:1] in tuple("=+-@\t\r") and text != ""
+    assert first == (f"'{text}" if guarded else text)
+    assert others[0] == "'-x" and float(others[1]) == number and last == ["'=", "x", "-1.0"]
 
 
 def test_a_macro_average_counts_domains_alike(filled: RecordedStore) -> None:
@@ -96,8 +140,8 @@ def test_small_rows_share_files_so_that_long_tables_are_read_fast(tmp_path: Path
     with store.lock():
         for revision in revisions[::20]:
             store.append(revision, found, dtype="BF16", weights_sha256="")
-    chunks = list((store.path / "parameters" / "rms").glob("c.*"))
-    assert len(chunks) == 8
+    chunks = list((store.path / "parameters" / "rms").glob("*.0"))
+    assert len(chunks) == 32
     started = time.perf_counter()
     assert len(store.table("parameters")) == 25 * 200
     assert time.perf_counter() - started < 2

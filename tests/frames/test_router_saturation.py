@@ -9,6 +9,7 @@ import pytest
 
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.frames import RecordedStore, saturation
+from olmo_dynamics.frames.grid import LEADING
 from olmo_dynamics.names import Revision
 from olmo_dynamics.quantities import find
 from olmo_dynamics.quantities.declaration import Record, Status
@@ -45,7 +46,7 @@ def test_the_share_of_common_experts(
     store: RecordedStore, reference: str | None, step: int, top: int | None, used: int
 ) -> None:
     found = saturation(store, reference, top=top)
-    assert found.columns[5:] == ["layer", "saturation", "baseline", "reference"]
+    assert found.columns[len(LEADING) :] == ["layer", "saturation", "baseline", "reference"]
     assert found.select("step", "layer").rows() == [(each, layer) for each in STEPS for layer in range(LAYERS)]
     assert set(found["baseline"]) == {used / EXPERTS}
     assert set(found["reference"]) == {f"step{step}"}

@@ -10,9 +10,11 @@ from polars.testing import assert_frame_equal
 
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.frames import RecordedStore, open_store, table
+from olmo_dynamics.frames.grid import LEADING
 from olmo_dynamics.quantities import GROUPS, find
 from olmo_dynamics.quantities.declaration import Record, Status
 from olmo_dynamics.store.appending import write_document
+from olmo_dynamics.store.checksums import seal_document
 from tests.store.silent import add_silent, new_silent_store, silent_values
 from tests.store.synthetic import PROBE, REVISIONS, TENSORS, axes, new_store, records, values
 from tests.store.test_layout import message
@@ -26,13 +28,17 @@ def cells(key: str) -> list[float]:
     return rows[~np.isnan(rows) if rows.dtype.kind == "f" else rows != -1].tolist()
 
 
-def test_rows_are_sorted_by_stage_ingredient_and_step(filled: RecordedStore) -> None:
+def test_rows_are_sorted_by_line_and_position(filled: RecordedStore) -> None:
     revisions = filled.table("revisions")
     assert revisions["revision"].to_list() == [REVISIONS[seed].name for seed in SHOWN]
     assert revisions["stage"].to_list() == [1, 1, None]
     assert revisions["step"].to_list() == [0, 10, None]
     assert revisions["tokens"].to_list() == [0, 40, None]
     assert revisions["ingredient"].to_list() == [None, None, None]
+    assert revisions["seed"].to_list() == [None, None, None]
+    assert revisions["line"].to_list() == ["stage1", "stage1", "run"]
+    assert revisions["position_step"].to_list() == [0, 10, None]
+    assert revisions["position_tokens"].to_list() == [0, 40, None]
     assert revisions["commit"].to_list() == ["c0", "c1", "c3"]
 
 
@@ -43,20 +49,20 @@ def test_an_ingredient_is_text_and_its_stage_comes_after(tmp_path: Path) -> None
     logits = store.table("logits")
     assert logits["revision"].to_list() == [each.name for each in REVISIONS]
     assert logits["ingredient"].to_list() == [None, None, "1", None]
+    assert logits["line"].to_list() == ["stage1", "stage1", "stage2/ingredient1", "run"]
+    assert logits["position_step"].to_list() == [0, 10, 15, None]
     assert logits["entropy"].to_list() == [float(values(seed)["logits/entropy"]) for seed in (3, 2, 1, 0)]
 
 
 def test_parameters(filled: RecordedStore) -> None:
     frame = filled.table("parameters")
-    assert frame.columns[:11] == [
-        "revision", "stage", "ingredient", "step", "tokens", "tensor", "layer", "expert", "role", "element_count", "status",
-    ]  # fmt: skip
+    assert frame.columns[:14] == [*LEADING, "tensor", "layer", "expert", "role", "status"]
     assert frame["tensor"].to_list() == [*TENSORS] * 3
     assert frame["layer"].to_list() == [None, 0, 1] * 3
     assert frame["expert"].null_count() == len(frame)
     assert frame["role"].to_list() == ["embed_tokens", "q_proj", "down_proj"] * 3
     assert frame["status"].unique().to_list() == ["measured"]
-    for name in ("rms", "kurtosis", "zero_count"):
+    for name in ("rms", "kurtosis", "element_count", "zero_count"):
         assert frame[name].to_list() == cells(f"parameters/{name}")
     assert frame["zero_count"].dtype == pl.Int64
     assert "element_quantile" not in frame.columns
@@ -127,7 +133,7 @@ def test_labels_of_a_long_table_fit_their_values(filled: RecordedStore) -> None:
 
 def test_massive_activations_with_their_coordinates(filled: RecordedStore) -> None:
     frame = filled.table("outliers.massive")
-    assert frame.columns[5:] == ["layer", "rank", "value", "sequence", "position", "token_id", "feature"]
+    assert frame.columns[len(LEADING) :] == ["layer", "rank", "value", "sequence", "position", "token_id", "feature"]
     assert len(frame) == 3 * 2 * 8
     for name in ("value", "sequence", "position", "token_id", "feature"):
         assert frame[name].to_list() == cells(f"outliers/massive_{name}")
@@ -172,12 +178,12 @@ def test_a_store_with_no_revision_has_empty_tables(tmp_path: Path) -> None:
 
 
 def test_every_table_begins_alike(filled: RecordedStore) -> None:
-    assert filled.tables[:9] == ("revisions", *GROUPS)
+    assert filled.tables[:10] == ("revisions", *GROUPS)
     for name in filled.tables:
         frame = filled.table(name)
-        assert frame.columns[:5] == ["revision", "stage", "ingredient", "step", "tokens"]
-        assert [frame.schema[column] for column in frame.columns[:5]] == [
-            pl.String, pl.Int64, pl.String, pl.Int64, pl.Int64,
+        assert frame.columns[: len(LEADING)] == [*LEADING]
+        assert [frame.schema[column] for column in LEADING] == [
+            pl.String, pl.Int64, pl.String, pl.Int64, pl.Int64, pl.String, pl.String, pl.Int64, pl.Int64,
         ]  # fmt: skip
         assert not frame.is_empty()
 
@@ -201,14 +207,14 @@ def silent(tmp_path: Path) -> RecordedStore:
 def test_a_group_that_the_code_does_not_know_is_a_table(silent: RecordedStore) -> None:
     assert silent.tables == ("revisions", "silent", "silent.silent_by_bin")
     frame = silent.table("silent")
-    assert frame.columns[5:] == ["layer", "status", "silent_share"]
+    assert frame.columns[len(LEADING) :] == ["layer", "status", "silent_share"]
     assert frame["layer"].to_list() == [0, 1] * 2
     assert frame["silent_share"].to_list() == [
         *silent_values(0)["silent_share"][1:],
         *silent_values(1)["silent_share"][1:],
     ]
     long = silent.table("silent.silent_by_bin")
-    assert long.columns[5:] == ["layer", "bin", "status", "value"]
+    assert long.columns[len(LEADING) :] == ["layer", "bin", "status", "value"]
     assert long["value"].to_list() == [
         *silent_values(0)["silent_by_bin"][1:].ravel(),
         *silent_values(1)["silent_by_bin"][1:].ravel(),
@@ -219,7 +225,7 @@ def test_a_group_without_a_status_has_a_row_where_it_has_a_value(silent: Recorde
     expected = silent.table("silent")
     document = json.loads((silent.path / "zarr.json").read_bytes())
     del document["consolidated_metadata"]["metadata"]["silent/status"]
-    write_document(silent.path, "", document)
+    write_document(silent.path, "", seal_document(document))
     without = open_store(silent.path, mode="a")
     assert "status" not in without.group("silent")
     assert_frame_equal(without.table("silent"), expected)

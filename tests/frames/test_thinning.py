@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-import re
+import math
 
+import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from olmo_dynamics import quantities
@@ -14,54 +15,86 @@ from olmo_dynamics.quantities import remember
 from olmo_dynamics.quantities.declaration import Group, Quantity
 from tests.store.test_layout import message
 
-
-def interleaved(sizes: list[int]) -> pl.DataFrame:
-    """Series of those sizes, a row of each in turn, as tables have them."""
-    rows = [(step, f"t{series}") for step in range(max(sizes)) for series, size in enumerate(sizes) if step < size]
-    return pl.DataFrame(rows, schema=["step", "tensor"], orient="row")
+NUMBERS = st.floats(-1e6, 1e6) | st.just(math.nan)
 
 
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(2, 60))
-def test_at_most_the_limit_in_order_with_both_ends_of_each_series(sizes: list[int], limit: int) -> None:
-    frame = interleaved(sizes).with_row_index("row")
+def interleaved(series: list[list[float]]) -> pl.DataFrame:
+    """Series of those values, a row of each in turn, as tables have them."""
+    longest = max(map(len, series))
+    rows = [
+        (step, f"t{number}", values[step])
+        for step in range(longest)
+        for number, values in enumerate(series)
+        if step < len(values)
+    ]
+    return pl.DataFrame(rows, schema={"step": pl.Int64, "tensor": pl.String, "rms": pl.Float64}, orient="row")
+
+
+def flat(series: int, steps: int) -> pl.DataFrame:
+    return interleaved([[float(step) for step in range(steps)]] * series)
+
+
+@given(st.lists(st.lists(NUMBERS, min_size=1, max_size=60), min_size=1, max_size=6), st.integers(2, 80))
+@settings(deadline=None)
+def test_every_series_keeps_its_ends_its_extremes_and_the_order_of_its_rows(
+    series: list[list[float]], limit: int
+) -> None:
+    frame = interleaved(series).with_row_index("row")
     kept, note = thin(frame, limit)
-    assert len(kept) <= limit
     assert kept["row"].is_sorted()
-    assert kept.join(frame, on=frame.columns, how="inner").height == len(kept)
-    assert (note == "") == (len(kept) == len(frame))
-    if "series" not in note:
-        assert set(kept["tensor"]) == set(frame["tensor"])
-    for name in kept["tensor"].unique():
-        assert kept.filter(tensor=name)["step"].min() == 0
-        assert kept.filter(tensor=name)["step"].max() == frame.filter(tensor=name)["step"].max()
+    assert kept.height <= max(limit, 5 * len(series))
+    assert frame.filter(pl.col("row").is_in(kept["row"].implode())).equals(kept, null_equal=True)
+    assert note == (
+        "" if len(kept) == len(frame) else f"{len(kept):,} of {len(frame):,} rows drawn, every extreme among them"
+    )
+    for name, whole in frame.group_by("tensor"):
+        part = kept.filter(tensor=name[0])
+        for column, expression in (("step", pl.col("step")), ("rms", pl.col("rms").fill_nan(None))):
+            bounds = pl.struct(expression.min().alias("low"), expression.max().alias("high"))
+            assert part.select(bounds).equals(whole.select(bounds)), column
 
 
-@given(st.integers(1, 6), st.integers(1, 40), st.integers(2, 100))
-def test_series_of_one_length_keep_the_same_steps(series: int, steps: int, limit: int) -> None:
-    kept, note = thin(interleaved([steps] * series), limit)
-    shown = {tuple(rows["step"]) for rows in kept.partition_by("tensor")}
-    assert len(shown) == 1
-    every = re.search(r"1 in (\d+) revisions shown", note)
-    stride = int(every.group(1)) if every else 1
-    assert shown.pop() == tuple(step for step in range(steps) if step % stride == 0 or step == steps - 1)
+@given(
+    st.lists(st.floats(-1, 1), min_size=200, max_size=400),
+    st.dictionaries(st.integers(0, 7), st.tuples(st.integers(0, 24), st.floats(5, 1e6), st.booleans()), min_size=1),
+)
+@settings(deadline=None)
+def test_every_spike_that_stands_out_of_its_neighbourhood_survives(
+    noise: list[float], spikes: dict[int, tuple[int, float, bool]]
+) -> None:
+    values = np.array(noise)
+    places = [25 * part + offset for part, (offset, _, _) in spikes.items()]
+    for place, (_, height, up) in zip(places, spikes.values(), strict=True):
+        values[place] = height if up else -height
+    kept, _ = thin(interleaved([values.tolist()]), 100)  # buckets of at most 17 rows
+    alone = [place for place in places if all(abs(place - other) >= 17 for other in places if other != place)]
+    assert set(alone) <= set(kept["step"])
 
 
-def test_the_note_tells_which_rows_are_shown() -> None:
-    frame = interleaved([101] * 10)
+def test_the_extremes_of_every_column_are_kept_unless_one_is_named() -> None:
+    frame = flat(1, 1_000).with_columns(
+        std=pl.when(pl.col("step") == 501).then(9.0).otherwise(0.0), rms=pl.when(pl.col("step") == 502).then(9.0)
+    )
+    assert {501, 502} <= set(thin(frame, 60)[0]["step"])
+    assert 502 in thin(frame, 60, value="rms")[0]["step"]
+    assert 501 not in thin(frame, 60, value="rms")[0]["step"]
+
+
+def test_the_note_counts_the_rows() -> None:
+    frame = flat(10, 101)
     assert thin(frame, 2000) == (frame, "")
-    assert thin(frame, 300)[1] == "1 in 4 revisions shown"
-    kept, note = thin(frame, 10)
-    assert note == "1 in 2 series shown, 1 in 100 revisions shown"
-    assert kept["tensor"].unique().sort().to_list() == ["t0", "t2", "t4", "t6", "t8"]
+    kept, note = thin(frame, 300)
+    assert note == f"{len(kept)} of 1,010 rows drawn, every extreme among them"
+    assert kept["tensor"].n_unique() == 10
 
 
-def test_the_caller_may_name_the_series() -> None:
-    frame = interleaved([20, 20]).with_columns(kind=pl.lit("a"))
-    assert thin(frame, 12, by=("kind", "tensor"))[0]["tensor"].n_unique() == 2
-    kept, note = thin(frame, 10, by=())
-    assert (len(kept), note) == (9, "1 in 5 revisions shown")
-    assert kept.row(0) == frame.row(0)
-    assert kept.row(-1) == frame.row(-1)
+def test_the_caller_may_name_the_series_and_lines_of_training_are_series() -> None:
+    frame = flat(2, 20).with_columns(kind=pl.lit("a"))
+    assert thin(frame, 12, by=("kind", "tensor"))[0].group_by("tensor").len()["len"].to_list() == [2, 2]
+    kept, _ = thin(frame, 10, by=())
+    assert (kept.row(0), kept.row(-1)) == (frame.row(0), frame.row(-1))
+    lines = flat(1, 40).with_columns(line=pl.when(pl.col("step") % 2 == 0).then(pl.lit("a")).otherwise(pl.lit("b")))
+    assert set(thin(lines, 8)[0]["step"]) == {0, 1, 38, 39}
 
 
 def test_null_names_a_series_too() -> None:
@@ -73,20 +106,21 @@ def test_null_names_a_series_too() -> None:
 def test_the_axes_of_a_remembered_group_name_series_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantities, "_REMEMBERED", {})
     frame = pl.DataFrame({"step": [0, 0, 1, 1, 2, 2], "lane": [1, 2, 1, 2, 1, 2]})
-    assert thin(frame, 4)[1] == "1 in 2 revisions shown"
+    assert thin(frame, 4)[0].rows() == [(0, 1), (1, 1), (1, 2), (2, 2)]
     remember(Group("lanes", ("lane",), "", (Quantity("traffic"),)))
     kept, note = thin(frame, 4)
     assert kept.rows() == [(0, 1), (0, 2), (2, 1), (2, 2)]
-    assert note == "1 in 2 revisions shown"
+    assert note == "4 of 6 rows drawn, every extreme among them"
 
 
 @pytest.mark.parametrize(
-    ("limit", "by", "expected"),
+    ("limit", "more", "expected"),
     [
-        (1, None, "limit must be at least 2, the two ends of a series (got 1)"),
-        (5, ("site", "head"), "by must name columns of the table (step, tensor); got site, head"),
+        (1, {}, "limit must be at least 2, the two ends of a series (got 1)"),
+        (5, {"by": ("site", "head")}, "by must name columns of the table (step, tensor, rms); got site, head"),
+        (5, {"value": "std"}, "value must name columns of the table (step, tensor, rms); got std"),
     ],
 )
-def test_what_cannot_be_thinned(limit: int, by: tuple[str, ...] | None, expected: str) -> None:
+def test_a_table_that_cannot_be_thinned_is_refused(limit: int, more: dict[str, object], expected: str) -> None:
     with pytest.raises(OptionError, match=message(expected)):
-        thin(interleaved([3]), limit, by=by)
+        thin(flat(1, 3), limit, **more)

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from olmo_dynamics.errors import CheckpointError, UnknownModelError
-from olmo_dynamics.model import Experts, ModelConfig, Yarn, parse_config, to_config_json, unknown_keys
+from olmo_dynamics.errors import CheckpointError, ConfigError, UnknownModelError
+from olmo_dynamics.model import Experts, ModelConfig, Yarn, build_model, parse_config, to_config_json, unknown_keys
+from olmo_dynamics.model.config_json import _READ
 from tests.model.drawing import configs, distance, random_model, random_tokens, tiny_config
 
 LEAST = {
@@ -190,16 +191,22 @@ def test_other_computations_are_refused(changes, message):
         ),
         ({"vocab_size": 0}, "vocab_size must be a whole number of at least 1 (got 0); correct the config"),
         ({"hidden_size": "64"}, "hidden_size must be a whole number of at least 1 (got '64'); correct the config"),
-        ({"num_attention_heads": 0}, "heads must be a whole number of at least 1 (got 0); correct the config"),
+        (
+            {"num_attention_heads": 0},
+            "num_attention_heads must be a whole number of at least 1 (got 0); correct the config",
+        ),
         ({"head_dim": 16.0}, "head_dim must be a whole number of at least 1 (got 16.0); correct the config"),
-        ({"num_hidden_layers": True}, "layers must be a whole number of at least 1 (got True); correct the config"),
+        (
+            {"num_hidden_layers": True},
+            "num_hidden_layers must be a whole number of at least 1 (got True); correct the config",
+        ),
         (
             {"hidden_size": 66},
             "hidden_size must be a multiple of num_attention_heads if head_dim is absent (got 66 and 4); correct the config",
         ),
         ({"num_key_value_heads": 3}, "heads must be a multiple of kv_heads (got 4 and 3); correct the config"),
         ({"head_dim": 5}, "head_dim must be even, because RoPE turns pairs (got 5); correct the config"),
-        ({"rms_norm_eps": 0}, "norm_eps must be a number above 0 (got 0); correct the config"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps must be a number above 0 (got 0); correct the config"),
         ({"rope_theta": "5e5"}, "rope_theta must be a number above 0 (got '5e5'); correct the config"),
         (
             {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}},
@@ -212,9 +219,9 @@ def test_other_computations_are_refused(changes, message):
         ),
         (
             {"model_type": "olmo", "clip_qkv": 0},
-            "clip_qkv must be a number above 0 (got 0.0); correct the config",
+            "clip_qkv must be a number above 0 (got 0); correct the config",
         ),
-        ({"rms_norm_eps": float("inf")}, "norm_eps must be a number above 0 (got inf); correct the config"),
+        ({"rms_norm_eps": float("inf")}, "rms_norm_eps must be a number above 0 (got inf); correct the config"),
     ],
 )
 def test_contradictions_are_refused(changes, message):
@@ -264,3 +271,87 @@ def test_unknown_keys_are_listed():
     assert parse_config(written).experts == Experts(count=5, per_token=2)
     for family in ("olmo", "olmo2", "olmo3"):
         assert unknown_keys(transformers.AutoConfig.for_model(**to_config_json(tiny_config(family))).to_dict()) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 2**32}, "num_hidden_layers must be at most 10000 (got 4294967296); correct the config"),
+        ({"vocab_size": 2**31}, "vocab_size must be at most 268435456 (got 2147483648); correct the config"),
+        ({"intermediate_size": -1}, "intermediate_size must be a whole number of at least 1 (got -1); correct the config"),
+        ({"head_dim": 2**27}, "query_width must be at most 268435456 (got 536870912); correct the config"),
+        ({"layer_types": [["a"]]}, "layer_types must be a list of text, one for each layer (got [['a']]); correct the config"),
+        ({"layer_types": "full"}, "layer_types must be a list of text, one for each layer (got 'full'); correct the config"),
+        (
+            {"rope_parameters": {"full_attention": 3}},
+            "rope_parameters.full_attention must be an object (got 3); correct the config",
+        ),
+        ({"rope_scaling": [2.0]}, "rope_scaling must be an object (got [2.0]); correct the config"),
+        (
+            {"rope_scaling": {"rope_type": ["yarn"]}},
+            "rope_scaling.rope_type must be text (got ['yarn']); correct the config",
+        ),
+        ({"rope_theta": float("nan")}, "rope_theta must be a number above 0 (got nan); correct the config"),
+        ({"rope_theta": 10**400}, f"rope_theta must be from 1e-30 to 1e+30 (got 1{'0' * 199}…); correct the config"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false (got 'no'); correct the config"),
+        ({"eos_token_id": [1, "2"]}, "eos_token_id must be a token id or a list of them (got [1, '2']); correct the config"),
+        ({"hidden_act": "\ud800"}, "hidden_act must be 'silu' for the forward pass implemented here (got '\\ud800'); "
+         "record parameters only"),
+    ],
+)  # fmt: skip
+def test_values_that_no_config_holds_are_refused(changes, message):
+    with pytest.raises(ConfigError) as caught:
+        parse_config(LEAST | changes)
+    assert str(caught.value) == message
+
+
+def test_a_model_larger_than_the_weights_is_refused_and_never_built():
+    two = {f"model.layers.{layer}.{name}": None for layer in range(2) for name in ("a", "b")}
+    assert parse_config(LEAST, two).layers == 2
+    with pytest.raises(ConfigError) as caught:
+        parse_config(LEAST | {"num_hidden_layers": 65}, two)
+    assert str(caught.value) == (
+        "num_hidden_layers must be the 2 layers that the weights hold (got 65); correct the config"
+    )
+    with pytest.raises(ConfigError) as caught:
+        parse_config(LEAST | {"model_type": "olmoe", "num_experts": 64}, two)
+    assert str(caught.value) == (
+        "num_experts must be no more than the weights hold, which are 4 tensors (got 64 in each of 2 layers); "
+        "correct the config"
+    )
+
+
+HELD = {f"model.layers.{layer}.self_attn.q_proj.weight": None for layer in range(12)}
+NUMBERS = st.one_of(
+    st.integers(-(2**70), 2**70),
+    st.integers(-4, 200),
+    st.floats(),
+    st.booleans(),
+    st.sampled_from([10**400, 2.0, 1e308]),
+)
+TEXT = st.one_of(st.text(max_size=8), st.sampled_from(["\ud800", "a" * 5000, "yarn", "full_attention", "olmo3"]))
+JSON = st.recursive(
+    st.one_of(st.none(), NUMBERS, TEXT),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(TEXT, inner, max_size=3)),
+    max_leaves=8,
+)
+ROPE_WORDS = ("rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings", "beta_fast", "truncate")
+ROPE = st.dictionaries(st.sampled_from((*ROPE_WORDS, "full_attention", "sliding_attention")), JSON, max_size=4)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    family=st.sampled_from(["olmo", "olmo2", "olmo3", "olmoe"]),
+    changes=st.dictionaries(st.sampled_from(sorted(_READ)), st.one_of(JSON, ROPE), min_size=1, max_size=3),
+)
+def test_any_json_is_a_config_or_the_one_error(family, changes):
+    given_config = LEAST | {"model_type": family, "num_experts": 4 if family == "olmoe" else None} | changes
+    try:
+        config = parse_config(given_config, HELD)
+    except (ConfigError, UnknownModelError) as error:
+        text = str(error)
+        assert "\n" not in text and len(text) < 1000 and text.isprintable()
+        return
+    assert config.layers <= 64
+    build_model(config).ropes(4)
+    assert parse_config(to_config_json(config)) == config

@@ -189,7 +189,7 @@ def test_windows_shorter_and_longer_than_the_text_equal_transformers(positions):
         ),
         (
             {"rope_parameters": {"sliding_attention": {"rope_theta": 0}}},
-            "sliding_rope_theta must be a number above 0 (got 0.0); correct the config",
+            "rope_parameters.sliding_attention.rope_theta must be a number above 0 (got 0); correct the config",
         ),
         (
             {"rope_scaling": YARN, "rope_parameters": {"full_attention": {"rope_type": "default"}}},
@@ -207,7 +207,7 @@ def test_windows_shorter_and_longer_than_the_text_equal_transformers(positions):
         ),
         (
             {"rope_scaling": YARN | {"original_max_position_embeddings": 0}},
-            "original_max_position_embeddings must be a whole number of at least 1 (got 0); correct the config",
+            "rope_scaling.original_max_position_embeddings must be a whole number of at least 1 (got 0); correct the config",
         ),
         (
             {"rope_scaling": YARN, "rope_theta": 1.0},

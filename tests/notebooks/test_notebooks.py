@@ -50,5 +50,7 @@ def test_runs_from_top_to_bottom(path: Path, tmp_path: Path, hub: LocalHub, monk
             notebook, timeout=280, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
         ).execute()
     outputs = [out for cell in notebook.cells if cell.cell_type == "code" for out in cell.outputs]
-    assert any("vegaEmbed" in out.get("data", {}).get("text/html", "") for out in outputs), "a notebook shows charts"
+    assert any("olmoDynamicsCharts" in out.get("data", {}).get("text/html", "") for out in outputs), (
+        "a notebook shows charts"
+    )
     assert not [out for out in outputs if out.output_type == "stream" and "Warning" in out.text]

@@ -22,7 +22,7 @@ def drawn(chart: AnyChart) -> dict[str, int]:
     svg = vl_convert.vegalite_to_svg(spec, vl_version=VERSION)
     counts: dict[str, int] = {}
     for group in re.findall(r'<g class="mark-(\w+) role-mark[^>]*>(.*?)</g>', svg, flags=re.S):
-        counts[group[0]] = counts.get(group[0], 0) + len(re.findall(r"<(?:path|text|rect)\b", group[1]))
+        counts[group[0]] = counts.get(group[0], 0) + len(re.findall(r"<(?:path|text|rect|line)\b", group[1]))
     return counts
 
 

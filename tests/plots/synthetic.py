@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import polars as pl
 
@@ -21,6 +23,29 @@ def revisions(steps: np.ndarray = STEPS) -> list[dict[str, object]]:
          "step": int(step), "tokens": int(step) * TOKENS_PER_STEP}
         for step in steps
     ]  # fmt: skip
+
+
+def staged(table: Callable[[np.ndarray], pl.DataFrame], end: int = 100_000) -> pl.DataFrame:
+    """A table of a training in two stages: stage 1 up to `end`, then three ingredients that branch from there."""
+    first = table(np.unique(np.geomspace(10, end, 25).round(-1).astype(int)))
+    parts = [_placed(first, stage=1, ingredient=None, after=0)]
+    for ingredient in "123":
+        second = table(np.array([2_000, 4_000, 6_000, 8_000, 10_000]))
+        parts.append(_placed(second, stage=2, ingredient=ingredient, after=end))
+    return pl.concat(parts)
+
+
+def _placed(frame: pl.DataFrame, *, stage: int, ingredient: str | None, after: int) -> pl.DataFrame:
+    """The rows as those of one line of training that begins `after` so many steps of others."""
+    line = f"stage{stage}" + (f"/ingredient{ingredient}" if ingredient else "")
+    return frame.with_columns(
+        pl.format(line + "/step{}", "step").alias("revision"),
+        stage=pl.lit(stage, pl.Int64),
+        ingredient=pl.lit(ingredient, pl.String),
+        line=pl.lit(line),
+        position_step=pl.col("step") + after,
+        position_tokens=pl.col("tokens") + after * TOKENS_PER_STEP,
+    )
 
 
 def _table(rows: list[dict[str, object]]) -> pl.DataFrame:

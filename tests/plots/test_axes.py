@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.plots.axes import time_axis, value_axis
+from olmo_dynamics.plots.axes import TimeScale, time_axis, time_scale, value_axis
+from olmo_dynamics.plots.theme import Style
 from olmo_dynamics.quantities import find
 
 RMS = find("parameters/rms")
@@ -25,21 +26,34 @@ def steps(*values: int) -> pl.DataFrame:
 
 def test_ticks_stand_at_zero_and_powers_of_ten() -> None:
     axis = time_axis(steps(0, 10, 250, 99_000), "step", width=600)
-    assert axis.log
-    assert axis.constant == 10
+    assert axis.scale.kind == "symlog"
+    assert axis.scale.constant == 10
     assert axis.ticks == (0, 10, 100, 1_000, 10_000)
     assert {20, 50, 900, 90_000} <= set(axis.minor)
     assert max(axis.minor) <= 99_000
 
 
 def test_the_linear_part_ends_at_the_first_step_so_that_no_space_is_lost_below_it() -> None:
-    assert time_axis(steps(0, 1_000, 5_000, 1_900_000), "step", width=600).constant == 1_000
+    assert time_axis(steps(0, 1_000, 5_000, 1_900_000), "step", width=600).scale.constant == 1_000
 
 
 def test_a_short_run_has_a_linear_axis() -> None:
     axis = time_axis(steps(0, 40, 80, 120), "step", width=600)
-    assert not axis.log
+    assert axis.scale.kind == "linear"
     assert axis.channel().to_dict()["scale"]["type"] == "linear"
+
+
+def test_a_style_decides_the_scale_of_every_axis_that_it_is_given_to() -> None:
+    short, long = steps(0, 40, 80, 120), steps(0, 1_000, 5_000, 1_900_000)
+    for table in (short, long):
+        assert time_scale(table, "step", Style(x_scale="symlog", x_constant=10)) == TimeScale("symlog", 10)
+        assert time_scale(table, "step", Style(x_scale="linear")) == TimeScale("linear")
+    assert time_axis(long, "step", width=600, style=Style(x_scale="symlog", x_constant=10)).ticks[:2] == (0, 10)
+    logarithmic = time_axis(steps(10, 100, 5_000), "step", width=600, style=Style(x_scale="log"))
+    assert logarithmic.channel().to_dict()["scale"] == {"type": "log", "nice": False, "padding": 5}
+    message = "x_scale='log' needs values above 0; step begins at 0; use x_scale='symlog'"
+    with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
+        time_scale(short, "step", Style(x_scale="log"))
 
 
 def test_a_narrow_panel_has_fewer_ticks_but_keeps_the_last_decade() -> None:
@@ -54,10 +68,10 @@ def test_a_narrow_panel_has_fewer_ticks_but_keeps_the_last_decade() -> None:
 def test_labels_never_overlap_and_places_can_be_undone(values: list[int], width: int) -> None:
     axis = time_axis(steps(*values), "step", width=width)
     numbers = np.array(values, dtype=np.float64)
-    np.testing.assert_allclose(axis.unplace(axis.place(numbers)), numbers, rtol=1e-9)
-    if axis.log:
-        pixels = width / math.log1p(max(values) / axis.constant)
-        places = [pixels * math.log1p(tick / axis.constant) for tick in axis.ticks]
+    np.testing.assert_allclose(axis.scale.unplace(axis.scale.place(numbers)), numbers, rtol=1e-9)
+    if axis.scale.kind == "symlog":
+        pixels = width / math.log1p(max(values) / axis.scale.constant)
+        places = [pixels * math.log1p(tick / axis.scale.constant) for tick in axis.ticks]
         assert all(later - earlier >= 18 for earlier, later in pairwise(places))
 
 

@@ -57,6 +57,15 @@ def test_quantiles_of_tokens_make_a_fan_too() -> None:
     assert titles(chart, "y") == {"quantile of token L2 norms (activation unit)"}
 
 
+def test_every_whole_training_has_bands_of_its_own() -> None:
+    chart = embedding_band(synthetic.staged(lambda steps: synthetic.embedding_quantiles(steps, ("lm_head",))))
+    spec = chart.to_dict()
+    assert spec["facet"]["sort"] == [f"lm_head · stage1 → stage2/ingredient{number}" for number in "123"]
+    assert titles(chart, "x") == {"step, counted through all stages"}
+    assert drawn(chart)["area"] == 3 * 2
+    assert drawn(chart)["rule"] == 3
+
+
 def test_a_single_revision_is_drawn_as_bars() -> None:
     marks = drawn(embedding_band(synthetic.embedding_quantiles(np.array([1_000]))))
     assert marks["rect"] == 4
@@ -70,9 +79,6 @@ def test_a_single_revision_is_drawn_as_bars() -> None:
          "bands need the median and pairs of quantiles q and 1 - q (got 0.001, 0.01, 0.05, 0.25); keep those rows"),
         (pl.concat([synthetic.parameter_quantiles(FEW, layers=1)] * 2),
          "bands need one value per revision, panel and quantile (got several); filter the table"),
-        (pl.concat([synthetic.parameter_quantiles(FEW, 1), synthetic.parameter_quantiles(FEW, 1).with_columns(stage=2)],
-                   how="vertical_relaxed"),
-         "bands need exactly one line of training (got stage 1, stage 2); filter by stage and ingredient"),
     ],
 )  # fmt: skip
 def test_a_table_that_makes_no_bands_is_refused(table: pl.DataFrame, message: str) -> None:

@@ -7,13 +7,16 @@ import re
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.plots import outlier_births
-from olmo_dynamics.plots.births import reach
+from olmo_dynamics.plots.births import reach, strongest
 from tests.plots import synthetic
-from tests.plots.drawing import drawn, encodings, selections, subtitle
+from tests.plots.drawing import drawn, encodings, selections, subtitle, titles
 
+MANY = np.arange(120) * 1_000
 STEPS = np.array([0, 100, 1_000, 10_000, 100_000])
 
 
@@ -35,7 +38,7 @@ def test_a_disc_stands_for_every_outlier_feature_and_for_every_place_it_reaches(
 def test_features_stand_in_the_order_of_their_birth(born: pl.DataFrame) -> None:
     y = next(encodings(outlier_births(born).to_dict()["vconcat"][0], "y"))
     first = born.unique("feature").sort("first_step", "feature")["feature"].to_list()
-    assert y["sort"] == first
+    assert y["sort"] == [str(feature) for feature in first]
 
 
 def test_the_time_axis_covers_the_revisions_that_have_no_outlier(born: pl.DataFrame) -> None:
@@ -52,16 +55,51 @@ def test_reach_counts_places_and_keeps_the_largest_magnitude(born: pl.DataFrame)
     assert one["magnitude"] == max(row["magnitude"] for row in wanted)
 
 
-def test_of_very_many_rows_the_features_born_first_are_shown_below() -> None:
-    wide = pl.concat(
-        [
-            synthetic.births(synthetic.STEPS, 14),
-            synthetic.births(synthetic.STEPS, 14).with_columns(pl.col("feature") + 1),
-        ]
+def appearing(feature: int, steps: set[int], magnitude: float) -> pl.DataFrame:
+    """A feature that is an outlier in one place at those steps."""
+    rows = [{**revision, "layer": 0, "input": "mlp", "feature": feature, "magnitude": magnitude, "fraction": 0.5,
+             "is_outlier": True, "first_step": min(steps)} for revision in synthetic.revisions(MANY)
+            if revision["step"] in steps]  # fmt: skip
+    return pl.DataFrame(rows, schema_overrides={"stage": pl.Int64, "ingredient": pl.String})
+
+
+def test_of_very_many_features_the_one_that_persists_is_drawn_before_those_that_flash_up() -> None:
+    persistent = appearing(7, set(MANY[5:].tolist()), 9.0)
+    flashes = [appearing(100 + index, {int(MANY[index % 5])}, 30.0) for index in range(200)]
+    chart = outlier_births(pl.concat([*flashes, persistent]))
+    y = next(encodings(chart.to_dict(), "y"))
+    assert y["sort"][-1] == "7"
+    assert len(y["sort"]) == 40
+    assert subtitle(chart).startswith(
+        "The 40 features of 201 with the largest sum of magnitudes over revisions; 154 of 315 rows."
     )
-    chart = outlier_births(wide)
-    assert "of 28." in subtitle(chart)
-    assert subtitle(chart).startswith("Below: the ")
+
+
+@given(
+    st.dictionaries(st.integers(0, 500), st.tuples(st.integers(1, 120), st.floats(6, 1000)), min_size=1, max_size=80)
+)
+@settings(max_examples=25, deadline=None)
+def test_no_feature_that_is_left_out_is_stronger_and_longer_there_than_one_that_is_drawn(
+    features: dict[int, tuple[int, float]],
+) -> None:
+    hits = pl.concat([appearing(each, set(MANY[:count].tolist()), size) for each, (count, size) in features.items()])
+    shown, note = strongest(hits)
+    drawn_features = set(shown["feature"])
+    assert shown.height == sum(features[each][0] for each in drawn_features)
+    assert (note == "") == (drawn_features == set(features))
+    for left_out in set(features) - drawn_features:
+        count, size = features[left_out]
+        assert not any(count > features[each][0] and size > features[each][1] for each in drawn_features)
+
+
+def test_a_feature_of_several_lines_at_one_time_has_a_row_for_each() -> None:
+    chart = outlier_births(synthetic.staged(lambda steps: synthetic.births(steps, features=1)))
+    spec = chart.to_dict()
+    assert {y["title"]: y["sort"] for y in encodings(spec["vconcat"][0], "y") if "sort" in y} == {
+        "feature (first born on top)": ["11 · stage1", *(f"11 · stage2/ingredient{number}" for number in "123")]
+    }
+    assert titles(chart, "x") == {"step, counted through all stages"}
+    assert drawn(chart)["rule"] == 2
 
 
 def test_a_run_without_outliers_is_refused(born: pl.DataFrame) -> None:

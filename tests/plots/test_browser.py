@@ -199,7 +199,7 @@ def test_a_brush_over_features_says_which_layers_they_reach(opened: Opened) -> N
     opened.page.mouse.move(x + 140, y + 8, steps=4)
     opened.page.mouse.up()
     opened.settle()
-    assert opened.signal("births", "brush")["feature"] == [11]
+    assert opened.signal("births", "brush")["row"] == ["11"]
     assert discs.count() < count
 
 

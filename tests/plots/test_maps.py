@@ -11,6 +11,7 @@ import pytest
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.plots import Style, layer_step_map
 from olmo_dynamics.plots.maps import cells
+from olmo_dynamics.plots.theme import PLAIN
 from tests.plots import synthetic
 from tests.plots.drawing import drawn, encodings, selections, titles
 
@@ -27,7 +28,7 @@ def test_every_layer_and_revision_is_a_cell_and_nothing_outside_the_blocks_is() 
 
 
 def test_cells_touch_their_neighbours_and_hold_their_revision() -> None:
-    ends = cells(synthetic.activations(FEW), "rms", x="step").frame.filter(layer=0).sort("step")
+    ends = cells(synthetic.activations(FEW), "rms", x="step", style=PLAIN).frame.filter(layer=0).sort("step")
     assert ends["start"].to_list()[1:] == pytest.approx(ends["stop"].to_list()[:-1])
     assert ((ends["start"] < ends["step"]) & (ends["step"] < ends["stop"])).all()
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -52,6 +53,22 @@ class Elements(HTMLParser):
             self.scripts.append((self._inside, data))
 
 
+def data_of(text: str) -> tuple[list[Any], list[dict[str, Any]]]:
+    """A page's shared columns, and the spec of each chart."""
+    documents = {named["id"]: json.loads(part) for named, part in Elements(text).scripts if "type" in named}
+    return documents.pop("columns"), list(documents.values())
+
+
+def rows_of(text: str, index: int) -> list[list[dict[str, Any]]]:
+    """The rows of one chart's tables, as the page's script makes them of columns."""
+    columns, specs = data_of(text)
+    values = [[each["of"][at] for at in each["at"]] if isinstance(each, dict) else each for each in columns]
+    return [
+        [{name: values[column][row] for name, column in table["columns"].items()} for row in range(table["rows"])]
+        for table in specs[index]["datasets"].values()
+    ]
+
+
 @pytest.fixture(scope="module")
 def evil_page() -> str:
     table = synthetic.loss(STEPS).with_columns(
@@ -63,12 +80,20 @@ def evil_page() -> str:
 
 def test_names_that_look_like_html_stay_names(evil_page: str) -> None:
     elements = Elements(evil_page)
-    assert elements.tags.count("script") == 3  # one spec, the libraries, the start
+    assert elements.tags.count("script") == 4  # one spec, the columns, the libraries, the start
     assert "img" not in elements.tags
     assert "".join(elements.words).count(EVIL) >= 6
-    [spec] = [json.loads(text) for attributes, text in elements.scripts if attributes.get("type") == "application/json"]
-    [curves, labels] = [rows for rows in spec["datasets"].values() if "cross_entropy" in rows[0]]
+    curves, labels = rows_of(evil_page, 0)
     assert curves[0]["domain"] == labels[0]["domain"] == EVIL + "code"
+
+
+def test_charts_share_their_columns_and_keep_every_row() -> None:
+    chart = loss_by_domain(synthetic.loss(STEPS))
+    sections = [Section("Loss", chart, captions.LOSS), Section("Loss again", chart, captions.LOSS)]
+    once = page("A run", sections[:1], facts={})
+    twice = page("A run", sections, facts={})
+    assert rows_of(twice, 0) == rows_of(twice, 1) == rows_of(once, 0) == list(chart.to_dict()["datasets"].values())
+    assert data_of(twice)[0] == data_of(once)[0]
 
 
 def test_nothing_is_loaded_and_links_lead_to_the_sources_or_within(evil_page: str) -> None:

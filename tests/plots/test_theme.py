@@ -44,6 +44,8 @@ def test_style_sets_the_size() -> None:
     ("fields", "message"),
     [
         ({"scale": "cubic"}, "scale must be one of auto, linear, log (got 'cubic')"),
+        ({"x_scale": "cubic"}, "x_scale must be one of auto, linear, log, symlog (got 'cubic')"),
+        ({"x_constant": 0.0}, "x_constant must be above 0 (got 0)"),
         ({"columns": 0}, "columns must be a positive number (got 0)"),
         ({"width": -5}, "width must be a positive number (got -5)"),
         ({"probe_tokens": 0}, "probe_tokens must be a positive number (got 0)"),

@@ -47,12 +47,13 @@ def test_one_role_is_one_picture_with_a_legend_to_click_and_time_to_zoom() -> No
     assert chart.to_dict()["title"]["text"] == ["Root mean square of weights (q_proj) by layer during training"]
 
 
-def test_lines_of_training_are_kept_apart_and_dashed() -> None:
+def test_lines_of_training_without_positions_are_kept_apart_by_their_own_step() -> None:
     trunk = synthetic.logits(np.array([1_000, 2_000, 50_000]))
     branch = synthetic.logits(np.array([10, 20])).with_columns(stage=pl.lit(2), ingredient=pl.lit("1"))
     chart = trajectory(pl.concat([trunk, branch], how="vertical_relaxed"), "lse_mean")
     assert drawn(chart)["line"] == 2
-    assert titles(chart, "strokeDash") == {"line of training"}
+    assert titles(chart, "color") == {"line of training"}
+    assert titles(chart, "x") == {"step"}
 
 
 def test_a_single_revision_is_drawn_as_dots() -> None:

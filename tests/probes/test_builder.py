@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from olmo_dynamics.errors import OptionError, ProbeError
-from olmo_dynamics.probes import BUILT_IN, Probe, load_probe
+from olmo_dynamics.probes import BUILT_IN, Probe, builder, documents, load_probe, token_files
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 Train = Callable[..., Tokenizer]
@@ -156,6 +156,67 @@ class TestTextFiles:
         with refused(rf"{re.escape(str(path))} line 2 must .*"):
             load_probe(tiny_json, text=[path], length=8, vocab_size=512)
 
+    @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(words=st.lists(st.text("aeto é→7.!\n", min_size=1, max_size=12), min_size=1), times=st.integers(1, 400))
+    def test_a_batch_holds_the_first_tokens_of_the_whole_text(
+        self, tiny_json: bytes, tmp_path: Path, words: list[str], times: int
+    ) -> None:
+        path = write_text(tmp_path / "a.txt", " ".join(words * times) + "the end")
+        whole = real_ids(load_probe(tiny_json, text=[path], length=8, vocab_size=512), "a")
+        few = load_probe(tiny_json, text=[path], batch=(2, 8), vocab_size=512)
+        assert real_ids(few, "a") == whole[: few.token_count] and few.token_count == min(16, len(whole))
+
+    def test_the_first_bytes_of_a_large_text_are_enough(
+        self, tiny_json: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = write_text(tmp_path / "a.txt", "tide clérk " * 5_000)
+        whole = load_probe(tiny_json, text=[path], length=8, vocab_size=512)
+        with path.open("ab") as file:
+            file.write(b"\xff")  # nobody reads as far
+        monkeypatch.setattr(builder, "_SLACK", 0)
+        few = load_probe(tiny_json, text=[path], batch=(5, 8), vocab_size=512)
+        assert np.array_equal(few.token_ids, whole.token_ids[:5])
+
+    @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz"])
+    def test_a_byte_order_mark_is_not_text(self, tiny_json: bytes, tmp_path: Path, name: str) -> None:
+        path = tmp_path / name
+        content = "the tide" if name == "a.txt" else '{"text": "the tide"}\n{"text": "a \ufeff b"}\n'
+        marked = b"\xef\xbb\xbf" + content.encode()
+        path.write_bytes(gzip.compress(marked) if name.endswith("gz") else marked)
+        tokenizer = Tokenizer.from_str(tiny_json.decode())
+        texts = "the tide" if name == "a.txt" else "the tide<|endoftext|>a \ufeff b"
+        ids = real_ids(load_probe(tiny_json, text=[path], vocab_size=512), "a")
+        assert tokenizer.decode(ids, skip_special_tokens=False) == texts
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            (b" ", r"line 2 must be at most 1 MiB long; split its text"),
+            (b'{"text": ""}\n', r"line \d+: more than 1 MiB of lines have no text; remove them"),
+        ],
+    )
+    def test_of_a_bomb_only_its_beginning_is_read(
+        self, tiny_json: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: bytes, message: str
+    ) -> None:
+        monkeypatch.setattr(documents, "MOST_BYTES", 1 << 20)
+        monkeypatch.setattr(documents, "_IDLE_BYTES", 1 << 20)
+        path = tmp_path / "bomb.jsonl.gz"
+        path.write_bytes(gzip.compress(b'{"text": "the tide clerk kept"}\n' + line * ((2 << 20) // len(line))))
+        assert load_probe(tiny_json, text=[path], batch=(1, 4), vocab_size=512).shape == (1, 4)
+        with refused(rf"{re.escape(str(path))} {message}"):
+            load_probe(tiny_json, text=[path], vocab_size=512)
+
+    def test_a_large_text_needs_a_batch(
+        self, tiny_json: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(builder, "MOST_BYTES", 1 << 20)
+        path = write_text(tmp_path / "a.txt", "the tide " * 120_000)
+        assert load_probe(tiny_json, text=[path], batch=(2, 8), vocab_size=512).shape == (2, 8)
+        with refused(
+            rf"{re.escape(str(path))} holds more than 1 MiB of text; take a part of it with --batch BxT, such as 64x512"
+        ):
+            load_probe(tiny_json, text=[path], vocab_size=512)
+
     def test_fewer_windows_than_asked_for(self, tiny_json: bytes, tmp_path: Path) -> None:
         probe = load_probe(tiny_json, text=[write_text(tmp_path / "a.txt", "zqxjvbkwzq")], batch=(5, 4), vocab_size=512)
         assert probe.shape == (3, 4)
@@ -221,7 +282,9 @@ class TestTextFaults:
             load_probe(tiny_json, text=[path], vocab_size=vocab_size, length=2)
 
     def test_text_without_a_tokenizer(self) -> None:
-        with refused("text needs a tokenizer.json; the source has none; give token ids in a .npy file instead"):
+        with refused(
+            "text needs a tokenizer.json; the source has none; give one with --tokenizer, or token ids with --tokens"
+        ):
             load_probe(None, vocab_size=512)
 
     @given(st.binary(max_size=40))
@@ -308,14 +371,80 @@ class TestTokenFiles:
         ):
             load_probe(None, tokens=path, vocab_size=512)
 
-    def test_a_headerless_file_of_the_trainers(self) -> None:
+    @pytest.mark.parametrize(("vocab_size", "dtype"), [(1 << 16, "uint16"), ((1 << 16) + 1, "uint32")])
+    def test_a_file_without_a_header_holds_ids_as_the_trainers_store_them(
+        self, tmp_path: Path, vocab_size: int, dtype: str
+    ) -> None:
+        ids = np.arange(200, 300, dtype=dtype)
+        (tmp_path / "a.npy").write_bytes(ids.tobytes())
+        probe = load_probe(None, tokens=str(tmp_path / "a.npy"), batch=(3, 8), vocab_size=vocab_size)
+        assert probe.domains == ("a",) and probe.token_ids.tolist() == ids[:24].reshape(3, 8).tolist()
+        stated = load_probe(None, tokens=[tmp_path / "a.npy"], tokens_dtype=dtype, length=50, vocab_size=300)
+        assert stated.token_ids.ravel().tolist() == ids.tolist()
+
+    def test_a_file_of_the_trainers(self) -> None:
         path = SHARED / "data" / "native" / "tokens" / "train.npy"
         if not path.is_file():
             pytest.skip(f"no token file at {path}")
-        with refused(r"tokens must be a .npy file of token ids, .*; .*train.npy has no NumPy header \(OLMo's token files have "
-                     r"none\): convert it with np.save\('headed.npy', np.fromfile\(path, np.uint16\)\), or np.uint32 for "
-                     "a vocabulary above 65536"):  # fmt: skip
+        probe = load_probe(None, tokens=path, batch=(2, 64), vocab_size=512)
+        assert probe.token_ids.ravel().tolist() == np.fromfile(path, np.uint16, 128).tolist()
+
+    def test_several_files_are_a_domain_each(self, tmp_path: Path) -> None:
+        for folder in ("wiki", "code"):
+            (tmp_path / folder).mkdir()
+        one = self.save(tmp_path / "wiki" / "part-0.npy", np.arange(8))
+        two = tmp_path / "code" / "part-0.npy"
+        two.write_bytes(np.arange(100, 108, dtype=np.uint16).tobytes())
+        probe = load_probe(None, tokens=[one, two], batch=(3, 4), vocab_size=512)
+        assert probe.spans == {"wiki/part-0": (0, 2), "code/part-0": (2, 3)}
+        assert probe.token_ids[:, 0].tolist() == [0, 4, 100]
+        with refused(rf"each token file must be given once \(got {re.escape(str(two))} twice\)"):
+            load_probe(None, tokens=[one, two, two], vocab_size=512)
+
+    def test_a_file_on_the_web_is_read_as_far_as_the_batch_needs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        spans: list[tuple[int, int]] = []
+
+        class Web:
+            name, dtype, size = "https://host/part-0.npy", np.dtype("uint32"), 1 << 40
+
+            def read(self, asked: list[tuple[int, int]]) -> list[np.ndarray]:
+                spans.extend(asked)
+                return [np.arange(*span, dtype=np.uint32) for span in asked]
+
+        monkeypatch.setattr(token_files, "open_tokens", lambda name, dtype: Web())
+        probe = load_probe(None, tokens=Web.name, batch=(2, 8), vocab_size=100352)
+        assert (probe.domains, spans) == (("part-0",), [(0, 16)])
+        with refused(
+            r"https://host/part-0.npy holds .* tokens; take a part of them with --batch BxT, such as 64x512 .*"
+        ):
+            load_probe(None, tokens=Web.name, vocab_size=100352)
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("a.npy", b"", "{path} is empty; give a file of token ids"),
+            ("a.npy", b"abc", "{path} has 3 bytes, not a multiple of the 2 of uint16: give the dtype that it was written in"),
+            ("a.npy", np.arange(64, dtype=np.uint32).tobytes(),
+             "{path}: every other id is 0 or 1, as in a file of uint32 read as uint16: give --tokens-dtype uint32"),
+            ("a.npy", np.array([5, 600], np.uint16).tobytes(), "{path}, row 0, position 1: token id 600 is outside the model's "
+             "vocabulary of 512 ids; use the tokenizer, or token file, that belongs to the model"),
+            ("a.jsonl.gz", b"x", "{path} is a text file; give it with --text, or give token ids"),
+        ],
+    )  # fmt: skip
+    def test_bytes_that_are_no_ids(self, tmp_path: Path, name: str, content: bytes, message: str) -> None:
+        path = tmp_path / name
+        path.write_bytes(content)
+        with refused(message.replace("{path}", re.escape(str(path)))):
             load_probe(None, tokens=path, vocab_size=512)
+
+    def test_a_large_file_needs_a_batch(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(token_files, "MOST_TOKENS", 10)
+        for path in (self.save(tmp_path / "a.npy", np.arange(11)), tmp_path / "b.npy"):
+            path.write_bytes(path.read_bytes() if path.exists() else np.arange(11, dtype=np.uint16).tobytes())
+            assert load_probe(None, tokens=path, batch=(1, 4), vocab_size=512).token_ids.tolist() == [[0, 1, 2, 3]]
+            with refused(rf"{re.escape(str(path))} holds 11 tokens; take a part of them with --batch BxT, such as 64x512 "
+                         r"\(at most 10 are read without\)"):  # fmt: skip
+                load_probe(None, tokens=path, vocab_size=512)
 
     def test_damaged_files(self, tmp_path: Path) -> None:
         path = self.save(tmp_path / "a.npy", np.arange(1000))
@@ -338,7 +467,7 @@ class TestTokenFiles:
 
 class TestOptions:
     def test_both_kinds_of_file(self, tiny_json: bytes, tmp_path: Path) -> None:
-        with refused(r"a probe must be made of text files or of one token file \(got both\)", OptionError):
+        with refused(r"a probe must be made of text files or of token files \(got both\)", OptionError):
             load_probe(tiny_json, text=[tmp_path / "a.txt"], tokens=tmp_path / "a.npy", vocab_size=512)
 
     @pytest.mark.parametrize("batch", [(0, 8), (-1, 8), (2, 1), (2, 0)])

@@ -11,7 +11,7 @@ from olmo_dynamics.quantities.declaration import Group, Quantity, Reads
 from olmo_dynamics.recorders import BUILT_IN, LossRecorder, ParameterRecorder, Recorder, find_recorders
 from olmo_dynamics.recorders.lookup import built_in_groups, is_built_in, origin
 
-GROUPS = "parameters, embeddings, activations, outliers, logits, loss, tokens, routing"
+GROUPS = "parameters, embeddings, activations, outliers, logits, loss, tokens, routing, sketches"
 WRITTEN = """
 from olmo_dynamics import Group, Quantity, Reads, Recorder
 
@@ -222,7 +222,10 @@ def test_a_group_of_this_package_is_refused():
     how = "record it by its name, or give your group another name"
     refused([Loss], f"group loss is one of this package's (got it from Loss); {how}")
     refused(["logits", Loss], f"group loss is one of this package's (got it from Loss); {how}")
-    refused([ParameterRecorder], f"group parameters is one of this package's (got it from ParameterRecorder); {how}")
+
+
+def test_a_recorder_of_this_package_stands_for_its_groups():
+    assert names(find_recorders([LossRecorder, ParameterRecorder()])) == ["ParameterRecorder", "LossRecorder"]
 
 
 def test_groups_are_stored_in_the_order_of_their_declarations_then_as_they_come():

@@ -293,7 +293,8 @@ def test_whole_layers_of_tokens(run, tokens, tmp_path):
             np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def test_the_plan_counts_what_is_kept(run, tokens):
+def test_the_plan_counts_what_is_kept(run, tokens, monkeypatch):
+    monkeypatch.setattr("olmo_dynamics.collection.planner.resident_bytes", lambda: 0)  # which changes from plan to plan
     declared, not_declared = (
         od.plan(run, record=[recorder], tokens=tokens, batch=(5, POSITIONS)).peak_bytes
         for recorder in (TokenCloud, WeightlessCloud)

@@ -42,7 +42,7 @@ def store_of(path: Path, group: Group, **sizes: int) -> RecordedStore:
 
 
 def titles(store: RecordedStore, group: str) -> list[str]:
-    return [section.title for section in declared_sections(Drawn(store, [each.name for each in STEPS]), group)]
+    return [section.title for section in declared_sections(Drawn(store), group)]
 
 
 def test_a_store_whose_only_group_is_a_users_own_gives_a_page(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_store_whose_only_group_is_a_users_own_gives_a_page(tmp_path: Path) ->
 
 def test_every_chart_of_a_group_with_layers_is_drawn(tmp_path: Path) -> None:
     store = store_of(tmp_path / "s.zarr", SILENT, layer=4, bin=3)
-    sections = list(declared_sections(Drawn(store, [each.name for each in STEPS]), "silent"))
+    sections = list(declared_sections(Drawn(store), "silent"))
     curves, cells, depth = (drawn(section.chart) for section in sections)
     assert curves["symbol"] >= 12
     assert cells["rect"] >= 12
@@ -70,7 +70,7 @@ def test_every_chart_of_a_group_with_layers_is_drawn(tmp_path: Path) -> None:
 def test_a_second_axis_is_a_panel_each(tmp_path: Path) -> None:
     heads = Group("heads", ("layer", "head"), "Heads.", (Quantity("entropy", long_name="entropy of a head"),))
     store = store_of(tmp_path / "s.zarr", heads, layer=3, head=2)
-    sections = list(declared_sections(Drawn(store, [each.name for each in STEPS]), "heads"))
+    sections = list(declared_sections(Drawn(store), "heads"))
     assert len(sections) == 3
     for section in sections:
         assert "could not be drawn" not in str(section.chart.to_dict()), section.title

@@ -20,9 +20,37 @@ LAYERS, FEATURES, TOKENS, EXPERTS = 2, 8, 40, 6
 WHEN = datetime(2025, 3, 1, 12, 30, tzinfo=UTC)
 TENSORS = ("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight")
 REVISIONS = (
-    Revision("stage1-step0-tokens0B", stage=1, step=0, tokens=0, commit="c0"),
-    Revision("stage1-step10-tokens1B", stage=1, step=10, tokens=40, commit="c1"),
-    Revision("stage2-ingredient1-step5-tokens1B", stage=2, ingredient="1", step=5, tokens=20, commit="c2"),
+    Revision(
+        "stage1-step0-tokens0B",
+        stage=1,
+        step=0,
+        tokens=0,
+        token_label="0B",
+        commit="c0",
+        position_step=0,
+        position_tokens=0,
+    ),
+    Revision(
+        "stage1-step10-tokens1B",
+        stage=1,
+        step=10,
+        tokens=40,
+        token_label="1B",
+        commit="c1",
+        position_step=10,
+        position_tokens=40,
+    ),
+    Revision(
+        "stage2-ingredient1-step5-tokens1B",
+        stage=2,
+        ingredient="1",
+        step=5,
+        tokens=20,
+        token_label="1B",
+        commit="c2",
+        position_step=15,
+        position_tokens=60,
+    ),
     Revision("main", commit="c3"),
 )
 ATTRIBUTES: dict[str, Any] = {
@@ -50,12 +78,12 @@ def axes() -> dict[str, Axis]:
         "layer": np.array([NO_LAYER, 0, 1]),
         "expert": np.array([NO_EXPERT] * 3),
         "role": np.array(["embed_tokens", "q_proj", "down_proj"]),
-        "element_count": np.array([320, 64, 96]),
     }
     found = [
         Axis("tensor", np.array(TENSORS), tensors),
         Axis("feature", np.arange(FEATURES)),
         Axis("quantile", np.array(quantities.QUANTILES)),
+        Axis("component", np.arange(64)),
         Axis("embedding", np.array(TENSORS[:1])),
         Axis("token", np.arange(TOKENS)),
         Axis("decile", np.arange(1, 11)),

@@ -43,7 +43,7 @@ def before_each_file(act: Callable[[int], None]) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "pwrite", watched(os.pwrite))
-        patch.setattr(Path, "replace", watched(Path.replace))
+        patch.setattr(os, "replace", watched(os.replace))
         patch.setattr(Path, "rename", watched(Path.rename))
         yield
 
@@ -141,7 +141,7 @@ with before_each_file(die):
 """
     ended = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=False)
     assert ended.returncode == -9
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["s.zarr", "s.zarr.lock"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["s.zarr", "s.zarr.lock", "s.zarr.partial"]
     check_readable(path)
     second_run(path)
     assert contents(path) == undisturbed[0]

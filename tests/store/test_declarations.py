@@ -20,6 +20,7 @@ from olmo_dynamics.frames import RecordedStore, open_store
 from olmo_dynamics.quantities.declaration import GROUP_AXES, Group, Quantity, Record, Status
 from olmo_dynamics.store import Axis, Layout, Store
 from olmo_dynamics.store.appending import write_document
+from olmo_dynamics.store.checksums import seal_document
 from tests.store.silent import BY_BIN, SHARE, SILENT, add_silent, new_silent_store, silent_layout, silent_values
 from tests.store.synthetic import ATTRIBUTES, REVISIONS
 from tests.store.test_layout import message
@@ -99,7 +100,7 @@ def as_version_0_1_0(store: Store, *groups: str) -> None:
         attributes = document["consolidated_metadata"]["metadata"][group]["attributes"]
         for name in ("axes", "introduction", "bound", "recorder"):
             attributes.pop(name, None)
-    write_document(store.path, "", document)
+    write_document(store.path, "", seal_document(document))
 
 
 def test_a_store_of_version_0_1_0_takes_base_axes_from_the_code_or_its_status(tmp_path: Path) -> None:

@@ -85,17 +85,17 @@ def test_a_lock_that_may_be_held_is_respected(tmp_path: Path, content: str, who:
     assert lock.read_text(encoding="utf-8") == content
 
 
-def failing_after(writes: int, number: int) -> Callable[[Path, bytes], int]:
-    original, left = Path.write_bytes, [writes]
+def failing_after(flushes: int, number: int) -> Callable[[int], None]:
+    """An `fsync` that refuses after some calls, as a disk does that allocates late."""
+    original, left = os.fsync, [flushes]
 
-    def write_bytes(self: Path, data: bytes) -> int:
+    def fsync(descriptor: int) -> None:
         left[0] -= 1
         if left[0] < 0:
-            original(self, data[: len(data) // 2])
             raise OSError(number, os.strerror(number))
-        return original(self, data)
+        original(descriptor)
 
-    return write_bytes
+    return fsync
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -106,21 +106,21 @@ def test_a_full_disk_keeps_what_was_finished(tmp_path: Path, monkeypatch: pytest
     expected = (
         f"no room left on the disk of {store.path}; what was finished stays: make room and run the same command again"
     )
-    for writes in (0, 5, 20):
+    for flushes in (0, 5, 20):
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "write_bytes", failing_after(writes, number))
+            patch.setattr(os, "fsync", failing_after(flushes, number))
             with pytest.raises(DiskFullError, match=message(expected)):
                 add(store, REVISIONS[1], 1)
         assert open_store(store.path).done == {REVISIONS[0].name}
         assert [each.name for each in tmp_path.iterdir()] == ["s.zarr"]
-        if not writes:
+        if not flushes:
             assert contents(store.path) == undisturbed
     add(store, REVISIONS[1], 1)
     assert store.missing == ()
 
 
 def test_a_full_disk_leaves_no_half_made_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "write_bytes", failing_after(7, errno.ENOSPC))
+    monkeypatch.setattr(os, "fsync", failing_after(7, errno.ENOSPC))
     with pytest.raises(DiskFullError, match=re.escape(f"no room left on the disk of {tmp_path / 's.zarr'}")):
         new_store(tmp_path / "s.zarr", ("loss",))
     assert list(tmp_path.iterdir()) == []
@@ -128,15 +128,22 @@ def test_a_full_disk_leaves_no_half_made_store(tmp_path: Path, monkeypatch: pyte
 
 def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = new_store(tmp_path / "s.zarr", ("loss",))
-    monkeypatch.setattr(Path, "write_bytes", failing_after(0, errno.EACCES))
+    monkeypatch.setattr(os, "fsync", failing_after(0, errno.EACCES))
     expected = f"{store.path} cannot be written (Permission denied); allow it, or choose another folder"
     with pytest.raises(StoreError, match=message(expected)):
         store.plan(REVISIONS)
 
 
+def test_a_store_below_a_file_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "notes").touch()
+    path = tmp_path / "notes" / "s.zarr"
+    with pytest.raises(StoreError, match=rf"^{re.escape(str(path))} cannot be written \(.*\); choose another path$"):
+        new_store(path, ("loss",))
+
+
 def test_another_error_is_not_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = new_store(tmp_path / "s.zarr", ("loss",))
-    monkeypatch.setattr(Path, "write_bytes", failing_after(0, errno.EIO))
+    monkeypatch.setattr(os, "fsync", failing_after(0, errno.EIO))
     with pytest.raises(OSError, match="Input/output error") as raised:
         store.plan(REVISIONS)
     assert raised.value.errno == errno.EIO

@@ -23,10 +23,10 @@ from olmo_dynamics.names import Revision
 from olmo_dynamics.quantities import GROUPS
 from olmo_dynamics.store import series
 from olmo_dynamics.store.appending import write_document
-from olmo_dynamics.store.log import write_rows
 from olmo_dynamics.store.zarr_format import ArraySpec
 from tests.store.synthetic import ATTRIBUTES, PROBE, REVISIONS, add, filled_store, layout, new_store
 from tests.store.test_atomicity import Killed, contents, killed_after
+from tests.store.test_zarr_format import write_rows
 
 
 @pytest.fixture
@@ -61,8 +61,9 @@ def logs(draw: st.DrawFn) -> tuple[ArraySpec, np.ndarray, np.ndarray]:
     found = rng.integers(0, 250, (rows, *row)).astype(dtype)
     names = ("revision", "b", "c", "d")[: 1 + len(row)]
     spec = ArraySpec(
-        "group/array", names, found.shape, (draw(st.sampled_from([1, 4, 256])), *row), dtype, {"units": "1"}
-    )
+        "group/array", names, found.shape, (draw(st.sampled_from([1, 4, 256])), *row), dtype, {"units": "1"},
+        is_checked=draw(st.booleans()),
+    )  # fmt: skip
     return spec, found, rng.random(rows) < 0.9
 
 
@@ -82,7 +83,11 @@ def test_shards_hold_what_the_log_holds(
         patch.setattr(series, "PASS_BYTES", pass_bytes)
         write_document(store, spec.path, series.series_document(spec))
         for number in range(-(-len(rows) // 512)):
-            series.write_shard(store, spec, number, is_there)
+            shard = b"".join(series.shard_bytes(store, spec, number, is_there))
+            path = series.shard_path(store, spec, number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(shard)
+            assert not spec.is_checked or series.check_shard(path, spec) == ""
     array = zarr.open_array(store, path=spec.path, mode="r")
     expected = np.where(is_there.reshape(-1, *[1] * (rows.ndim - 1)), rows, np.array(spec.fill).astype(spec.dtype))
     np.testing.assert_array_equal(array[...], expected)

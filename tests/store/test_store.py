@@ -119,7 +119,7 @@ def test_xarray_opens_the_whole_tree(filled: RecordedStore) -> None:
     tree = xarray.open_datatree(filled.path)
     assert set(tree.children) == {"revisions", "probe", *GROUPS}
     assert tree.attrs["source"] == "org/tiny"
-    assert tree.attrs["layout_version"] == 2
+    assert tree.attrs["layout_version"] == 3
     assert tree.attrs["olmo_dynamics_version"]
     assert tree["loss"].cross_entropy.sel(revision="main", domain="code") == values(3)["loss/cross_entropy"][1]
 
@@ -248,7 +248,7 @@ def test_another_layout_version_is_refused(tmp_path: Path) -> None:
     document = {"attributes": {"layout_version": 1, "olmo_dynamics_version": "9.9"}}
     (tmp_path / "zarr.json").write_text(json.dumps(document), encoding="utf-8")
     expected = (
-        f"{tmp_path} has layout version 1 and this olmo_dynamics reads 2; "
+        f"{tmp_path} has layout version 1 and this olmo_dynamics reads 2 and 3; "
         "use the version that made it (9.9) or collect it anew"
     )
     with pytest.raises(StoreMismatchError, match=message(expected)):

@@ -16,9 +16,10 @@ import torch
 import transformers
 
 from olmo_dynamics.checkpoints import open_source
-from olmo_dynamics.errors import CheckpointError, DiskFullError, TrainingError, UnknownSourceError
+from olmo_dynamics.errors import DiskFullError, TrainingError, UnknownSourceError
 from olmo_dynamics.model import ModelConfig, expected_shapes
-from olmo_dynamics.training.checkpoint import CheckpointWriter, checkpoint_name, read_checkpoint, write_checkpoint
+from olmo_dynamics.training.checkpoint import CheckpointWriter, checkpoint_name, write_checkpoint
+from olmo_dynamics.training.checkpoint_reader import read_checkpoint
 from olmo_dynamics.training.recipe import Recipe
 from olmo_dynamics.training.state import TrainState, new_state
 from olmo_dynamics.training.trainer import Event, train
@@ -31,6 +32,7 @@ FILES = {
     "model.safetensors",
     "tokenizer.json",
     "tokenizer_config.json",
+    "training_state/SHA256SUMS",
     "training_state/optimizer.safetensors",
     "training_state/state.json",
 }
@@ -222,7 +224,7 @@ def test_a_process_killed_while_writing_leaves_no_folder_of_the_final_name(
     assert died.returncode == -signal.SIGKILL
     left = tmp_path / ".partial" / "step0-tokens0"
     assert list(tmp_path.iterdir()) == [left.parent]
-    assert files(left).keys() == FILES - {"lineage.json"}
+    assert files(left).keys() == FILES - {"lineage.json", "training_state/SHA256SUMS"}
     with pytest.raises(UnknownSourceError):
         open_source(tmp_path).revisions()
 
@@ -233,20 +235,39 @@ def test_a_process_killed_while_writing_leaves_no_folder_of_the_final_name(
     assert [revision.name for revision in open_source(tmp_path).revisions()] == ["step0-tokens0"]
 
 
-def test_folders_without_a_state_to_resume_from_are_refused(
+def test_every_file_is_flushed_before_the_rename_and_the_name_after_it(
+    tmp_path: Path, config: ModelConfig, recipe: Recipe, tokenizer_json: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, str]] = []
+    fsync, rename = os.fsync, os.rename
+
+    def record_fsync(descriptor: int) -> None:
+        calls.append(("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+        fsync(descriptor)
+
+    def record_rename(source: Path, target: Path) -> None:
+        calls.append(("rename", str(target)))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "rename", record_rename)
+    run = tmp_path / "run"
+    folder = write_checkpoint(run, new_state(config, recipe), recipe=recipe, tokenizer_json=tokenizer_json, lineage={})
+    hidden = run / ".partial" / folder.name
+    before = {str(path) for path in (hidden, hidden / "training_state", tmp_path, *(hidden / name for name in FILES))}
+    place = calls.index(("rename", str(folder)))
+    assert {path for _, path in calls[:place]} == before
+    assert calls[place + 1 :] == [("fsync", str(run))]
+
+
+def test_files_have_the_permissions_that_the_user_gives_to_all(
     tmp_path: Path, config: ModelConfig, recipe: Recipe, tokenizer_json: bytes
 ) -> None:
-    folder = write_checkpoint(
-        tmp_path, new_state(config, recipe), recipe=recipe, tokenizer_json=tokenizer_json, lineage={}
-    )
-    path = folder / "training_state" / "state.json"
-    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"state_version": 99}))
-    with pytest.raises(CheckpointError) as caught:
-        read_checkpoint(folder)
-    assert str(caught.value) == f"{path} must have state_version 1 (got 99): train again"
-    path.unlink()
-    with pytest.raises(CheckpointError) as caught:
-        read_checkpoint(folder)
-    assert (
-        str(caught.value) == f"resuming needs {path}, which is missing: choose a checkpoint folder that training wrote"
-    )
+    before = os.umask(0o027)
+    try:
+        folder = write_checkpoint(
+            tmp_path, new_state(config, recipe), recipe=recipe, tokenizer_json=tokenizer_json, lineage={}
+        )
+    finally:
+        os.umask(before)
+    assert {name: oct((folder / name).stat().st_mode & 0o777) for name in FILES} == dict.fromkeys(FILES, "0o640")

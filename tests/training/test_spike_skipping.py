@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from olmo_dynamics.model import ModelConfig
-from olmo_dynamics.training.checkpoint import read_checkpoint, write_checkpoint
+from olmo_dynamics.training.checkpoint import write_checkpoint
+from olmo_dynamics.training.checkpoint_reader import read_checkpoint
 from olmo_dynamics.training.data.batch import Batch
 from olmo_dynamics.training.data.windows import Windows
 from olmo_dynamics.training.recipe import Recipe

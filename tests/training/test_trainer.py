@@ -10,7 +10,8 @@ import transformers
 
 from olmo_dynamics.errors import DivergedError, TrainingError
 from olmo_dynamics.model import ModelConfig, to_config_json
-from olmo_dynamics.training.checkpoint import read_checkpoint, write_checkpoint
+from olmo_dynamics.training.checkpoint import write_checkpoint
+from olmo_dynamics.training.checkpoint_reader import read_checkpoint
 from olmo_dynamics.training.data.windows import Windows
 from olmo_dynamics.training.recipe import Recipe
 from olmo_dynamics.training.state import EMBEDDING, TrainState, move_state, new_state

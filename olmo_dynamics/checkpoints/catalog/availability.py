@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from olmo_dynamics.checkpoints.catalog.known_runs import KnownRun
 from olmo_dynamics.checkpoints.catalog.official_lists import ListedRow, OfficialList
+from olmo_dynamics.checkpoints.catalog.positions import with_positions
 from olmo_dynamics.checkpoints.catalog.revision_names import sort_key
 from olmo_dynamics.names import Revision
 
@@ -28,8 +29,8 @@ class Availability:
 
 
 def revision_key(revision: Revision) -> Key | None:
-    """Stage, ingredient and step, as `ListedRow.key`; None if the name has no step, or is that of a side branch."""
-    if revision.step is None or revision.suffix or revision.prefix:
+    """Stage, ingredient and step, as `ListedRow.key`; None if the name has no step, or tells a seed or a side branch."""
+    if revision.step is None or revision.branch or revision.prefix or revision.seed:
         return None
     return revision.stage or 1, revision.ingredient, revision.step
 
@@ -50,6 +51,8 @@ def join_lists(
         found.append(Availability(revision, True, row.url if row else ""))
     staged = any(revision.stage for revision in revisions) or bool(run and run.stage(1))
     found += [Availability(_native_revision(row, staged, run), False, row.url) for row in listed.values()]
+    placed = with_positions([each.revision for each in found], run)
+    found = [replace(each, revision=revision) for each, revision in zip(found, placed, strict=True)]
     return sorted(found, key=lambda each: sort_key(each.revision))
 
 

@@ -166,9 +166,9 @@ class KnownRun:
         """Tokens seen up to a revision: step x tokens per step; from stage 2 on, tokens seen within that stage.
 
         None if the step does not tell: no step, a stage of unknown batch, merged ingredients (`1+2` is an average of two
-        runs), and side branches (any suffix), which have their own recipe.
+        runs), and side branches, which have their own recipe.
         """
-        if revision.step is None or revision.suffix or "+" in (revision.ingredient or ""):
+        if revision.step is None or revision.branch or "+" in (revision.ingredient or ""):
             return None
         stage = self.stage(revision.stage)
         return revision.step * stage.tokens_per_step if stage else None

@@ -2,15 +2,24 @@
 
 An expression is a comma-separated union of terms. A term is filters joined by `:` and then at most one thinning.
 
-    filters    an exact name (always wins) · a glob · stage1 · ingredient2 · step1000..90000 · tokens10B..1T · main · all
+    filters    an exact name (always wins) · a glob · stage1 · ingredient2 · seed3 · seed-default · seed* ·
+               step1000..90000 · tokens10B..1T · main · all
     thinning   log24 (24, evenly spaced in log step, both ends kept) · every10 · first5 · last5
 
     >>> revisions = [Revision(f"stage1-step{step}", stage=1, step=step) for step in range(0, 9000, 1000)] + [Revision("main")]
     >>> [revision.name for revision in select(revisions, "stage1:step..5000:last2,main")]
     ['stage1-step4000', 'stage1-step5000', 'main']
 
+A thinning thins each line of training (`Revision.line`: stage, ingredient, seed, side branch) by itself: of three seeds,
+`log24` keeps 24 each, and `last1` the last revision of each. A filter such as `seed-default:log24` keeps one of them.
+
+    >>> revisions = [Revision(f"step{step}-seed-{seed}", step=step, seed=seed) for step in (0, 1, 2) for seed in ("a", "b")]
+    >>> [revision.name for revision in select(revisions, "last1")], [each.name for each in select(revisions, "seed-a:last1")]
+    (['step2-seed-a', 'step2-seed-b'], ['step2-seed-a'])
+
 Ranges include both ends, and either end may be left out; `step1000` alone is that one step. A thinning with no filter
-before it thins all revisions. From stage 2 on, steps and tokens count from the start of their stage.
+before it thins all revisions. `seed*` and other globs of seeds match the seed as well as the name. From stage 2 on, steps and
+tokens count from the start of their stage.
 """
 
 from __future__ import annotations
@@ -27,14 +36,15 @@ from olmo_dynamics.errors import SelectionError, did_you_mean
 from olmo_dynamics.names import Revision
 
 GRAMMAR = (
-    "a term is an exact name, a glob, stage1, ingredient2, step1000..90000, tokens10B..1T, main or all, joined by ':', "
-    "then at most one of log24, every10, first5, last5"
+    "a term is an exact name, a glob, stage1, ingredient2, seed3, seed*, step1000..90000, tokens10B..1T, main or all, "
+    "joined by ':', then at most one of log24, every10, first5, last5"
 )
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _NUMBER = r"(?:([0-9]+(?:\.[0-9]+)?)([KMBT]?))?"
 _STAGE = re.compile(r"stage([0-9]{1,18})")
 _INGREDIENT = re.compile(r"ingredient([0-9A-Za-z+]+)")
+_SEED = re.compile(r"seed(?:[-_]?([0-9]{1,18})|[-_]([A-Za-z][^*?\[]*))")
 _RANGE = re.compile(rf"(step|tokens){_NUMBER}(?:(\.\.){_NUMBER})?", re.IGNORECASE)
 _THINNING = re.compile(r"(log|every|first|last)([0-9]{1,18})")
 
@@ -42,7 +52,7 @@ Filter = Callable[[Revision], bool]
 
 
 def select(revisions: Sequence[Revision], expression: str) -> list[Revision]:
-    """The revisions that an expression names, each once, in natural order (stage, ingredient, step; `main` last).
+    """The revisions that an expression names, each once, in natural order (stage, ingredient, seed, step; `main` last).
 
     Raises:
         SelectionError: a term is invalid or matches nothing; the message shows the existing revisions.
@@ -65,7 +75,7 @@ def _term(revisions: list[Revision], term: str) -> list[Revision]:
         matched = [revision for revision in matched if keep(revision)]
     if not matched:
         raise SelectionError(f"{term!r} matches no revision; {_inventory(revisions)}")
-    return _thin(matched, thinning[1], int(thinning[2]), term) if thinning else matched
+    return _thin_lines(matched, thinning[1], int(thinning[2]), term) if thinning else matched
 
 
 def _filter(piece: str, term: str, names: list[str]) -> Filter:
@@ -74,17 +84,30 @@ def _filter(piece: str, term: str, names: list[str]) -> Filter:
         return lambda revision: revision.name == piece
     if piece in ("all", "main"):  # a source without the name `main` has no such revision
         return lambda revision: piece == "all"
-    if found := _STAGE.fullmatch(piece):
-        stage = int(found[1])
-        return lambda revision: revision.stage == stage
-    if found := _INGREDIENT.fullmatch(piece):
-        ingredient = found[1]
-        return lambda revision: revision.ingredient == ingredient
+    if part := _part(piece):
+        name, value = part
+        return lambda revision: getattr(revision, name) == value
     if found := _RANGE.fullmatch(piece):
         return _range(found, piece)
     if any(letter in piece for letter in "*?["):
-        return lambda revision: fnmatchcase(revision.name, piece)
+        return lambda revision: fnmatchcase(revision.name, piece) or _has_seed_like(revision, piece)
     raise SelectionError(_unreadable(piece, term, names))
+
+
+def _part(piece: str) -> tuple[str, int | str] | None:
+    """The field that a filter such as `stage1`, `ingredient2` or `seed-default` names, and its value."""
+    if found := _STAGE.fullmatch(piece):
+        return "stage", int(found[1])
+    if found := _INGREDIENT.fullmatch(piece):
+        return "ingredient", found[1]
+    if found := _SEED.fullmatch(piece):
+        return "seed", str(int(found[1])) if found[1] else found[2]
+    return None
+
+
+def _has_seed_like(revision: Revision, glob: str) -> bool:
+    """True if a glob such as `seed*` or `seed-small-*` matches the seed; other globs match names alone."""
+    return bool(revision.seed) and glob.startswith("seed") and fnmatchcase(revision.seed_name, glob)
 
 
 def _range(found: re.Match[str], piece: str) -> Filter:
@@ -108,22 +131,29 @@ def _number(digits: str, unit: str) -> float:
     return float(digits) * _UNITS[unit.upper()]
 
 
-def _thin(matched: list[Revision], kind: str, count: int, term: str) -> list[Revision]:
+def _thin_lines(matched: list[Revision], kind: str, count: int, term: str) -> list[Revision]:
+    """Every line of training thinned by itself, in natural order."""
     if count < 1:
         raise SelectionError(f"{term!r} keeps nothing: the number after {kind} must be at least 1 (got {count})")
-    if kind == "first":
-        return matched[:count]
-    if kind == "last":
-        return matched[-count:]
-    if kind == "every":
-        return matched[::count]
-    stepped = [revision for revision in matched if revision.step is not None]
-    if not stepped:
+    if kind == "log" and all(revision.step is None for revision in matched):
         names = ", ".join(revision.name for revision in matched[:3])
         raise SelectionError(
             f"{term!r} spaces by step, but no revision that it matches has a step ({names}); use every, first or last"
         )
-    return _evenly_in_log_step(stepped, count)
+    lines: dict[str, list[Revision]] = {}
+    for revision in matched:
+        lines.setdefault(revision.line, []).append(revision)
+    return [revision for line in lines.values() for revision in _thin(line, kind, count)]
+
+
+def _thin(line: list[Revision], kind: str, count: int) -> list[Revision]:
+    if kind == "first":
+        return line[:count]
+    if kind == "last":
+        return line[-count:]
+    if kind == "every":
+        return line[::count]
+    return _evenly_in_log_step([revision for revision in line if revision.step is not None], count)
 
 
 def _evenly_in_log_step(revisions: list[Revision], count: int) -> list[Revision]:
@@ -177,7 +207,7 @@ def _unreadable(piece: str, term: str, names: list[str]) -> str:
 
 
 def _inventory(revisions: list[Revision]) -> str:
-    """The existing revisions in one phrase: counts by stage and ingredient, the range of steps, a few names."""
+    """The existing revisions in one phrase: counts by stage, ingredient and seed, the range of steps, a few names."""
     if not revisions:
         return "the source has no revisions"
     groups = Counter(_group(revision) for revision in revisions)
@@ -193,4 +223,5 @@ def _group(revision: Revision) -> str:
     stage = f"stage {revision.stage}" if revision.stage is not None else ""
     ingredient = f"ingredient {revision.ingredient}" if revision.ingredient else ""
     unstaged = "without a stage" if revision.step is not None else "named only"
-    return f"in {' '.join(filter(None, (stage, ingredient)))}" if stage or ingredient else unstaged
+    seed = f"seed {revision.seed}" if revision.seed else ""
+    return f"in {' '.join(filter(None, (stage, ingredient, seed)))}" if stage or ingredient or seed else unstaged

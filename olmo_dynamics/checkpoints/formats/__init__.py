@@ -21,6 +21,7 @@ from olmo_dynamics.checkpoints.formats.native import YAML_FILE, NativeFormat
 from olmo_dynamics.checkpoints.formats.native_config import canonical_config
 from olmo_dynamics.checkpoints.formats.olmo_core import FOLDER, NOTES_FILE, TRAINER_FILE, CoreFormat
 from olmo_dynamics.checkpoints.formats.optimizer import OptimizerState
+from olmo_dynamics.checkpoints.formats.plain_names import plain_config, plain_weights
 from olmo_dynamics.checkpoints.formats.tensor_views import TensorSet
 from olmo_dynamics.checkpoints.tensors import INDEX_FILE, SINGLE_FILE, SpanReader
 
@@ -34,6 +35,8 @@ __all__ = [
     "canonical_config",
     "core_config",
     "find_format",
+    "plain_config",
+    "plain_weights",
 ]
 
 _CORE_FILES = (f"{FOLDER}/.metadata", ".metadata", TRAINER_FILE, NOTES_FILE)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from olmo_dynamics.checkpoints.tensors import Span, SpanReader
+from olmo_dynamics.checkpoints.tensors import Span, SpanReader, refuse_pointer
 from olmo_dynamics.errors import CheckpointError
 
 TAIL_BYTES = 1 << 16  # 64 KiB hold the directory of all but the largest files: one read instead of two
@@ -53,6 +53,7 @@ def _read_directory(read: SpanReader, file: str, size: int) -> tuple[list[_Entry
     tail_start = max(0, size - TAIL_BYTES)
     [raw] = read([Span(file, tail_start, size)])
     tail = raw.tobytes()
+    refuse_pointer(file, tail)  # a pointer is so short that its tail is all of it
     count, length, start = _directory_place(tail)
     if length > MAX_DIRECTORY_BYTES or start + length > size:
         raise ValueError(f"its directory should be at bytes {start} to {start + length} of {size}")

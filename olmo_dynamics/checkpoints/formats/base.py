@@ -18,7 +18,7 @@ from olmo_dynamics.checkpoints.formats.optimizer import OptimizerState
 from olmo_dynamics.checkpoints.formats.pickle_allowlist import TRAINER
 from olmo_dynamics.checkpoints.formats.tensor_views import TensorSet
 from olmo_dynamics.checkpoints.formats.torch_files import open_torch_file
-from olmo_dynamics.checkpoints.tensors import Span, SpanReader
+from olmo_dynamics.checkpoints.tensors import Span, SpanReader, refuse_pointer
 from olmo_dynamics.errors import CheckpointError
 
 MAX_CONFIG_BYTES = 16 << 20  # 16 MiB; real ones take a few kB
@@ -74,7 +74,9 @@ class Format(ABC):
         if size > limit:
             raise CheckpointError(f"{name} must have at most {limit} bytes (got {size})")
         [raw] = self._read([Span(name, 0, size)])
-        return raw.tobytes()
+        text = raw.tobytes()
+        refuse_pointer(name, text)
+        return text
 
     def read_trainer(self, name: str) -> dict[str, Any]:
         """Read a trainer's state from a `torch.save` file.

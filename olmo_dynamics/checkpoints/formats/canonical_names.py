@@ -12,13 +12,14 @@ a dense feed-forward up before gate; experts are stacked by rows, some of them t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from olmo_dynamics.checkpoints.formats.tensor_views import Stored, View
 from olmo_dynamics.checkpoints.formats.unpickling import brief
 from olmo_dynamics.errors import CheckpointError
+from olmo_dynamics.names import ITEM_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class ModelShape:
     key_rows: int
     intermediate_size: int
     experts: int = 0
-    norms_first: bool = False  # OLMoE's norms precede the sublayers, and have other names
+    norms_first: bool = False  # norms that precede the sublayers have other names
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> ModelShape:
@@ -43,24 +44,27 @@ class ModelShape:
             config["num_key_value_heads"] * head_dim,
             config["intermediate_size"],
             config.get("num_experts", 0),
-            config["model_type"] == "olmoe",
+            config["model_type"] in ("olmo", "olmoe"),
         )
 
 
+_NO_SIZES = ModelShape(0, 0, 0, 0)
+_KINDS = ("weight", "bias")
+
 _BLOCK = re.compile(r"(?:transformer\.)?blocks\.(\d+)\.(.+)")
-_WRAPPERS = ("_fsdp_wrapped_module.", "module.", "_orig_mod.")
+_WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "module.", "_orig_mod.")
 
 _NATIVE = {
-    "transformer.wte.weight": "model.embed_tokens.weight",
-    "transformer.ln_f.weight": "model.norm.weight",
-    "transformer.ff_out.weight": "lm_head.weight",  # in a block the same name means the down projection
+    "transformer.wte": "model.embed_tokens",
+    "transformer.ln_f": "model.norm",
+    "transformer.ff_out": "lm_head",  # in a block the same name means the down projection
 }
 _NATIVE_BLOCK = {
-    "attn_out.weight": "self_attn.o_proj.weight",
-    "ff_out.weight": "mlp.down_proj.weight",
-    "q_norm.weight": "self_attn.q_norm.weight",
-    "k_norm.weight": "self_attn.k_norm.weight",
-    "ffn.router.layer.weight": "mlp.gate.weight",
+    "attn_out": "self_attn.o_proj",
+    "ff_out": "mlp.down_proj",
+    "q_norm": "self_attn.q_norm",
+    "k_norm": "self_attn.k_norm",
+    "ffn.router.layer": "mlp.gate",
 }
 _CORE = {
     "embeddings.weight": "model.embed_tokens.weight",
@@ -97,9 +101,10 @@ def native_views(stored: Iterable[Stored], model: ModelShape) -> Iterator[View]:
     """
     for tensor in stored:
         name = bare_name(tensor.name)
+        stem, _, kind = name.rpartition(".")
         found = _BLOCK.fullmatch(name)
-        if name in _NATIVE:
-            yield View(_NATIVE[name], tensor)
+        if stem in _NATIVE and kind in _KINDS:
+            yield View(f"{_NATIVE[stem]}.{kind}", tensor)
         elif found:
             yield from _native_block(tensor, f"model.layers.{found[1]}", found[2], model)
         else:
@@ -125,22 +130,40 @@ def core_views(stored: Iterable[Stored], model: ModelShape) -> Iterator[View]:
             raise _unknown(tensor)
 
 
+def known_views(
+    stored: Iterable[Stored], views: Callable[[Iterable[Stored], ModelShape], Iterator[View]], model: ModelShape | None
+) -> Iterator[View]:
+    """Canonical tensors where the mapping is known, and the others as they are stored; without sizes nothing is split.
+
+    A forward pass checks names and shapes before it runs, and weights alone can be measured under any name.
+    """
+    for tensor in stored:
+        try:
+            found = list(views([tensor], model or _NO_SIZES)) if tensor.dtype in ITEM_BYTES else []
+        except CheckpointError:
+            found = []
+        yield from found or [View(tensor.name, tensor)]
+
+
 def _native_block(tensor: Stored, layer: str, word: str, model: ModelShape) -> Iterator[View]:
-    if word in _NATIVE_BLOCK:
-        yield View(f"{layer}.{_NATIVE_BLOCK[word]}", tensor)
-    elif word == "attn_norm.weight":
-        yield View(f"{layer}.{'input' if model.norms_first else 'post_attention'}_layernorm.weight", tensor)
-    elif word == "ff_norm.weight":
-        yield View(f"{layer}.post_{'attention' if model.norms_first else 'feedforward'}_layernorm.weight", tensor)
-    elif word == "att_proj.weight":
-        names = [f"{layer}.self_attn.{role}_proj.weight" for role in "qkv"]
-        yield from _split(tensor, names, [model.query_rows, model.key_rows, model.key_rows], model.hidden_size)
-    elif word == "ff_proj.weight":
-        names = [f"{layer}.mlp.{role}_proj.weight" for role in ("up", "gate")]
-        yield from _split(tensor, names, [model.intermediate_size] * 2, model.hidden_size)
-    elif word.startswith("ffn.experts.mlp.") and word[-2:] in ("w1", "v1", "w2"):
-        role = {"w1": "gate", "v1": "up", "w2": "down"}[word[-2:]]
+    stem, _, kind = word.rpartition(".")
+    if word.startswith("ffn.experts.mlp.") and kind in ("w1", "v1", "w2"):
+        role = {"w1": "gate", "v1": "up", "w2": "down"}[kind]
         yield from _experts(tensor, layer, role, model, transposed=role == "down")
+    elif kind not in _KINDS:
+        raise _unknown(tensor)
+    elif stem in _NATIVE_BLOCK:
+        yield View(f"{layer}.{_NATIVE_BLOCK[stem]}.{kind}", tensor)
+    elif stem == "attn_norm":
+        yield View(f"{layer}.{'input' if model.norms_first else 'post_attention'}_layernorm.{kind}", tensor)
+    elif stem == "ff_norm":
+        yield View(f"{layer}.post_{'attention' if model.norms_first else 'feedforward'}_layernorm.{kind}", tensor)
+    elif stem == "att_proj":
+        names = [f"{layer}.self_attn.{role}_proj.{kind}" for role in "qkv"]
+        yield from _split(tensor, names, [model.query_rows, model.key_rows, model.key_rows], model.hidden_size)
+    elif stem == "ff_proj":
+        names = [f"{layer}.mlp.{role}_proj.{kind}" for role in ("up", "gate")]
+        yield from _split(tensor, names, [model.intermediate_size] * 2, model.hidden_size)
     else:
         raise _unknown(tensor)
 
@@ -173,7 +196,8 @@ def _experts(tensor: Stored, layer: str, role: str, model: ModelShape, *, transp
 
 
 def _split(tensor: Stored, names: list[str], sizes: list[int], columns: int) -> Iterator[View]:
-    if tensor.shape != (sum(sizes), columns):
+    whole = (sum(sizes), columns) if names[0].endswith(".weight") else (sum(sizes),)
+    if tensor.shape != whole or not all(whole):
         raise _impossible(tensor, f"{' + '.join(map(str, sizes))} rows of {columns}")
     start = 0
     for name, size in zip(names, sizes, strict=True):

@@ -14,13 +14,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NoReturn
 
 from olmo_dynamics.checkpoints.formats.pickle_allowlist import METADATA, TORCH_DTYPES, TRAINER, to_counts
 from olmo_dynamics.checkpoints.formats.tensor_views import Chunk, Stored, check_cover
 from olmo_dynamics.checkpoints.formats.torch_files import open_torch_bytes
 from olmo_dynamics.checkpoints.formats.unpickling import PickledObject, Symbol, brief, read_pickle
-from olmo_dynamics.checkpoints.tensors import Span, SpanReader
+from olmo_dynamics.checkpoints.tensors import LFS_POINTER, Span, SpanReader, refuse_pointer
 from olmo_dynamics.errors import CheckpointError
 
 INDEX_NAME = ".metadata"
@@ -68,6 +68,7 @@ def read_distributed(read: SpanReader, files: Mapping[str, int], folder: str) ->
     if files[file] > MAX_INDEX_BYTES:
         raise CheckpointError(f"{file} must have at most {MAX_INDEX_BYTES} bytes (got {files[file]})")
     [raw] = read([Span(file, 0, files[file])])
+    refuse_pointer(file, raw.tobytes())
     index = read_pickle(raw.tobytes(), file=file, allowed=METADATA)
     try:
         places = _read_places(index.state["storage_data"], files, folder)
@@ -80,7 +81,19 @@ def read_distributed(read: SpanReader, files: Mapping[str, int], folder: str) ->
         raise CheckpointError(
             f"{file} is not the index of a distributed checkpoint ({brief(problem)}); fetch it again"
         ) from None
+    cut_off = next((span for span in places.values() if span.stop > files[span.file]), None)
+    if cut_off is not None:
+        _refuse_short(read, cut_off, files[cut_off.file])
     return Distributed(tensors, objects, read)
+
+
+def _refuse_short(read: SpanReader, needed: Span, size: int) -> NoReturn:
+    """Refuse a shard that ends before the bytes that the index needs of it."""
+    [head] = read([Span(needed.file, 0, min(size, len(LFS_POINTER)))])
+    refuse_pointer(needed.file, head.tobytes())
+    raise CheckpointError(
+        f"{needed.file} must have bytes {needed.start} to {needed.stop} (it has {size} bytes); it is cut off, fetch it again"
+    )
 
 
 def _read_places(storage: Mapping[PickledObject, PickledObject], files: Mapping[str, int], folder: str) -> _Places:
@@ -104,10 +117,6 @@ def _check_place(fields: Mapping[str, Any], files: Mapping[str, int], folder: st
     file = str(PurePosixPath(folder) / name)
     if file not in files:
         raise CheckpointError(f"{folder}/{INDEX_NAME} names {file}, which is missing; fetch it")
-    if start + length > files[file]:
-        raise CheckpointError(
-            f"{file} must have bytes {start} to {start + length} (it has {files[file]} bytes); it is cut off, fetch it again"
-        )
     return Span(file, start, start + length)
 
 

@@ -13,10 +13,12 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from olmo_dynamics.checkpoints.formats.pickle_allowlist import PLAIN
-from olmo_dynamics.checkpoints.formats.tensor_views import Chunk, Stored
+from olmo_dynamics.checkpoints.formats.plain_names import stored_info
+from olmo_dynamics.checkpoints.formats.tensor_views import Stored
 from olmo_dynamics.checkpoints.formats.unpickling import brief, read_pickle
 from olmo_dynamics.checkpoints.tensors import Span, SpanReader, read_headers
 from olmo_dynamics.errors import CheckpointError
@@ -69,5 +71,4 @@ def _read_values(read: SpanReader, infos: list[TensorInfo]) -> list[Any]:
 
 
 def _store(info: TensorInfo, path: tuple[Any, ...]) -> Stored:
-    chunk = Chunk(Span(info.file, info.start, info.stop), info.shape, (0,) * len(info.shape))
-    return Stored(".".join(map(str, path)), info.dtype, info.shape, (chunk,))
+    return replace(stored_info(info), name=".".join(map(str, path)))

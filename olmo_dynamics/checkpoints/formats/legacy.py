@@ -15,10 +15,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from olmo_dynamics.checkpoints.formats.base import Format
-from olmo_dynamics.checkpoints.formats.canonical_names import ModelShape, native_views
-from olmo_dynamics.checkpoints.formats.native_config import canonical_config
+from olmo_dynamics.checkpoints.formats.native_config import canonical_config, is_native
 from olmo_dynamics.checkpoints.formats.pickle_allowlist import TENSORS, PickledTensor
-from olmo_dynamics.checkpoints.formats.tensor_views import Stored, TensorSet, View, stored_tensor
+from olmo_dynamics.checkpoints.formats.plain_names import named_views
+from olmo_dynamics.checkpoints.formats.tensor_views import Stored, TensorSet, stored_tensor
 from olmo_dynamics.checkpoints.formats.torch_files import TorchFile, open_torch_file
 from olmo_dynamics.checkpoints.formats.unpickling import brief
 from olmo_dynamics.checkpoints.tensors import SpanReader, parse_object
@@ -42,7 +42,7 @@ class BinFormat(Format):
     @cached_property
     def config(self) -> dict[str, Any]:
         """`config.json`, with native fields translated to Hugging Face's names if hf_olmo wrote it."""
-        return canonical_config(self.recipe) if self._is_native else self.recipe
+        return canonical_config(self.recipe) if is_native(self.recipe) else self.recipe
 
     @cached_property
     def weight_files(self) -> list[str]:
@@ -58,15 +58,17 @@ class BinFormat(Format):
 
     @cached_property
     def weights(self) -> TensorSet:
-        """The weights, fused tensors split; names other than hf_olmo's are left unchanged."""
+        """The weights under canonical names where these are known, fused tensors of hf_olmo split."""
         stored = [tensor for file in self.weight_files for tensor in read_state_dict(self._read, file, self._files)]
-        if not self._is_native:
-            return TensorSet(self._read, [View(tensor.name, tensor) for tensor in stored])
-        return TensorSet(self._read, native_views(stored, ModelShape.of(self.config)))
+        return TensorSet(self._read, named_views(stored, lambda: self._words))
 
-    @property
-    def _is_native(self) -> bool:
-        return "d_model" in self.recipe and "n_layers" in self.recipe
+    @cached_property
+    def _words(self) -> dict[str, Any]:
+        """The contents of `config.json`, empty if it is missing or damaged: names alone do not need it."""
+        try:
+            return self.recipe
+        except CheckpointError:
+            return {}
 
 
 def read_state_dict(read: SpanReader, file: str, files: Mapping[str, int]) -> list[Stored]:

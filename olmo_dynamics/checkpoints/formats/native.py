@@ -22,6 +22,7 @@ from olmo_dynamics.checkpoints.formats.legacy import read_state_dict
 from olmo_dynamics.checkpoints.formats.native_config import canonical_config
 from olmo_dynamics.checkpoints.formats.native_state import encoded_entries, name_entries, pickled_entries
 from olmo_dynamics.checkpoints.formats.optimizer import OptimizerState, build_state
+from olmo_dynamics.checkpoints.formats.plain_names import native_named
 from olmo_dynamics.checkpoints.formats.tensor_views import Stored, TensorSet, View
 from olmo_dynamics.checkpoints.formats.unpickling import brief
 from olmo_dynamics.errors import CheckpointError
@@ -60,13 +61,23 @@ class NativeFormat(Format):
 
     @cached_property
     def weights(self) -> TensorSet:
-        """The weights, fused tensors split."""
+        """The weights under canonical names where these are known, fused tensors split."""
         [file] = self.weight_files
         if file.endswith(".pt"):
-            return TensorSet(self._read, self._to_views(read_state_dict(self._read, file, self._files)))
-        values = read_encoded(self._read, file, self._files)
-        stored = [tensor for tensor in values.values() if isinstance(tensor, Stored)]
-        return TensorSet(self._read, self._to_views(stored))
+            stored = read_state_dict(self._read, file, self._files)
+        else:
+            values = read_encoded(self._read, file, self._files)
+            stored = [tensor for tensor in values.values() if isinstance(tensor, Stored)]
+        return TensorSet(self._read, native_named(stored, self._fields))
+
+    @cached_property
+    def _fields(self) -> dict[str, Any]:
+        """The model's fields, empty where they are missing or damaged: most names do not depend on them."""
+        try:
+            model = self.recipe.get("model")
+        except CheckpointError:
+            model = None
+        return model if isinstance(model, dict) else {}
 
     @cached_property
     def optimizer(self) -> OptimizerState | None:

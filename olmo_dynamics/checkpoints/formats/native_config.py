@@ -59,17 +59,12 @@ def canonical_config(native: Mapping[str, Any]) -> dict[str, Any]:
         CheckpointError: a field is missing, contradicts another, or needs a computation that is not implemented.
     """
     check_fields(WHERE, native, used=_USED, only=_ONLY, idle=_IDLE)
-    hidden_size, heads = require_count(WHERE, native, "d_model"), require_count(WHERE, native, "n_heads")
-    if hidden_size % heads:
-        raise CheckpointError(f"{WHERE}: d_model must be a multiple of n_heads (got {hidden_size} and {heads})")
+    sizes = canonical_sizes(native)
     model_type = _model_type(native)
     config = {
+        **sizes,
         "model_type": model_type,
-        "hidden_size": hidden_size,
         "num_hidden_layers": require_count(WHERE, native, "n_layers"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": _kv_heads(native, heads),
-        "intermediate_size": _intermediate_size(native, hidden_size),
         "vocab_size": require_count(WHERE, native, "embedding_size", require_count(WHERE, native, "vocab_size")),
         "max_position_embeddings": require_count(WHERE, native, "max_sequence_length", 1024),
         "rope_theta": to_number(WHERE, native, "rope_theta", 10_000),
@@ -77,7 +72,7 @@ def canonical_config(native: Mapping[str, Any]) -> dict[str, Any]:
         "attention_bias": False,
         "attention_dropout": 0.0,
         "clip_qkv": _clip(native),
-        "tie_word_embeddings": bool(native.get("weight_tying", True)),
+        "tie_word_embeddings": is_tied(native),
         "initializer_range": to_number(WHERE, native, "init_std", 0.02),
         "eos_token_id": native.get("eos_token_id"),
         "pad_token_id": native.get("pad_token_id"),
@@ -86,6 +81,36 @@ def canonical_config(native: Mapping[str, Any]) -> dict[str, Any]:
     epsilon = "layer_norm_eps" if model_type == "olmo" else "rms_norm_eps"
     config[epsilon] = to_number(WHERE, native, "layer_norm_eps", 1e-5)
     return config | (_experts(native) if model_type == "olmoe" else {})
+
+
+def canonical_sizes(native: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes and the family by which fused tensors are split and norms are named, whatever else the model computes.
+
+    Raises:
+        CheckpointError: one is missing or impossible.
+    """
+    hidden_size, heads = require_count(WHERE, native, "d_model"), require_count(WHERE, native, "n_heads")
+    if hidden_size % heads:
+        raise CheckpointError(f"{WHERE}: d_model must be a multiple of n_heads (got {hidden_size} and {heads})")
+    sizes = {
+        "model_type": "olmo2" if native.get("norm_after") else "olmo",
+        "hidden_size": hidden_size,
+        "num_attention_heads": heads,
+        "num_key_value_heads": _kv_heads(native, heads),
+        "intermediate_size": _intermediate_size(native, hidden_size),
+    }
+    experts = native.get("block_type") == "moe"
+    return sizes | ({"num_experts": require_count(WHERE, native, "moe_num_experts")} if experts else {})
+
+
+def is_native(fields: Mapping[str, Any]) -> bool:
+    """True if a config holds native fields, as that of hf_olmo does."""
+    return "d_model" in fields and "n_layers" in fields
+
+
+def is_tied(fields: Mapping[str, Any]) -> bool:
+    """True if the head reads the embedding's rows, by a native config or by one of Hugging Face."""
+    return bool(fields.get("weight_tying", True) if is_native(fields) else fields.get("tie_word_embeddings"))
 
 
 def _model_type(native: Mapping[str, Any]) -> str:

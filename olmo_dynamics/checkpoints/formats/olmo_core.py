@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from olmo_dynamics.checkpoints.formats.base import Format
-from olmo_dynamics.checkpoints.formats.canonical_names import ModelShape, bare_name, core_views
+from olmo_dynamics.checkpoints.formats.canonical_names import ModelShape, bare_name, core_views, known_views
 from olmo_dynamics.checkpoints.formats.core_config import core_config
 from olmo_dynamics.checkpoints.formats.distcp import INDEX_NAME, Distributed, read_distributed
 from olmo_dynamics.checkpoints.formats.optimizer import OptimizerState, build_state
@@ -93,7 +93,11 @@ class CoreFormat(Format):
             raise CheckpointError(
                 f"{FOLDER}/{INDEX_NAME} must list tensors that begin with `model.` (it lists {len(tensors)} others)"
             )
-        return self._to_views(stored)
+        try:
+            shape = ModelShape.of(self.config)
+        except CheckpointError:
+            shape = None
+        return known_views(stored, core_views, shape)
 
     def _to_views(self, stored: Iterable[Stored]) -> Iterator[View]:
         return core_views(stored, ModelShape.of(self.config))

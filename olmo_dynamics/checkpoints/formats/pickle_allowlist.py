@@ -25,12 +25,17 @@ _STORAGES = {
     "torch.DoubleStorage": "F64", "torch.FloatStorage": "F32", "torch.HalfStorage": "F16",
     "torch.BFloat16Storage": "BF16", "torch.LongStorage": "I64", "torch.IntStorage": "I32",
     "torch.ShortStorage": "I16", "torch.CharStorage": "I8", "torch.ByteStorage": "U8", "torch.BoolStorage": "BOOL",
+    "torch.ComplexFloatStorage": "C64",
 }  # fmt: skip
+_UNTYPED = "torch.storage.UntypedStorage"
+"""The storage of newer dtypes, whose length is in bytes; the tensor names its dtype."""
 
 TORCH_DTYPES = {
     "torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16",
     "torch.int64": "I64", "torch.int32": "I32", "torch.int16": "I16", "torch.int8": "I8", "torch.uint8": "U8",
     "torch.bool": "BOOL", "torch.float8_e4m3fn": "F8_E4M3", "torch.float8_e5m2": "F8_E5M2",
+    "torch.float8_e8m0fnu": "F8_E8M0", "torch.float8_e4m3fnuz": "F8_E4M3FNUZ", "torch.float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "torch.uint16": "U16", "torch.uint32": "U32", "torch.uint64": "U64", "torch.complex64": "C64",
 }  # fmt: skip
 """Safetensors' name for each of torch's dtypes."""
 
@@ -88,11 +93,11 @@ def read_storage(name: object) -> Storage:
     if not isinstance(name, tuple) or len(name) != 5 or name[0] != "storage":
         raise ValueError("a persistent id that is not a storage")
     _, kind, key, _, count = name
-    if not isinstance(kind, Symbol) or kind.name not in _STORAGES:
+    if not isinstance(kind, Symbol) or kind.name not in (*_STORAGES, _UNTYPED):
         raise ValueError("a storage without a known dtype")
     if not isinstance(key, str) or not key.isdecimal() or not _is_count(count):
         raise ValueError("a storage without a number and a length")
-    return Storage(_STORAGES[kind.name], key, count)
+    return Storage(_STORAGES.get(kind.name, "U8"), key, count)
 
 
 def to_counts(values: object) -> tuple[int, ...]:
@@ -119,6 +124,18 @@ def _make_tensor(arguments: tuple[Any, ...]) -> PickledTensor:
     if reach > storage.count:
         raise ValueError(f"a tensor that takes {reach:,} elements of a storage of {storage.count:,}")
     return tensor
+
+
+def _make_newer_tensor(arguments: tuple[Any, ...]) -> PickledTensor:
+    """A tensor whose storage is untyped; it names its dtype itself."""
+    storage, *_, dtype = arguments[:7] if len(arguments) > 6 else (None, None)
+    if not isinstance(storage, Storage) or not isinstance(dtype, Symbol) or dtype.name not in TORCH_DTYPES:
+        raise ValueError("a tensor without a known dtype")
+    name = TORCH_DTYPES[dtype.name]
+    count, rest = divmod(storage.count * ITEM_BYTES[storage.dtype], ITEM_BYTES[name])
+    if rest:
+        raise ValueError("a storage that ends within an element")
+    return _make_tensor((Storage(name, storage.key, count), *arguments[1:4]))
 
 
 def _make_parameter(arguments: tuple[Any, ...]) -> PickledTensor:
@@ -168,8 +185,9 @@ PLAIN: Allowed = {"collections.OrderedDict": _make_dict}
 
 TENSORS: Allowed = {
     **PLAIN,
-    **dict.fromkeys(_STORAGES),
+    **dict.fromkeys((*_STORAGES, _UNTYPED, *TORCH_DTYPES)),
     "torch.Size": _make_size,
+    "torch._utils._rebuild_tensor_v3": _make_newer_tensor,
     "torch._utils._rebuild_tensor_v2": _make_tensor,
     "torch._utils._rebuild_parameter": _make_parameter,
 }

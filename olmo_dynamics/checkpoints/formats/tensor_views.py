@@ -21,7 +21,7 @@ import numpy as np
 
 from olmo_dynamics.checkpoints.formats.pickle_allowlist import TENSORS, PickledTensor, extent
 from olmo_dynamics.checkpoints.formats.torch_files import open_torch_bytes
-from olmo_dynamics.checkpoints.tensors import Span, SpanReader
+from olmo_dynamics.checkpoints.tensors import ITEM_BITS, Span, SpanReader
 from olmo_dynamics.errors import CheckpointError
 from olmo_dynamics.names import ITEM_BYTES, TensorInfo
 
@@ -76,7 +76,7 @@ class View:
         Its span then starts at 0 of a file named after the stored tensor, so that its size is right.
         """
         [first, *others] = self.spans or [Span(self.stored.name, 0, 0)]
-        nbytes = math.prod(self.shape) * ITEM_BYTES[self.stored.dtype]
+        nbytes = math.prod(self.shape) * ITEM_BITS[self.stored.dtype] // 8
         whole = not others and self._is_plain and first.stop - first.start == nbytes
         file, start = (first.file, first.start) if whole else (f"({self.stored.name})", 0)
         return TensorInfo(self.name, self.stored.dtype, self.shape, file, start, start + nbytes)
@@ -133,8 +133,10 @@ class View:
     def _span(self, chunk: Chunk) -> Span:
         if chunk.packed or chunk.strides is not None or not chunk.shape:
             return chunk.span
+        if self.rows is None and len(self.stored.chunks) == 1:
+            return chunk.span
         low, high = _row_overlap(chunk, *self._row_range)
-        row_bytes = math.prod(chunk.shape[1:]) * ITEM_BYTES[self.stored.dtype]
+        row_bytes = math.prod(chunk.shape[1:]) * ITEM_BITS[self.stored.dtype] // 8
         return Span(chunk.span.file, chunk.span.start + low * row_bytes, chunk.span.start + high * row_bytes)
 
     @cached_property

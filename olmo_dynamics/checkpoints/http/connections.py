@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 import httpx2
 from huggingface_hub.utils import _http
 
-from olmo_dynamics.checkpoints.http.retry import TransientError
+from olmo_dynamics.checkpoints.http.retry import TransientError, UnreachableError
 
 _MOST_BYTES = 1 << 20  # 1 MiB at a time, so that a limited rate is even and a stop is noticed
 
@@ -61,10 +61,6 @@ class DirectResponse:
     def is_finished(self) -> bool:
         """True if the whole body was received and the connection can be used again."""
         return self._left == 0 and not self._response.will_close
-
-
-class UnreachableError(TransientError):
-    """No connection could be made at all; another client may know a way."""
 
 
 class PendingReads:

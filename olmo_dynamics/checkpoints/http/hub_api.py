@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import quote, urljoin
@@ -23,7 +23,7 @@ from huggingface_hub import hf_hub_url
 from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers, get_session, parse_ratelimit_headers
 
-from olmo_dynamics.checkpoints.http.retry import RetryPolicy, TransientError
+from olmo_dynamics.checkpoints.http.retry import RetryPolicy, TransientError, UnreachableError
 from olmo_dynamics.errors import (
     AccessError,
     CheckpointError,
@@ -99,7 +99,7 @@ def ask(repo: Repo, address: str, parse: Callable[[Any], Parsed], retry: RetryPo
 
 
 def ask_pages(repo: Repo, address: str, parse: Callable[[Any], Parsed], retry: RetryPolicy) -> list[Parsed]:
-    """Get every item of a listing, however many pages it takes, and `parse` each.
+    """Get every item of a listing, however many pages it takes, and `parse` each; another origin's pages get no token.
 
     Raises:
         SourceError: as `ask`.
@@ -107,7 +107,8 @@ def ask_pages(repo: Repo, address: str, parse: Callable[[Any], Parsed], retry: R
     items: list[Parsed] = []
     following: str | None = address
     while following:
-        response = _get(repo, following, retry)
+        asked = repo if _is_same_origin(following, address) else replace(repo, token=False)
+        response = _get(asked, following, retry)
         with _expecting_hub(address):
             items += [parse(item) for item in response.json()]
         link = response.links.get("next", {}).get("url")
@@ -158,13 +159,14 @@ def translate_errors(repo: Repo) -> Iterator[None]:
     except OfflineModeIsEnabled:
         raise NetworkError(
             f"HF_HUB_OFFLINE is set, so {repo.host} is not asked for {repo.name}; "
-            "unset it, or give a folder of checkpoints, which needs no network"
+            "unset it, or give a folder of checkpoints or a repo in the Hugging Face cache, which need no network"
         ) from None
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
         raise NetworkError(f"{repo.endpoint!r} is not the address of a hub; correct HF_ENDPOINT or endpoint=") from None
     except httpx2.RequestError as problem:
         reason = " ".join(str(problem).split()) or "no reason given"
-        raise TransientError(f"{repo.host} gave {type(problem).__name__} ({reason})") from None
+        kind = UnreachableError if isinstance(problem, (httpx2.ConnectError, httpx2.ConnectTimeout)) else TransientError
+        raise kind(f"{repo.host} gave {type(problem).__name__} ({reason})") from None
 
 
 def _get(repo: Repo, address: str, retry: RetryPolicy) -> httpx2.Response:
@@ -175,6 +177,11 @@ def _get(repo: Repo, address: str, retry: RetryPolicy) -> httpx2.Response:
         return response
 
     return retry.call(attempt, f"asking {repo.host} about {repo.name}")
+
+
+def _is_same_origin(address: str, other: str) -> bool:
+    one, two = httpx2.URL(address), httpx2.URL(other)
+    return (one.scheme, one.host, one.port) == (two.scheme, two.host, two.port)
 
 
 @contextmanager

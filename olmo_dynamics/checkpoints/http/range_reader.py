@@ -22,12 +22,12 @@ import httpx2
 import numpy as np
 from huggingface_hub.utils import get_session
 
-from olmo_dynamics.checkpoints.http.connections import Connections, PendingReads, UnreachableError, is_reached_directly
+from olmo_dynamics.checkpoints.http.connections import Connections, PendingReads, is_reached_directly
 from olmo_dynamics.checkpoints.http.hub_api import Repo, require_success, translate_errors
 from olmo_dynamics.checkpoints.http.prefix_cache import PrefixCache
 from olmo_dynamics.checkpoints.http.ranges import CONNECTIONS, Request, plan_requests, request_bytes
 from olmo_dynamics.checkpoints.http.rate_limit import RateLimit
-from olmo_dynamics.checkpoints.http.retry import RetryPolicy, TransientError
+from olmo_dynamics.checkpoints.http.retry import RetryPolicy, TransientError, UnreachableError
 from olmo_dynamics.checkpoints.tensors import Span
 from olmo_dynamics.errors import CheckpointError, NetworkError, UnknownRevisionError
 

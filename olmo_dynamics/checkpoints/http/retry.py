@@ -38,12 +38,17 @@ class TransientError(Exception):
         self.made_progress = False
 
 
+class UnreachableError(TransientError):
+    """No connection could be made at all; another client may know a way."""
+
+
 @dataclass(frozen=True)
 class RetryPolicy:
     """Tries, waits between them (doubling, with jitter), and the longest silence on a connection; all in seconds.
 
     A pause that the host asks for is honoured up to `longest_retry_after`; the hub's quotas last 300 s. `sleep` waits for an
-    event that ends all waiting; tests replace it so as not to wait.
+    event that ends all waiting; tests replace it so as not to wait. With `connect_once`, a host to which no connection can
+    be made is not tried again.
     """
 
     tries: int = 6
@@ -51,6 +56,7 @@ class RetryPolicy:
     longest_wait: float = 30.0
     longest_retry_after: float = 360.0
     timeout: float = 30.0
+    connect_once: bool = False
     sleep: Callable[[threading.Event, float], object] = threading.Event.wait
     jitter: Callable[[], float] = random.random
 
@@ -67,10 +73,12 @@ class RetryPolicy:
             except TransientError as problem:
                 last = problem
             failures = 1 if last.made_progress else failures + 1
+            if self.connect_once and isinstance(last, UnreachableError):
+                break
             if failures < self.tries and not stop.is_set():
                 self._pause(failures, last, doing, stop)
         raise NetworkError(
-            f"{doing} failed {failures} times, the last time because {last}; "
+            f"{doing} failed {_times(failures)}because {last}; "
             "check the connection and run it again (folders of checkpoints need no network)"
         )
 
@@ -87,3 +95,7 @@ class RetryPolicy:
         level = logging.WARNING if seconds >= _LONG_PAUSE else logging.INFO
         _LOG.log(level, "%s: %s; trying again in %.0f s", doing, problem, seconds)
         self.sleep(stop, seconds)
+
+
+def _times(failures: int) -> str:
+    return "" if failures == 1 else f"{failures} times, the last time "

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from olmo_dynamics.errors import OptionError, TrainingError
-from olmo_dynamics.training.data.token_sources import WEB, MappedTokens, TokenSource, open_tokens
+from olmo_dynamics.probes.token_sources import WEB, MappedTokens, TokenSource, open_tokens
 from olmo_dynamics.training.data.tokenize import TokenWriter, is_text, tokenize
 
 
@@ -28,7 +28,8 @@ class DataFiles:
         """Open the files of these names, `NAME=WEIGHT` to mix them; `texts` is called only if one is text.
 
         Raises:
-            TrainingError: a file cannot be read.
+            ProbeError: a file cannot be read.
+            TrainingError: text is given by its address.
             OptionError: some files have a weight and others have none.
         """
         parted = [split_weight(str(name)) for name in names]

@@ -15,9 +15,7 @@ import numpy as np
 from jaxtyping import Int64, Integer
 
 from olmo_dynamics.errors import TrainingError
-from olmo_dynamics.training.data.token_sources import TokenSource, open_tokens
-
-_TELLING = 64  # tokens of an instance from which a wrong dtype can be told
+from olmo_dynamics.probes.token_sources import TokenSource, looks_too_narrow, open_tokens
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,8 @@ class TokenFiles:
         """Open files of bare ids and cut them.
 
         Raises:
-            TrainingError: a file holds no tokens of that dtype, or there is no whole instance.
+            ProbeError: a file holds no tokens of that dtype.
+            TrainingError: there is no whole instance.
         """
         return cls.cut([open_tokens(path, dtype) for path in paths], length=length, unit=unit)
 
@@ -98,12 +97,7 @@ class TokenFiles:
                 f"{source.name}: token ids must be below {self.vocab_size}, the model's vocabulary (got {row[place]} at token "
                 f"{start + place}, read as {source.dtype}): check --data-dtype and the tokenizer"
             )
-        halves = row[: self.length // 2 * 2].reshape(-1, 2)
-        if (
-            source.dtype.itemsize == 2
-            and self.length >= _TELLING
-            and halves[:, 1].max() <= 1 < len(np.unique(halves[:, 0]))
-        ):
+        if looks_too_narrow(row, source.dtype):
             raise TrainingError(
                 f"{source.name}: every other id at token {start} is 0 or 1, as in a file of uint32 read as uint16: "
                 "give --data-dtype uint32"

@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import Int64
 
 from olmo_dynamics.errors import TrainingError
+from olmo_dynamics.probes.token_sources import TokenSource
 from olmo_dynamics.training.data.batch import Batch
 from olmo_dynamics.training.data.batch_size import BatchSizes
 from olmo_dynamics.training.data.instances import TokenFiles
 from olmo_dynamics.training.data.masks import UNMASKED, LabelMask
 from olmo_dynamics.training.data.order import FIRST_EPOCH, DataOrder
 from olmo_dynamics.training.data.shuffle import order_of_epoch
-from olmo_dynamics.training.data.token_sources import TokenSource
 
 
 @dataclass(frozen=True)

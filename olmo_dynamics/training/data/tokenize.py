@@ -16,9 +16,9 @@ import numpy as np
 
 from olmo_dynamics.errors import DiskFullError, TrainingError
 from olmo_dynamics.probes.documents import SUFFIXES, read_documents
+from olmo_dynamics.probes.token_sources import dtype_for
 from olmo_dynamics.probes.tokenizer import ProbeTokenizer
 from olmo_dynamics.settings import cache_dir
-from olmo_dynamics.training.data.token_sources import dtype_for
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,19 @@ from typing import Any
 
 from olmo_dynamics.errors import OptionError, TrainingError
 from olmo_dynamics.model import ModelConfig, expected_shapes
+from olmo_dynamics.probes.token_sources import fingerprint
 from olmo_dynamics.training.data.data_files import DataFiles
 from olmo_dynamics.training.data.instances import TokenFiles
 from olmo_dynamics.training.data.masks import LabelMask, Repeats
 from olmo_dynamics.training.data.mixture import MixtureSampler, quotas
 from olmo_dynamics.training.data.order import FIRST_EPOCH, DataOrder
 from olmo_dynamics.training.data.sampler import Sampler
-from olmo_dynamics.training.data.token_sources import fingerprint
 from olmo_dynamics.training.fork.lr_schedule import fork_schedule, scale_by_batch
 from olmo_dynamics.training.fork.options import ForkOptions
 from olmo_dynamics.training.fork.provenance import Field, Provenance
 from olmo_dynamics.training.fork.weight_edits import Shapes, check_edits, describe_edits, no_match
 from olmo_dynamics.training.parent.parent import Parent
+from olmo_dynamics.training.parent.transformers_trainer import OPTIMIZER_FILE
 from olmo_dynamics.training.recipe import Recipe, log_spaced
 from olmo_dynamics.training.state import matches
 
@@ -46,6 +47,7 @@ class ForkPlan:
     edits: tuple[str, ...] = ()
     begin: int = 0  # the parent's step
     tokenizer_json: bytes | None = None
+    notes: tuple[str, ...] = ()  # about the checkpoint that it resumes from, for the user
 
     def to_json(self) -> dict[str, Any]:
         """The values that must be equal to resume a stopped fork; files by name, size, and the hash of their ends."""
@@ -96,21 +98,27 @@ def _base(parent: Parent, options: ForkOptions) -> Recipe:
     """The parent's recipe, or one of defaults if it is unknown and the user gave the values without a default."""
     if parent.recipe is not None:
         return parent.recipe
-    if (options.lr is None and options.peak_lr is None) or options.batch is None:
+    if options.batch is None and parent.rate is not None:
+        raise TrainingError("transformers' Trainer does not store its batch: give --batch BxT")
+    if (options.lr is None and options.peak_lr is None and parent.rate is None) or options.batch is None:
         raise TrainingError("bare weights have no recipe: give --lr (the rate at the fork) and --batch BxT")
-    return Recipe(steps=max(parent.step, 1), clip=1.0)
+    return Recipe(steps=max(parent.step, 1), clip=1.0, **parent.settings)
 
 
 def _moments(parent: Parent, options: ForkOptions) -> str:
     if parent.has_moments:
         return options.moments or "parent"
+    why = next((f"{name} is not read: {why}" for name, why in parent.unread.items() if name == OPTIMIZER_FILE), "")
+    problem = (
+        f"AdamW's moments are not known ({why})" if why else "AdamW's moments were not published with these weights"
+    )
     if options.moments is None:
         raise TrainingError(
-            "AdamW's moments were not published with these weights: choose --moments zero (they start at 0) or "
-            f"--moments warm (the same, and the learning rate climbs from 0 over --warmup steps, {WARM_STEPS} unless given)"
+            f"{problem}: choose --moments zero (they start at 0) or --moments warm (the same, and the learning rate climbs "
+            f"from 0 over --warmup steps, {WARM_STEPS} unless given)"
         )
     if options.moments == "parent":
-        raise TrainingError("AdamW's moments were not published with these weights: choose --moments zero or warm")
+        raise TrainingError(f"{problem}: choose --moments zero or warm")
     return options.moments
 
 

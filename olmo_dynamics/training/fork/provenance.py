@@ -55,8 +55,10 @@ class Provenance:
             found.append(Field("frozen", "replaced" if "frozen" in replaced else "restored", ", ".join(recipe.frozen)))
         if edits := describe_edits(options):
             found.append(Field("weights edited", "replaced", "; ".join(edits)))
+        if parent.step_file:
+            found.append(Field("step", "restored", f"{parent.step}, of {parent.step_file}"))
         missing = "the parent has this; the fork does not"
-        return (*found, *(Field(name, "missing", missing) for name in self._missing()))
+        return (*found, *(Field(name, "missing", missing) for name in self._missing()), *self._unread())
 
     def _values(self) -> Sequence[tuple[str, object]]:
         recipe, first = self.recipe, self.parent.step + 1
@@ -82,12 +84,22 @@ class Provenance:
 
     def _own(self, name: str) -> str:
         """Status "restored" if the value is from the parent's files, else "assumed"."""
-        return "assumed" if self.parent.recipe is None or name in self.parent.assumed else "restored"
+        of_optimizer = self.parent.rate is not None and name in ("betas, eps", "weight decay")
+        is_known = (self.parent.recipe is not None or of_optimizer) and name not in self.parent.assumed
+        return "restored" if is_known else "assumed"
 
     def _moments(self) -> Field:
         if self.moments == "parent":
             return Field("moments", "restored", "with their steps as stored")
         return Field("moments", "replaced" if self.parent.has_moments else "missing", "zero")
+
+    def _unread(self) -> Sequence[Field]:
+        """The files beside the weights that are not read, those of one reason in one row."""
+        unread = self.parent.unread
+        return [
+            Field(", ".join(name for name in unread if unread[name] == why), "missing", f"present, but not read: {why}")
+            for why in dict.fromkeys(unread.values())
+        ]
 
     def _missing(self) -> Sequence[str]:
         return [

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Unpack, runtime_checkable
 
 from olmo_dynamics.checkpoints import Checkpoint, Source, open_source
 from olmo_dynamics.errors import DivergedError, OptionError, TrainingError
-from olmo_dynamics.model import ModelConfig, parse_config
-from olmo_dynamics.training.checkpoint import CheckpointWriter, checkpoint_name, read_checkpoint, written_checkpoints
+from olmo_dynamics.files import write_errors_named
+from olmo_dynamics.model import ModelConfig, resolve_config
+from olmo_dynamics.probes.token_sources import dtype_for
+from olmo_dynamics.training.checkpoint import CheckpointWriter, checkpoint_name
+from olmo_dynamics.training.checkpoint_reader import Resumed, read_newest, verify_large_files
 from olmo_dynamics.training.data.batch import Batch
 from olmo_dynamics.training.data.data_files import DataFiles
 from olmo_dynamics.training.data.instances import TokenFiles
-from olmo_dynamics.training.data.token_sources import dtype_for
 from olmo_dynamics.training.data.tokenize import TokenWriter
 from olmo_dynamics.training.distributed import check_process_count, open_process_group, place_state, process_count
 from olmo_dynamics.training.evaluation import TABLE as EVALUATION_TABLE
@@ -101,11 +103,16 @@ def fork(
             if dry_run:
                 return Fork(plan, folder)
             resumed = _resume(folder, checkpoint, plan)
-            state, lineage = resumed or _begin(checkpoint, parent, plan, options)
-        writer = CheckpointWriter(folder, plan.recipe, plan.tokenizer_json, lineage, options.keep)
+            if resumed is None:
+                state, lineage = _begin(checkpoint, parent, plan, options)
+            else:
+                state, lineage, plan = resumed.state, resumed.lineage, replace(plan, notes=resumed.notes)
+        damaged = resumed.damaged if resumed else frozenset[str]()
+        writer = CheckpointWriter(folder, plan.recipe, plan.tokenizer_json, lineage, options.keep, damaged)
         place_state(state, plan.recipe, place)
         chosen = callbacks(plan, state)  # their errors leave nothing behind
-        folder.mkdir(parents=True, exist_ok=True)
+        with write_errors_named(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         evaluator.resume(state.step)
         if state.step == parent.step and not evaluator.rows:
             evaluator.measure(state)
@@ -201,7 +208,7 @@ def _plan(
     checkpoint: Checkpoint, parent: Parent, *, data: Sequence[str | Path], steps: int, options: ForkOptions
 ) -> ForkPlan:
     """Plan the fork on these data, with the tokenizer that reads them."""
-    config = parse_config(checkpoint.config)
+    config = resolve_config(checkpoint.config, checkpoint.tensors, checkpoint.read_many)
     tokenizer_json = read_tokenizer(checkpoint, options.tokenizer)
     opened = _open(data, parent, config, options, tokenizer_json)
     return replace(plan_fork(parent, config, data=opened, steps=steps, options=options), tokenizer_json=tokenizer_json)
@@ -231,8 +238,10 @@ def _evaluator(folder: Path, parent: Parent, plan: ForkPlan, options: ForkOption
 
 def _begin(
     checkpoint: Checkpoint, parent: Parent, plan: ForkPlan, options: ForkOptions
-) -> tuple[TrainState, dict[str, Any]]:
+) -> tuple[TrainState, Mapping[str, Any]]:
     """The state at the fork and its lineage; the first loss is compared with the parent's before weights are edited."""
+    if parent.form == "ours":
+        verify_large_files(checkpoint)
     state = restore_state(checkpoint, parent, plan.recipe, moments=plan.moments)
     losses = first_losses(checkpoint, state, plan, parent_loss=options.parent_loss)
     _refuse_jump(*losses, accepted=options.accept_loss_jump)
@@ -255,22 +264,23 @@ def _refuse_jump(first: float, expected: float, known_from: str, *, accepted: bo
         )
 
 
-def _resume(out: Path, checkpoint: Checkpoint, plan: ForkPlan) -> tuple[TrainState, dict[str, Any]] | None:
-    """Read state and lineage of the fork's last checkpoint, if `out` holds this fork; None if it holds nothing.
+def _resume(out: Path, checkpoint: Checkpoint, plan: ForkPlan) -> Resumed | None:
+    """Read the newest sound checkpoint of the fork, if `out` holds this fork; None if it holds nothing.
 
     Raises:
         TrainingError: `out` holds something else.
+        CheckpointError: every checkpoint in `out` is damaged.
     """
-    found = written_checkpoints(out)
-    if not found:
-        return None
-    last = found[-1]
-    lineage = json.loads((last / "lineage.json").read_bytes())
-    parent, revision = lineage.get("parent") or {}, checkpoint.revision
-    same_parent = (parent.get("revision"), parent.get("commit")) == (revision.name, revision.commit)
-    if not same_parent or lineage.get("fork") != json.loads(json.dumps(plan.to_json())):
-        raise TrainingError(f"{out} must hold this fork or nothing, but holds another run: choose another --out")
-    return read_checkpoint(last)[0], lineage
+    planned, revision = json.loads(json.dumps(plan.to_json())), checkpoint.revision
+
+    def check(lineage: Mapping[str, Any]) -> None:
+        given = lineage.get("parent")
+        parent = given if isinstance(given, dict) else {}
+        same_parent = (parent.get("revision"), parent.get("commit")) == (revision.name, revision.commit)
+        if not same_parent or lineage.get("fork") != planned:
+            raise TrainingError(f"{out} must hold this fork or nothing, but holds another run: choose another --out")
+
+    return read_newest(out, check)
 
 
 def _lineage(

@@ -1,7 +1,8 @@
 """The training of a published checkpoint: the recipe and state that a fork continues, in this library's terms.
 
-Four forms exist: folders that this library wrote (complete), native OLMo and OLMo-core (moments, schedule, data position),
-and bare weights (nothing). A value that a published config leaves open is its trainer's default, and is noted as assumed.
+Five forms exist: folders that this library wrote (complete), native OLMo and OLMo-core (moments, schedule, data position),
+transformers' Trainer (moments, the rate, the step), and bare weights (nothing). A value that a published config leaves open
+is its trainer's default, and is noted as assumed.
 
     >>> parent = read_parent(checkpoint)                                                        # doctest: +SKIP
     >>> parent.form, parent.step, parent.recipe.mean_over, parent.order.skipped                 # doctest: +SKIP
@@ -10,36 +11,45 @@ and bare weights (nothing). A value that a published config leaves open is its t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from olmo_dynamics.checkpoints import Checkpoint, known_run
+from olmo_dynamics.checkpoints.identity import LINEAGE_FILE
 from olmo_dynamics.errors import TrainingError
-from olmo_dynamics.training.checkpoint import MOMENTS_FILE, STATE_FILE, SavedState, parse_training_state
+from olmo_dynamics.training.checkpoint_reader import is_ours, read_lineage, read_saved_state
 from olmo_dynamics.training.data.order import DataOrder
 from olmo_dynamics.training.parent.config_reader import ConfigReader
 from olmo_dynamics.training.parent.olmo import olmo_config
 from olmo_dynamics.training.parent.olmo_core import olmo_core_config
+from olmo_dynamics.training.parent.transformers_trainer import (
+    DEFAULTS,
+    TrainerFiles,
+    has_trainer_files,
+    read_trainer_files,
+)
+from olmo_dynamics.training.parent.transformers_trainer import STATE_FILE as TRAINER_STATE_FILE
 from olmo_dynamics.training.recipe import Recipe
+from olmo_dynamics.training.saved_state import MOMENTS_FILE, SavedState
 from olmo_dynamics.training.schedule import Schedule
-
-LINEAGE_FILE = "lineage.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parent:
     """The past of a checkpoint. `recipe` is None for bare weights; `recipe.steps` is its step, at least 1."""
 
-    form: str  # "ours", "olmo", "olmo-core" or "weights"
+    form: str  # "ours", "olmo", "olmo-core", "transformers" or "weights"
     step: int
     tokens_seen: int
     recipe: Recipe | None = None
     order: DataOrder | None = None  # if it is known: `skipped` counts from it
     position: int = 0  # batches read since `order`'s position
     has_moments: bool = False
-    rate: float | None = None  # the learning rate of its last update, if only the optimiser has it
+    rate: float | None = None  # the learning rate at the fork, if only the optimiser has it
+    settings: Mapping[str, Any] = field(default_factory=dict)  # those of its recipe's fields that bare weights lack
+    step_file: str = ""  # the file that has its step, for bare weights
+    unread: Mapping[str, str] = field(default_factory=dict)  # files that lie beside its weights: why they are not read
     no_schedule: str = ""  # why its schedule cannot be continued
     assumed: frozenset[str] = frozenset()  # values missing in its files, by their rows in a fork's provenance
     token_dtype: str | None = None
@@ -57,15 +67,31 @@ def read_parent(checkpoint: Checkpoint) -> Parent:
         TrainingError: the recipe cannot be continued.
         CheckpointError: a file is damaged.
     """
-    if STATE_FILE in checkpoint.files:
-        saved = parse_training_state(checkpoint.read_file(STATE_FILE), f"{checkpoint.label}: {STATE_FILE}")
+    if is_ours(checkpoint):
+        saved = read_saved_state(checkpoint)
         return replace(_ours(saved, _lineage_data(checkpoint)), has_moments=MOMENTS_FILE in checkpoint.files)
     if checkpoint.stored_as is not None and checkpoint.format in ("olmo", "olmo-core"):
         return _published(checkpoint, checkpoint.stored_as.recipe)
     revision = checkpoint.revision
     run = known_run(checkpoint.source)
     tokens = revision.tokens or (run.tokens_at(revision) if run else None)
-    return Parent(form="weights", step=revision.step or 0, tokens_seen=tokens or 0)
+    bare = Parent(form="weights", step=revision.step or 0, tokens_seen=tokens or 0)
+    return _of_trainer(bare, read_trainer_files(checkpoint)) if has_trainer_files(checkpoint) else bare
+
+
+def _of_trainer(bare: Parent, found: TrainerFiles) -> Parent:
+    """Bare weights with the files of transformers' Trainer beside them."""
+    return replace(
+        bare,
+        form="transformers",
+        step=bare.step if found.step is None else found.step,
+        step_file="" if found.step is None else TRAINER_STATE_FILE,
+        tokens_seen=bare.tokens_seen or found.tokens_seen or 0,
+        has_moments=found.optimizer is not None,
+        rate=found.rate,
+        settings={**DEFAULTS, **found.settings},
+        unread=found.problems,
+    )
 
 
 def _ours(saved: SavedState, data: Sequence[Mapping[str, str | int]]) -> Parent:
@@ -90,8 +116,8 @@ def _lineage_data(checkpoint: Checkpoint) -> list[dict[str, str | int]]:
     """The files that a fork read, from its lineage; empty for a run from scratch."""
     if LINEAGE_FILE not in checkpoint.files:
         return []
-    lineage = json.loads(checkpoint.read_file(LINEAGE_FILE))
-    return list((lineage.get("fork") or {}).get("data") or ())
+    files = (read_lineage(checkpoint).get("fork") or {}).get("data") or ()
+    return list(files)
 
 
 def _published(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Parent:

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from olmo_dynamics.checkpoints import Checkpoint
 from olmo_dynamics.errors import TrainingError
-from olmo_dynamics.model import LanguageModel, build_model, check_shapes, parse_config, to_tensor
-from olmo_dynamics.training.checkpoint import MOMENTS_FILE
+from olmo_dynamics.model import LanguageModel, build_model, check_shapes, missing_head, resolve_config, to_tensor
 from olmo_dynamics.training.parent.parent import Parent
+from olmo_dynamics.training.parent.transformers_trainer import OPTIMIZER_FILE, read_optimizer
 from olmo_dynamics.training.recipe import Recipe
+from olmo_dynamics.training.saved_state import MOMENTS_FILE
 from olmo_dynamics.training.state import TrainState, build_optimizer
 
 Moments = Mapping[str, Mapping[str, Tensor]]
@@ -45,7 +46,12 @@ def restore_state(checkpoint: Checkpoint, parent: Parent, recipe: Recipe, *, mom
 
 def load_weights(checkpoint: Checkpoint) -> LanguageModel:
     """Load the model on the CPU in float32, whatever the dtype of its stored weights."""
-    config = parse_config(checkpoint.config)
+    config = resolve_config(checkpoint.config, checkpoint.tensors, checkpoint.read_many)
+    if not config.has_head:
+        raise TrainingError(
+            f"{checkpoint.label} must have a language-model head to be trained "
+            f"({missing_head(checkpoint.config, checkpoint.tensors)}): fork a language model"
+        )
     check_shapes(config, checkpoint.tensors)
     model = build_model(config, device="cpu")
     with torch.no_grad():
@@ -74,6 +80,8 @@ def read_moments(checkpoint: Checkpoint) -> Moments:
             found.setdefault(name, {})[kind] = tensor
         return found
     optimizer = checkpoint.optimizer
+    if optimizer is None and OPTIMIZER_FILE in checkpoint.files:
+        optimizer = read_optimizer(checkpoint)
     if optimizer is None:
         return {}
     moments: dict[str, dict[str, Tensor]] = {

@@ -24,6 +24,8 @@ NAMES = [
     "main",
 ]  # fmt: skip
 
+LAST_OF_STAGE_2 = [*(f"stage2-ingredient{k}-step3000-tokens7B" for k in (1, 2, 3)), "stage2-ingredient1+2-step3000"]
+
 
 def revisions(*names: str) -> list[Revision]:
     parsed = [parse_revision(name) for name in names or NAMES]
@@ -63,10 +65,11 @@ def test_all_is_every_revision_once() -> None:
         ("stage?-step0-*", ["stage1-step0-tokens0B"]),
         (" stage1:first1 ", ["stage1-step0-tokens0B"]),
         ("stage1:first1, main", ["stage1-step0-tokens0B", "main"]),
-        ("all:last2", ["nitro", "main"]),
+        ("all:last1", ["stage1-step49000-tokens103B", *LAST_OF_STAGE_2, "main"]),
         ("stage2:ingredient1:every2", ["stage2-ingredient1-step1000-tokens3B", "stage2-ingredient1-step3000-tokens7B"]),
         ("stage1:log1", ["stage1-step49000-tokens103B"]),
-        ("last2", ["nitro", "main"]),
+        ("step48000..:last2,nitro", ["stage1-step48000-tokens101B", "stage1-step49000-tokens103B", "nitro"]),
+        ("stage2:last1", LAST_OF_STAGE_2),
         ("stage1:log2", ["stage1-step0-tokens0B", "stage1-step49000-tokens103B"]),
         ("stage1:log3", ["stage1-step0-tokens0B", "stage1-step1000-tokens3B", "stage1-step49000-tokens103B"]),
     ],
@@ -103,8 +106,35 @@ def test_more_asked_for_than_there_are() -> None:
 
 def test_several_runs_that_share_step_0() -> None:
     names = [f"stage2-ingredient{k}-step0" for k in (1, 2, 3)] + ["stage2-ingredient1-step1000"]
-    assert chosen("all:log3", *names) == [names[0], names[3], names[1]]
-    assert chosen("all:log2", *names[:3]) == names[:2]
+    assert chosen("all:log3", *names) == [names[0], names[3], names[1], names[2]]
+    assert chosen("all:log1", *names) == [names[3], names[1], names[2]]
+
+
+SEEDS = [f"step{step}-seed-{seed}" for seed in ("default", "small-aux-2") for step in (0, 1000, 2000, 4000)]
+NUMBERED = [f"seed{seed}-step{step}" for seed in (2, 10) for step in (5, 50)]
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("all", [*NUMBERED, *SEEDS]),
+        ("seed*", [*NUMBERED, *SEEDS]),
+        ("seed-default", SEEDS[:4]),
+        ("seed-small-*", SEEDS[4:]),
+        ("seed2", NUMBERED[:2]),
+        ("seed-2", NUMBERED[:2]),
+        ("seed_010", NUMBERED[2:]),
+        ("seed1*", NUMBERED[2:]),
+        ("*seed-default", SEEDS[:4]),
+        ("seed-default:log3", [SEEDS[0], SEEDS[1], SEEDS[3]]),
+        ("seed-*:log3", [SEEDS[place] for place in (0, 1, 3, 4, 5, 7)]),
+        ("step1000..:first1", [SEEDS[1], SEEDS[5]]),
+        ("last1", [NUMBERED[1], NUMBERED[3], SEEDS[3], SEEDS[7]]),
+        ("seed2-step5", ["seed2-step5"]),
+    ],
+)
+def test_every_seed_is_a_line_of_its_own(expression: str, expected: list[str]) -> None:
+    assert chosen(expression, *SEEDS, *NUMBERED) == expected
 
 
 @pytest.mark.parametrize("odd", ["stage1", "all", "log3", "main*", "a,b", "x:first2", "step1..5", "first2:y", "wip+1"])
@@ -129,6 +159,8 @@ def inventory(names: str = "stage1-step0-tokens0B, stage1-step31000-tokens66B, m
         ("stage9", f"'stage9' matches no revision; {inventory()}"),
         ("stage1:step1..999", f"'stage1:step1..999' matches no revision; {inventory()}"),
         ("main,stage2:ingredient7:log3", f"'stage2:ingredient7:log3' matches no revision; {inventory()}"),
+        ("seed7", f"'seed7' matches no revision; {inventory()}"),
+        ("seedling", f"cannot read 'seedling': {GRAMMAR}"),
         ("fp32*", f"'fp32*' matches no revision; {inventory()}"),
         ("", f"an empty filter (or an empty term) selects nothing; {GRAMMAR}"),
         ("main,", f"an empty filter (or an empty term) selects nothing; {GRAMMAR}"),
@@ -172,10 +204,11 @@ def test_unknown_token_counts_are_told() -> None:
 names = st.one_of(
     st.builds("stage{}-step{}".format, st.integers(1, 3), st.integers(0, 10**6)),
     st.builds("stage2-ingredient{}-step{}".format, st.integers(1, 3), st.integers(0, 10**6)),
+    st.builds("step{}-seed-{}".format, st.integers(0, 10**6), st.sampled_from(["default", "7"])),
     st.sampled_from(["main", "nitro"]),
 )
 sources = st.lists(names, min_size=1, max_size=40, unique=True).map(lambda some: revisions(*some))
-filters = st.sampled_from(["all", "step..", "stage1", "stage2", "*", "step..5000", "main"])
+filters = st.sampled_from(["all", "seed*", "seed7", "step..", "stage1", "stage2", "*", "step..5000", "main"])
 thinnings = st.builds("{}{}".format, st.sampled_from(["log", "every", "first", "last"]), st.integers(1, 12))
 terms = st.one_of(filters, st.builds("{}:{}".format, filters, thinnings))
 
@@ -204,10 +237,15 @@ def test_thinning_is_an_ordered_subset(source: list[Revision], term: str, thinni
     if whole is None or thinned is None:
         return
     assert [revision for revision in whole if revision in thinned] == thinned == sorted(thinned, key=sort_key)
-    if thinning.startswith(("every", "first")):
-        assert thinned[0] == whole[0]
-    if thinning.startswith("last"):
-        assert thinned[-1] == whole[-1]
+    kept = [[each for each in thinned if each.line == line] for line in {each.line: None for each in whole}]
+    lines = [[each for each in whole if each.line == line] for line in {each.line: None for each in whole}]
+    for own, all_of_it in zip(kept, lines, strict=True):
+        if thinning.startswith(("every", "first")):
+            assert own[0] == all_of_it[0]
+        if thinning.startswith("last"):
+            assert own[-1] == all_of_it[-1]
+        if not thinning.startswith(("every", "log")):
+            assert len(own) == min(len(all_of_it), int(thinning.lstrip("firstal")))
 
 
 @given(st.sets(st.integers(0, 10**6), min_size=1, max_size=60), st.integers(1, 70))

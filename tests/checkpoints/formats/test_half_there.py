@@ -147,21 +147,32 @@ def test_members_may_not_overlap(bin_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [31, 33, 48])
-def test_a_fused_tensor_of_impossible_size(rows: int, tmp_path: Path) -> None:
+def test_a_fused_tensor_of_impossible_size_is_left_whole(rows: int, tmp_path: Path) -> None:
     name = "transformer.blocks.0.att_proj.weight"
     folder = write_native(tmp_path / "step7", native_config(TINY), {name: torch.zeros(rows, 16)})
-    assert refusal(folder, lambda found: found.weights) == (
+    found = open_format(folder)
+    assert {each: info.shape for each, info in found.weights.infos.items()} == {name: (rows, 16)}
+    assert refusal(folder, lambda found: found.optimizer) == (
         f"fused tensor {name} has shape [{rows}, 16], but by its config it must hold 16 + 8 + 8 rows of 16; "
         "config and weights are of different models"
     )
 
 
-def test_an_unknown_tensor(tmp_path: Path) -> None:
-    folder = write_native(
-        tmp_path / "step7", native_config(TINY), {"transformer.blocks.0.att_proj.bias": torch.zeros(3)}
+def test_an_unknown_tensor_keeps_its_name(tmp_path: Path) -> None:
+    name = "transformer.blocks.0.att_proj.scale"
+    folder = write_native(tmp_path / "step7", native_config(TINY), {name: torch.zeros(3)})
+    assert list(open_format(folder).weights.infos) == [name]
+    assert refusal(folder, lambda found: found.optimizer) == (
+        f"tensor '{name}' is unknown in this format; its place in the model cannot be told"
     )
-    assert refusal(folder, lambda found: found.weights) == (
-        "tensor 'transformer.blocks.0.att_proj.bias' is unknown in this format; its place in the model cannot be told"
+
+
+def test_a_git_lfs_pointer_in_place_of_a_shard(core_folder: Path) -> None:
+    shard = next((core_folder / "model_and_optim").glob("*.distcp"))
+    shard.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 8\n")
+    assert refusal(core_folder, lambda found: found.weights) == (
+        f"model_and_optim/{shard.name} is a Git LFS pointer, which stands in place of the file itself; run `git lfs pull` "
+        "in its repository"
     )
 
 

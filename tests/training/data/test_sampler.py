@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from olmo_dynamics.errors import OptionError, TrainingError
+from olmo_dynamics.errors import OptionError, ProbeError, TrainingError
+from olmo_dynamics.probes.token_sources import dtype_for
 from olmo_dynamics.training.data.batch_size import BatchSizes
 from olmo_dynamics.training.data.instances import TokenFiles
 from olmo_dynamics.training.data.order import DataOrder
 from olmo_dynamics.training.data.sampler import Sampler
 from olmo_dynamics.training.data.shuffle import order_of_epoch, shuffled
-from olmo_dynamics.training.data.token_sources import dtype_for
 from olmo_dynamics.training.data.windows import Windows
 
 NATIVE = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "native"
@@ -99,9 +99,9 @@ def test_files_that_hold_no_tokens_of_ours_are_refused(paths: list[Path], tmp_pa
     for path, message in (
         (tmp_path / "none.npy", f"{tmp_path / 'none.npy'} is not a file of token ids: check the path"),
         (header, f"token ids must be integers in C order; {header} holds float64 of shape (9,): save it again"),
-        (odd, f"{odd} has 3 bytes, not a multiple of the 2 of uint16: check --data-dtype"),
+        (odd, f"{odd} has 3 bytes, not a multiple of the 2 of uint16: give the dtype that it was written in"),
     ):
-        with pytest.raises(TrainingError, match=f"^{re.escape(message)}$"):
+        with pytest.raises(ProbeError, match=f"^{re.escape(message)}$"):
             TokenFiles.open([path], length=4, dtype="uint16")
     with pytest.raises(
         TrainingError, match=r"^training needs at least one instance of 64 tokens; the 2 files hold 23: "

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from huggingface_hub import close_session
 
-from olmo_dynamics.errors import OptionError, TrainingError
+from olmo_dynamics.errors import OptionError, ProbeError, TrainingError
+from olmo_dynamics.probes.token_sources import fingerprint, open_tokens
 from olmo_dynamics.settings import cache_dir
 from olmo_dynamics.training.data.data_files import DataFiles, split_weight
 from olmo_dynamics.training.data.instances import TokenFiles
-from olmo_dynamics.training.data.token_sources import fingerprint, open_tokens
 from olmo_dynamics.training.data.tokenize import TokenWriter, tokenize
 from tests.checkpoints.http.test_web_directory import _Handler
 from tests.runs import tiny_tokenizer
@@ -58,7 +58,7 @@ def test_of_a_web_file_only_the_bytes_of_the_asked_instances_move(
     assert ranges == ["bytes=512-1023", "bytes=76800-77055"]  # neighbours in one request, nothing else
     known = fingerprint(here.sources[0])
     assert fingerprint(there.sources[0]) == {name: known[name] for name in ("name", "bytes")}
-    with pytest.raises(TrainingError, match=r"^there is no file of token ids at http://127.*none\.npy: check"):
+    with pytest.raises(ProbeError, match=r"^there is no file of token ids at http://127.*none\.npy: check"):
         open_tokens(address.replace("part-0", "none"), "uint16")
     with pytest.raises(
         TrainingError, match=r"^text must be a local file; only token ids are read over http \(got http://.*jsonl\): "
@@ -82,7 +82,7 @@ def test_ids_that_cannot_be_are_named_with_their_file(numbers: Path, tmp_path: P
         TrainingError, match=r"wide\.npy: every other id at token 64 is 0 or 1, as in a file of uint32 read"
     ):
         TokenFiles.open([wide], length=64, dtype="uint16").read([1])
-    with pytest.raises(TrainingError, match=r"^the dtype of token files must be uint16 or uint32 \(got int8\)$"):
+    with pytest.raises(OptionError, match=r"^the dtype of token files must be uint16 or uint32 \(got int8\)$"):
         open_tokens(numbers, "int8")
 
 
@@ -94,7 +94,7 @@ def test_a_numpy_header_is_understood(numbers: Path, tmp_path: Path, dtype: str)
     assert files.count == bare.count and np.array_equal(files.read([3, 0]), bare.read([3, 0]))
     assert fingerprint(files.sources[0])["bytes"] == 40_000 * np.dtype(dtype).itemsize
     headed.write_bytes(headed.read_bytes()[:-1])
-    with pytest.raises(TrainingError, match=r"headed\.npy has a NumPy header but is damaged: mmap"):
+    with pytest.raises(ProbeError, match=r"headed\.npy has a NumPy header but is damaged: mmap"):
         open_tokens(headed, "uint16")
     np.save(headed, np.array([5, -1, 3]))
     with pytest.raises(

@@ -18,7 +18,8 @@ from olmo_dynamics.errors import DivergedError, OptionError, TrainingError
 from olmo_dynamics.experiments.demo import SMALL, pretrain
 from olmo_dynamics.frames import metrics
 from olmo_dynamics.model import parse_config
-from olmo_dynamics.training.checkpoint import CheckpointWriter, read_checkpoint
+from olmo_dynamics.training.checkpoint import CheckpointWriter
+from olmo_dynamics.training.checkpoint_reader import read_checkpoint
 from olmo_dynamics.training.fork.options import ForkOptions
 from olmo_dynamics.training.fork.plan import ForkPlan
 from olmo_dynamics.training.fork.run import fork, next_batches, open_checkpoint

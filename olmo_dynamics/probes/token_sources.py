@@ -22,11 +22,12 @@ from jaxtyping import Integer
 
 from olmo_dynamics.checkpoints.http.web_directory import WebDirectory
 from olmo_dynamics.checkpoints.tensors import Span
-from olmo_dynamics.errors import TrainingError
+from olmo_dynamics.errors import OptionError, ProbeError
 
 DTYPES = ("uint16", "uint32")
 WEB = ("https://", "http://")
 _MAGIC = b"\x93NUMPY"
+_TELLING = 64  # tokens from which a wrong dtype can be told
 _HASHED = 1 << 20  # 1 MiB at either end: enough to tell files apart without reading terabytes
 
 
@@ -71,13 +72,17 @@ class MappedTokens:
         """Map the file; `dtype` is that of a file without a header.
 
         Raises:
-            TrainingError: the file is missing, its size is not a multiple of the dtype's, or its header is not one of integers.
+            ProbeError: the file cannot be read, its size is not a multiple of the dtype's, or its header is not one of integers.
         """
         if not path.is_file():
-            raise TrainingError(f"{path} is not a file of token ids: check the path")
-        with path.open("rb") as file:
-            if file.read(len(_MAGIC)) == _MAGIC:
-                return cls(str(path), _headed(path))
+            raise ProbeError(f"{path} is not a file of token ids: check the path")
+        try:
+            with path.open("rb") as file:
+                headed = file.read(len(_MAGIC)) == _MAGIC
+        except OSError as error:
+            raise ProbeError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
+        if headed:
+            return cls(str(path), _headed(path))
         size = _whole(str(path), path.stat().st_size, dtype)
         return cls(str(path), np.memmap(path, dtype, mode="r") if size else np.empty(0, dtype))
 
@@ -108,10 +113,10 @@ class WebTokens:
         """The number of tokens; requested once.
 
         Raises:
-            TrainingError: there is no such file, or its size is not a multiple of the dtype's.
+            ProbeError: there is no such file, or its size is not a multiple of the dtype's.
         """
         if self._file not in self._directory.files:
-            raise TrainingError(f"there is no file of token ids at {self.name}: check the address")
+            raise ProbeError(f"there is no file of token ids at {self.name}: check the address")
         return _whole(self.name, self._directory.files[self._file], self.dtype)
 
     def read(self, spans: Sequence[tuple[int, int]]) -> list[Integer[np.ndarray, " tokens"]]:
@@ -137,15 +142,26 @@ def open_tokens(name: str | Path, dtype: str) -> TokenSource:
     """Open the token file of that path or address; of a web file only the size is requested.
 
     Raises:
-        TrainingError: the dtype is unknown, or the file holds no tokens of it.
+        ProbeError: the file holds no tokens of that dtype.
+        OptionError: the dtype is unknown.
     """
     if dtype not in DTYPES:
-        raise TrainingError(f"the dtype of token files must be {' or '.join(DTYPES)} (got {dtype})")
+        raise OptionError(f"the dtype of token files must be {' or '.join(DTYPES)} (got {dtype})")
     if str(name).startswith(WEB):
         source = WebTokens(str(name), np.dtype(dtype))
         _ = source.size  # a wrong address fails now
         return source
     return MappedTokens.open(Path(name).expanduser(), np.dtype(dtype))
+
+
+def looks_too_narrow(ids: Integer[np.ndarray, " tokens"], dtype: np.dtype[np.generic]) -> bool:
+    """True if ids read as uint16 alternate with 0 or 1, as those of a uint32 file do; too few ids tell nothing.
+
+    >>> looks_too_narrow(np.arange(64, dtype=np.uint32).view(np.uint16), np.dtype("uint16"))
+    True
+    """
+    pairs = ids[: ids.size // 2 * 2].reshape(-1, 2)
+    return dtype.itemsize == 2 and ids.size >= _TELLING and bool(pairs[:, 1].max() <= 1 < len(np.unique(pairs[:, 0])))
 
 
 def fingerprint(source: TokenSource) -> dict[str, str | int]:
@@ -172,9 +188,9 @@ def _headed(path: Path) -> Integer[np.ndarray, " tokens"]:
     try:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, SyntaxError, OverflowError) as error:
-        raise TrainingError(f"{path} has a NumPy header but is damaged: {' '.join(str(error).split())}") from None
+        raise ProbeError(f"{path} has a NumPy header but is damaged: {' '.join(str(error).split())}") from None
     if array.dtype.kind not in "iu" or not array.flags.c_contiguous:
-        raise TrainingError(
+        raise ProbeError(
             f"token ids must be integers in C order; {path} holds {array.dtype} of shape {array.shape}: save it again"
         )
     flat: np.ndarray = array.reshape(-1)
@@ -184,7 +200,7 @@ def _headed(path: Path) -> Integer[np.ndarray, " tokens"]:
 def _whole(name: str, nbytes: int, dtype: np.dtype[np.generic]) -> int:
     """The number of ids in so many bytes."""
     if nbytes % dtype.itemsize:
-        raise TrainingError(
-            f"{name} has {nbytes} bytes, not a multiple of the {dtype.itemsize} of {dtype}: check --data-dtype"
+        raise ProbeError(
+            f"{name} has {nbytes} bytes, not a multiple of the {dtype.itemsize} of {dtype}: give the dtype that it was written in"
         )
     return nbytes // dtype.itemsize

@@ -7,12 +7,14 @@ array([-1,  0,  1])
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from olmo_dynamics import quantities
 from olmo_dynamics.checkpoints import Checkpoint
+from olmo_dynamics.collection.setup.held import ELEMENT_COUNT
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.names import NO_LAYER, TensorInfo
 from olmo_dynamics.recorders import Context, Recorder
@@ -22,16 +24,23 @@ _LABELS = (str, (int, float, np.integer, np.floating))
 
 
 def axes_of(
-    checkpoint: Checkpoint, chosen: Sequence[TensorInfo], recorders: Iterable[Recorder], context: Context
+    checkpoint: Checkpoint,
+    chosen: Sequence[TensorInfo],
+    recorders: Iterable[Recorder],
+    context: Context,
+    *,
+    sizes_along_tensor: bool = False,
 ) -> dict[str, Axis]:
     """The axes on which measurements of some tensors, and of a forward pass, can lie: shared ones, and recorders' own.
+
+    Older stores keep the tensors' sizes along their axis, the same for all revisions.
 
     Raises:
         OptionError: two recorders label one axis differently, or a recorder does not label an axis of its own.
     """
     shared = [
-        *_tensor_axes(chosen),
-        Axis("feature", np.arange(_hidden_size(checkpoint, chosen))),
+        *_tensor_axes(chosen, sizes=sizes_along_tensor),
+        Axis("feature", np.arange(_hidden_size(checkpoint, chosen, context))),
         *_embedding_axes(chosen),
         *_model_axes(context),
         *_probe_axes(context),
@@ -74,18 +83,16 @@ def _check_labelled(recorder: Recorder, axes: Mapping[str, Axis]) -> None:
                 )
 
 
-def _tensor_axes(chosen: Sequence[TensorInfo]) -> list[Axis]:
+def _tensor_axes(chosen: Sequence[TensorInfo], *, sizes: bool) -> list[Axis]:
+    along = {
+        "layer": np.array([info.layer for info in chosen], dtype=np.int64),
+        "expert": np.array([info.expert for info in chosen], dtype=np.int64),
+        "role": np.array([info.role for info in chosen]),
+    }
+    if sizes:
+        along[ELEMENT_COUNT] = np.array([info.size for info in chosen], dtype=np.int64)
     return [
-        Axis(
-            "tensor",
-            np.array([info.name for info in chosen]),
-            {
-                "layer": np.array([info.layer for info in chosen], dtype=np.int64),
-                "expert": np.array([info.expert for info in chosen], dtype=np.int64),
-                "role": np.array([info.role for info in chosen]),
-                "element_count": np.array([info.size for info in chosen], dtype=np.int64),
-            },
-        ),
+        Axis("tensor", np.array([info.name for info in chosen]), along),
         Axis("quantile", np.array(quantities.QUANTILES)),
     ]
 
@@ -117,8 +124,13 @@ def _probe_axes(context: Context) -> list[Axis]:
     ]
 
 
-def _hidden_size(checkpoint: Checkpoint, chosen: Sequence[TensorInfo]) -> int:
-    declared = checkpoint.config.get("hidden_size")
-    if isinstance(declared, int) and declared > 0:
+def _hidden_size(checkpoint: Checkpoint, chosen: Sequence[TensorInfo], context: Context) -> int:
+    """The features of the residual stream; of an unknown model those of most tensors on it, or the config's if one has them."""
+    if context.config is not None:
+        return context.config.hidden_size
+    widths = Counter(info.shape[info.residual_axis] for info in chosen if info.residual_axis is not None)
+    declared = checkpoint.stated_config.get("hidden_size")
+    widest = max((max(info.shape, default=1) for info in checkpoint.tensors.values() if info.size), default=1)
+    if type(declared) is int and 0 < declared <= widest and (declared in widths or not widths):
         return declared
-    return max((info.shape[info.residual_axis] for info in chosen if info.residual_axis is not None), default=1)
+    return max(widths, key=lambda width: (widths[width], width), default=1)

@@ -79,11 +79,11 @@ def paths(frame: pl.DataFrame, x: str) -> pl.DataFrame:
     latest = {parent: max(begins[line] for line in lines if before.get(line) == parent) for parent in before.values()}
     parts = []
     for end in (line for line in lines if line not in latest or stops[line] > latest[line]):
-        chain, rows = [end], [frame.filter(pl.col(LINE) == end)]
+        chain, rows, start = [end], [frame.filter(pl.col(LINE) == end)], begins[end]
         while chain[0] in before:
             chain.insert(0, before[chain[0]])
-            earlier = frame.filter(pl.col(LINE) == chain[0], pl.col(x) <= rows[0][x].min())
-            rows.insert(0, earlier)
+            rows.insert(0, frame.filter(pl.col(LINE) == chain[0], pl.col(x) <= start))
+            start = min(start, begins[chain[0]])  # a parent may hold no row so early
         parts.append(pl.concat(rows).with_columns(pl.lit(" → ".join(chain)).alias("path")))
     return pl.concat(parts)
 

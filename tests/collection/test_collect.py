@@ -82,7 +82,7 @@ def test_collecting_from_a_hub_gives_what_the_folder_gives(tiny_run: Path, tmp_p
     assert from_hub.table("revisions").select(columns).equals(from_folder.table("revisions").select(columns))
 
 
-@pytest.mark.parametrize("from_hub", [False, True], ids=["folder", "hub"])
+@pytest.mark.parametrize("from_hub", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["folder", "hub"])
 def test_killed_half_way_and_run_again_the_store_is_the_undisturbed_one(
     from_hub: bool, tiny_run: Path, tmp_path: Path
 ) -> None:

@@ -20,7 +20,12 @@ from tests.runs import FAMILIES, write_family_run
 NAMES = ("stage1-step0-tokens0B", "stage1-step1000-tokens3B", "main")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+SLOWER = ("olmo", "olmo3")
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(each, marks=[pytest.mark.slow] if each in SLOWER else []) for each in FAMILIES]
+)
 def test_from_the_hub_to_a_report(family: str, tmp_path: Path) -> None:
     run = write_family_run(tmp_path / "run", NAMES, family)
     with LocalHub() as hub:

@@ -151,11 +151,11 @@ def test_no_more_a_second_is_received_than_may_be(hub: LocalHub, sharded_run: Pa
     listener = Timed()
     from_hub(hub, tmp_path / "s.zarr", max_rate=rate, progress=listener)
     received = sum(each.bytes_sent for each in hub.requests if each.host == "cdn")
-    assert received / (listener.ended - began[0]) == pytest.approx(rate, rel=0.2)
+    assert received / (listener.ended - began[0]) < 1.2 * rate
 
 
 def test_a_shard_that_is_not_what_was_published_is_refused(hub: LocalHub, tmp_path: Path) -> None:
-    hub.add_fault(Fault("wrong_payload", "model-00002", host="cdn", after=1, times=1))
+    hub.add_fault(Fault("wrong_payload", "model-00002", host="cdn", after=2, times=1))  # after both headers
     with pytest.raises(
         CheckpointError, match=r"1 of 2 revisions cannot be measured .*model-00002.* should have sha256"
     ):

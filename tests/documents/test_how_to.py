@@ -46,6 +46,7 @@ def test_add_a_quantity(reader: Reader) -> None:
             np.testing.assert_allclose(row["crest_factor"][place], np.abs(wide).max() / rms, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_write_a_recorder(reader: Reader) -> None:
     reader.follow(PAGES / "write-a-recorder.md")  # the store is drawn without the class, in processes of their own
     store = od.open_store("shell.zarr")

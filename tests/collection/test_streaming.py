@@ -296,8 +296,8 @@ def test_the_memory_planned_is_near_what_the_process_takes(size: str, tiny_run: 
         shutil.copy(tiny_run / "main" / "tokenizer.json", run / "step0")
     command = [sys.executable, "-c", PROCESS, str(run), str(tmp_path / "s.zarr")]
     planned, expected, taken = map(float, subprocess.run(command, capture_output=True, check=True).stdout.split())
-    assert taken / 1.7 < planned < 1.7 * taken  # a plan is an estimate: kernels may have to be compiled, or not
-    assert taken / 1.7 < expected < 1.7 * taken
+    assert taken / 2.2 < planned < 2.2 * taken  # a plan is an estimate: kernels may have to be compiled, or not
+    assert taken / 2.2 < expected < 2.2 * taken
 
 
 def test_a_plan_counts_the_tokenizer_once(hub: LocalHub, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ class TypicalRevision:
         return None
 
     def _tried(self, revision: Revision, use: Callable[[Checkpoint], Found]) -> Found | None:
-        """What follows from a revision, None if it cannot be used.
+        """The result for a revision; None if it cannot be used.
 
         Raises:
             OlmoDynamicsError: failures that are not the checkpoint's own have been too many; the first one's error.

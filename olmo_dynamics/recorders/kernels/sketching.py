@@ -78,9 +78,9 @@ class SketchPlan:
         held = raw[piece.start * item : piece.stop * item]
         sums, block = np.zeros(2 * self.size), piece.start // self.size
         if self.info.dtype == "BF16":
-            _add_codes(_readable(held, np.uint16), self.start, block, self.table, sums)
+            _add_bits(_readable(held, np.uint16), np.uint32(16), self.start, block, self.table, sums)
         elif self.info.dtype == "F32":
-            _add_singles(_readable(held, np.uint32), self.start, block, self.table, sums)
+            _add_bits(_readable(held, np.uint32), np.uint32(0), self.start, block, self.table, sums)
         else:
             _add_doubles(_floats(held, self.info.dtype), self.start, block, self.table, sums)
         folded: np.ndarray = sums[: self.size] + sums[self.size :]
@@ -171,40 +171,25 @@ def _flush(part: Float[np.ndarray, " twice"], sums: Float[np.ndarray, " twice"])
 
 
 @jit
-def _add_block_of_codes(codes: np.ndarray, signs: np.ndarray, flip: np.uint32, sums: np.ndarray) -> None:
-    for lane in range(len(codes)):
-        sums[lane] += float32_of((np.uint32(codes[lane]) << np.uint32(16)) ^ (signs[lane] ^ flip))
-
-
-@jit
-def _add_block_of_singles(bits: np.ndarray, signs: np.ndarray, flip: np.uint32, sums: np.ndarray) -> None:
+def _add_block(
+    bits: np.ndarray, shift: np.uint32, signs: np.ndarray, flip: np.uint32, sums: Float[np.ndarray, " block"]
+) -> None:
     for lane in range(len(bits)):
-        sums[lane] += float32_of(bits[lane] ^ (signs[lane] ^ flip))
+        sums[lane] += float32_of((np.uint32(bits[lane]) << shift) ^ (signs[lane] ^ flip))
 
 
 @jit
-def _add_codes(codes: np.ndarray, start: np.uint64, first: int, table: np.ndarray, sums: np.ndarray) -> None:
-    size = len(sums) // 2
-    part = np.zeros(2 * size, dtype=np.float32)
-    for block in range(-(-len(codes) // size)):
-        values = codes[block * size : (block + 1) * size]
-        rotation, offset, flip = _places(start, first + block, size)
-        signs, there = table[offset : offset + size], part[rotation : rotation + size]
-        _add_block_of_codes(values, signs, flip, there)
-        if block % _FLUSH == _FLUSH - 1:
-            _flush(part, sums)
-    _flush(part, sums)
-
-
-@jit
-def _add_singles(bits: np.ndarray, start: np.uint64, first: int, table: np.ndarray, sums: np.ndarray) -> None:
+def _add_bits(
+    bits: np.ndarray, shift: np.uint32, start: np.uint64, first: int, table: np.ndarray, sums: np.ndarray
+) -> None:
+    """Add numbers whose bits, shifted to the left, are those of a float32."""
     size = len(sums) // 2
     part = np.zeros(2 * size, dtype=np.float32)
     for block in range(-(-len(bits) // size)):
         values = bits[block * size : (block + 1) * size]
         rotation, offset, flip = _places(start, first + block, size)
         signs, there = table[offset : offset + size], part[rotation : rotation + size]
-        _add_block_of_singles(values, signs, flip, there)
+        _add_block(values, shift, signs, flip, there)
         if block % _FLUSH == _FLUSH - 1:
             _flush(part, sums)
     _flush(part, sums)

@@ -117,9 +117,10 @@ def fork(
         if state.step == parent.step and not evaluator.rows:
             evaluator.measure(state)
         writer.write(state)
-        evaluating = [evaluator] if evaluator.files else []
         try:
-            train(state, plan.recipe, plan.batches, callbacks=[*evaluating, *chosen, writer])
+            train(
+                state, plan.recipe, plan.batches, callbacks=[*([evaluator] if evaluator.files else []), *chosen, writer]
+            )
         except DivergedError:
             writer.write(state)  # the last good one
             raise

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import against, collect, memory, network, overhead, parameters, startup, store, trainer
+from benchmarks import against, collect, memory, network, overhead, parameters, startup, store, trainer, weights
 from benchmarks.checkpoint import CACHE, RESULTS, SHAPES, make_checkpoint
 from benchmarks.forward_peers import LENGTH
 from benchmarks.interleave import Timing, interleave, median_seconds, print_table
 
 Timings = dict[str, list[Timing]]
 
-ALL = ("parameters", "collect", "network", "memory", "overhead", "trainer", "store", "startup")
-NEED_A_CHECKPOINT = {"parameters", "collect", "network", "overhead"}
+ALL = ("parameters", "weights", "collect", "network", "memory", "overhead", "trainer", "store", "startup")
+NEED_A_CHECKPOINT = {"parameters", "weights", "collect", "network", "overhead"}
 
 
 def tokens_of(shape: str) -> str:
@@ -42,6 +42,20 @@ def run_parameters(folder: Path, shape: str, repeats: int) -> Timings:
     error = abs(timings[this][0].result / timings[slow][0].result - 1)
     print(
         f"share of the two-thread pread rate: {limit:.1%} (target 50 %)   total L2 against float64: {error:.1e} relative"
+    )
+    return timings
+
+
+def run_weights(folder: Path, shape: str, repeats: int) -> Timings:
+    weights.later_revision(folder)
+    timings = interleave("benchmarks.weights", weights.METHODS, arguments=[str(folder)], repeats=repeats)
+    alone, sketched, spectra = weights.GROUPS
+    print_table(f"Sketches and spectra of one local revision, {shape}, bf16, warm page cache", timings, reference=alone)
+    cpu = {method: statistics.median(each.cpu_seconds for each in taken) for method, taken in timings.items()}
+    print(
+        f"CPU time beside parameters: sketches add {cpu[sketched] / cpu[alone] - 1:.0%} (target 60 %); spectra add "
+        f"{cpu[spectra] - cpu[alone]:.1f} s (target 25 % of the CPU time of `collect`)   {weights.PEER}: "
+        f"{cpu[weights.PEER] / (2 * cpu[sketched]):.1f} x the CPU time of both revisions' sketches"
     )
     return timings
 
@@ -120,6 +134,7 @@ def main() -> None:
     folder = make_checkpoint(shape, CACHE) if NEED_A_CHECKPOINT & set(names) else CACHE
     work: dict[str, Callable[[], Timings]] = {
         "parameters": lambda: run_parameters(folder, shape, repeats),
+        "weights": lambda: run_weights(folder, shape, min(repeats, 3)),
         "collect": lambda: run_collect(folder, shape, repeats),
         "network": lambda: run_network(folder, shape, min(repeats, 3)),
         "memory": lambda: run_memory(whole=given.whole),

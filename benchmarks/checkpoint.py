@@ -30,21 +30,22 @@ SHAPES = {
     "tiny": Shape(64, 2, 2, 128, 512),
     "150m": Shape(768, 12, 12, 2048, 50304),
     "1b": Shape(2048, 16, 16, 8192, 100352, sequences=4),
+    "7b": Shape(4096, 32, 32, 11008, 100352),
 }
 _SHARD_BYTES = 2 << 30  # 2 GiB
 
 
-def make_checkpoint(shape_name: str, cache: Path) -> Path:
+def make_checkpoint(shape_name: str, cache: Path, device: str = "cpu") -> Path:
     """The folder of one revision, `cache/SHAPE/step1000-tokens1000`, with a config, shards and an index."""
     folder = cache / shape_name / "step1000-tokens1000"
     if (folder / "config.json").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     config = config_json(SHAPES[shape_name])
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     shards: list[dict[str, torch.Tensor]] = [{}]
     for name, size in expected_shapes(parse_config(config)).items():
-        tensor = torch.empty(size, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator)
+        tensor = torch.empty(size, dtype=torch.bfloat16, device=device).normal_(0, 0.02, generator=generator).cpu()
         if len(size) == 1:
             tensor += 1
         if sum(each.nbytes for each in shards[-1].values()) + tensor.nbytes > _SHARD_BYTES:

@@ -25,11 +25,11 @@ def token_file(folder: Path) -> Path:
 
 
 @torch.inference_mode()
-def transformers_hooks(folder: Path, tokens: Path) -> float:
+def transformers_hooks(folder: Path, tokens: Path, device: str = "cpu") -> float:
     """Load the model, hook every block's output, attention and MLP, and reduce each to RMS, maximum and token norm."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, device_map=device)
     recorded = []
 
     def record(module: torch.nn.Module, inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
@@ -39,7 +39,7 @@ def transformers_hooks(folder: Path, tokens: Path) -> float:
     for block in model.model.layers:
         for module in (block, block.self_attn, block.mlp):
             module.register_forward_hook(record)
-    ids = torch.from_numpy(np.load(tokens))
+    ids = torch.from_numpy(np.load(tokens)).to(device)
     return float(model(input_ids=ids, labels=ids).loss)
 
 

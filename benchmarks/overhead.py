@@ -23,7 +23,7 @@ GROUPS = {
 METHODS = tuple(GROUPS)
 
 
-def forward(folder: Path, tokens: Path, groups: tuple[str, ...]) -> float:
+def forward(folder: Path, tokens: Path, groups: tuple[str, ...], device: str = "cpu") -> float:
     """Run the pass of one revision; returns the loss."""
     from olmo_dynamics.collection.recorded_pass import RecordedPass
     from olmo_dynamics.model import Compute, parse_config
@@ -32,7 +32,8 @@ def forward(folder: Path, tokens: Path, groups: tuple[str, ...]) -> float:
 
     config = parse_config(json.loads((folder / "config.json").read_text()))
     probe = load_probe(None, tokens=tokens, batch=np.load(tokens).shape, vocab_size=config.vocab_size)
-    recorded = RecordedPass(config, probe, find_recorders(groups), groups=groups, compute=Compute(dtype=torch.bfloat16))
+    compute = Compute(device=device, dtype=torch.bfloat16)
+    recorded = RecordedPass(config, probe, find_recorders(groups), groups=groups, compute=compute)
     files = [safe_open(path, framework="pt") for path in sorted(folder.glob("*.safetensors"))]
     home = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - not a dict
     records = []

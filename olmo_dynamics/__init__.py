@@ -21,11 +21,16 @@ if TYPE_CHECKING:
     from olmo_dynamics.forks import fork as fork
     from olmo_dynamics.frames import between as between
     from olmo_dynamics.frames import displacement as displacement
+    from olmo_dynamics.frames import embedding_decay as embedding_decay
     from olmo_dynamics.frames import forest as forest
     from olmo_dynamics.frames import metrics as metrics
+    from olmo_dynamics.frames import moment_cosine as moment_cosine
     from olmo_dynamics.frames import open_store as open_store
+    from olmo_dynamics.frames import pairwise as pairwise
+    from olmo_dynamics.frames import rotation as rotation
     from olmo_dynamics.frames import trajectory as trajectory
     from olmo_dynamics.frames.run import Run as Run
+    from olmo_dynamics.lazy_weights import weights as weights
     from olmo_dynamics.loading import load_model as load_model
     from olmo_dynamics.names import Site as Site
     from olmo_dynamics.quantities.declaration import Group as Group
@@ -47,14 +52,19 @@ _HOMES = {
     "between": "olmo_dynamics.frames",
     "collect": "olmo_dynamics.collecting",
     "displacement": "olmo_dynamics.frames",
+    "embedding_decay": "olmo_dynamics.frames",
     "forest": "olmo_dynamics.frames",
     "fork": "olmo_dynamics.forks",
     "load_model": "olmo_dynamics.loading",
     "metrics": "olmo_dynamics.frames",
+    "moment_cosine": "olmo_dynamics.frames",
     "open_store": "olmo_dynamics.frames",
+    "pairwise": "olmo_dynamics.frames",
     "plan": "olmo_dynamics.collecting",
     "record": "olmo_dynamics.collecting",
+    "rotation": "olmo_dynamics.frames",
     "trajectory": "olmo_dynamics.frames",
+    "weights": "olmo_dynamics.lazy_weights",
     "write_report": "olmo_dynamics.reporting",
     "OlmoDynamicsError": "olmo_dynamics.errors",
 }
@@ -73,16 +83,21 @@ __all__ = [
     "between",
     "collect",
     "displacement",
+    "embedding_decay",
     "forest",
     "fork",
     "interventions",
     "load_model",
     "metrics",
+    "moment_cosine",
     "open_store",
+    "pairwise",
     "plan",
     "plots",
     "record",
+    "rotation",
     "trajectory",
+    "weights",
     "write_report",
 ]
 

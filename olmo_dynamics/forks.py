@@ -28,7 +28,10 @@ from olmo_dynamics.training.fork.option import (
 from olmo_dynamics.training.fork.options import FORK_OPTIONS
 
 if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
     from olmo_dynamics.checkpoints import Source
+    from olmo_dynamics.model import LanguageModel
     from olmo_dynamics.progress import Progress
     from olmo_dynamics.recorders import Recorder
     from olmo_dynamics.training.fork.plan import ForkPlan
@@ -246,11 +249,11 @@ class Recording:
 
     def _record(self, state: TrainState) -> None:
         from olmo_dynamics.collection.live import record
-        from olmo_dynamics.training.distributed import gather_model
 
-        model = gather_model(state.model)
-        if model is None:
+        found = self._gathered(state)
+        if found is None:
             return
+        model, optimizer = found
         record(
             model,
             self.store,
@@ -259,6 +262,23 @@ class Recording:
             source=str(self.out),
             parent=self.parent,
             tokenizer=self.plan.tokenizer_json,
+            optimizer=optimizer,
             record=self.monitoring.record,
             **(self.monitoring.measure or {}),
         )
+
+    def _gathered(self, state: TrainState) -> tuple[LanguageModel, Optimizer | None] | None:
+        """The whole model, and its optimiser if a group reads it; None on all ranks but 0. All processes must call this."""
+        from olmo_dynamics.quantities.declaration import Reads
+        from olmo_dynamics.training.distributed import gather_model, gather_state
+
+        if all(each.reads is not Reads.OPTIMIZER for each in self.monitoring.recorders):
+            model = gather_model(state.model)
+            return None if model is None else (model, None)
+        whole = gather_state(state, self.plan.recipe)
+        if whole is None:
+            return None
+        rate = self.plan.recipe.learning_rate(state.step, state.tokens_seen)
+        for group in whole.optimizer.param_groups:
+            group["lr"] = rate  # before a fork's first update, and where it was gathered, it is the peak
+        return whole.model, whole.optimizer

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from olmo_dynamics.tensor_names import expert_of, layer_of, residual_axis_of, role_of
@@ -145,6 +145,12 @@ class TensorInfo:
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+    def rows(self, first: int, stop: int) -> TensorInfo:
+        """The place of rows `first` up to, not including, `stop`, as one tensor; a vector's rows are its elements."""
+        row = self.nbytes // self.shape[0]
+        start = self.start + first * row
+        return replace(self, shape=(stop - first, *self.shape[1:]), start=start, stop=self.start + stop * row)
 
     @property
     def layer(self) -> int:

@@ -4,9 +4,10 @@
 >>> found.quarantine.revisions  # doctest: +SKIP
 """
 
-from olmo_dynamics.auditing.auditor import Audit, audit, inspect
+from olmo_dynamics.auditing.auditor import Audit, audit
+from olmo_dynamics.auditing.checks import inspect
 from olmo_dynamics.auditing.findings import KINDS, Finding, Severity, some
-from olmo_dynamics.auditing.quarantine import Quarantine, find_quarantine, save_quarantine
+from olmo_dynamics.auditing.quarantine import Quarantine, QuarantineEntry, find_quarantine, save_quarantine
 from olmo_dynamics.auditing.recheck import recheck
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Audit",
     "Finding",
     "Quarantine",
+    "QuarantineEntry",
     "Severity",
     "audit",
     "find_quarantine",

@@ -1,11 +1,11 @@
-"""Checks of the contents of revisions: repeated bytes, missing parts, unusual sizes and files, moved branches.
+"""Checks of the contents of revisions: missing parts, unusual sizes and files, moved branches.
 
 >>> from olmo_dynamics.auditing.evidence import FileFacts
 >>> from olmo_dynamics.checkpoints import parse_revision
->>> revisions, files = [*map(parse_revision, ("step1", "step2"))], {"model.safetensors": FileFacts(8, "a1b2c3")}
->>> listings = {revision.name: RevisionFiles(revision, files) for revision in revisions}
->>> [finding.line for finding in find_duplicates(Evidence("run", tuple(revisions), listings=listings))]
-['duplicate: 2 names, the same bytes (sha256 a1b2c3) (expected different weights at different steps)']
+>>> files = {"model.safetensors": FileFacts(8, "a1b2c3")}
+>>> listings = {"step1": RevisionFiles(parse_revision("step1"), files)}
+>>> [finding.line for finding in find_incomplete(Evidence("run", (), listings=listings))]
+['incomplete: no config (expected config.json)']
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import TypeVar
 from olmo_dynamics.auditing.evidence import Evidence, RevisionFiles
 from olmo_dynamics.auditing.findings import Finding, Severity, some
 from olmo_dynamics.checkpoints.source import CONFIG_FILE
-from olmo_dynamics.names import Revision
 
 SAME_SIZE = 0.001
 """Sizes that differ by less than this share count as equal: headers and archives vary a little, tensors do not."""
@@ -26,66 +25,6 @@ SAME_SIZE = 0.001
 Value = TypeVar("Value", bound=Hashable)
 
 _SHARD = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})(\.[a-z]+)")
-
-
-def find_duplicates(evidence: Evidence) -> list[Finding]:
-    """Revisions whose weights are the same bytes, in every file, or in some of several."""
-    whole: dict[Hashable, list[str]] = defaultdict(list)
-    shard: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for name, listing in evidence.listings.items():
-        hashes = {file: facts.id for file, facts in listing.weights.items()}
-        if hashes:
-            whole[tuple(sorted(hashes.values()))].append(name)
-        for file, digest in hashes.items() if len(hashes) > 1 else ():
-            shard[file, digest].append(name)
-    alike = [names for names in whole.values() if len(names) > 1]
-    found = [_same_bytes(names, evidence) for names in alike]
-    reported = {frozenset(names) for names in alike}
-    return found + _shared_files(shard, reported, evidence)
-
-
-def places(names: Sequence[str], evidence: Evidence) -> list[Revision]:
-    """The revisions among `names` that claim different places in training.
-
-    `main` and other names without a step claim none; nor does step 0 of a later stage, which is the end of the one before.
-    Seeds may share step 0, as a seed of the data order leaves the first weights alone.
-    """
-    by_name = {revision.name: revision for revision in evidence.revisions}
-    found: dict[Hashable, Revision] = {}
-    for revision in (by_name[name] for name in names):
-        if revision.step is None or (revision.step == 0 and (revision.stage or 0) > 1):
-            continue
-        seed = revision.seed if revision.step else None
-        place = (revision.stage, revision.ingredient, seed, revision.prefix, revision.branch, revision.step)
-        found.setdefault(place, revision)
-    return list(found.values())
-
-
-def _same_bytes(names: list[str], evidence: Evidence) -> Finding:
-    claims = places(names, evidence)
-    hashes = sorted({facts.id for facts in evidence.listings[names[0]].weights.values()})
-    found = f"{len(names)} names, the same bytes (sha256 {hashes[0][:12]}{'…' if len(hashes) > 1 else ''})"
-    if len(claims) < 2:
-        return Finding("duplicate", Severity.NOTE, tuple(names), "", found)
-    true_name = evidence.run.main_revision if evidence.run and "main" in names else ""
-    suspects = tuple(name for name in names if name in {each.name for each in claims} and name != true_name)
-    return Finding("duplicate", Severity.WRONG, tuple(names), "different weights at different steps", found,
-                   quarantine=suspects)  # fmt: skip
-
-
-def _shared_files(
-    shard: Mapping[tuple[str, str], list[str]], reported: set[frozenset[str]], evidence: Evidence
-) -> list[Finding]:
-    """Files that revisions share although the rest of their weights differ."""
-    sharing: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for (file, _), names in shard.items():
-        if len(places(names, evidence)) > 1 and not any(set(names) <= group for group in reported):
-            sharing[tuple(names)].append(file)
-    return [
-        Finding("duplicate", Severity.DOUBTFUL, names, "different weights at different steps",
-                f"the same bytes in {some(sorted(files))}, though not in all files")
-        for names, files in sharing.items()
-    ]  # fmt: skip
 
 
 def find_incomplete(evidence: Evidence) -> list[Finding]:

@@ -23,6 +23,8 @@ KINDS = {
     "moved": "a branch that changed or was deleted since the last audit",
     "known": "reported earlier, by others",
     "list": "a mistake in an official list",
+    "out of line": "a step whose statistics lie far beyond those of both its neighbours",
+    "test": "the extent of a test, and its false-alarm rate",
     "availability": "a step that the hub has and the list lacks, or the other way round",
 }
 """The kinds of findings, each with its description."""
@@ -45,7 +47,8 @@ class Finding:
     """One finding: the expected and the actual state, the revisions concerned, and a reference.
 
     `place` names the official list concerned, empty for the repo itself. `quarantine` names the revisions whose weights
-    cannot be those that their names say, which may be fewer than `revisions`.
+    cannot be those that their names say, which may be fewer than `revisions`; where `files` or `tensors` are given, only the
+    weights in these.
     """
 
     kind: str
@@ -56,6 +59,8 @@ class Finding:
     place: str = ""
     reference: str = ""
     quarantine: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    tensors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from olmo_dynamics.auditing.audit_record import source_name
-from olmo_dynamics.auditing.auditor import inspect
+from olmo_dynamics.auditing.checks import inspect
 from olmo_dynamics.auditing.evidence import Evidence, gather_known
-from olmo_dynamics.auditing.quarantine import Quarantine, quarantine_of
+from olmo_dynamics.auditing.quarantine import Quarantine, QuarantineEntry, quarantine_of
 from olmo_dynamics.checkpoints import Source
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.names import Revision
@@ -37,10 +37,10 @@ def recheck(source: Source, found: Quarantine, revisions: Sequence[Revision]) ->
     moved = [each.name for each in suspects if _state(evidence, each.name) != found.revisions[each.name].state]
     if source.kind == "folder" and found.source != source_name(source) and len(moved) == len(suspects):
         raise OptionError(f"{found.path} is the quarantine of {found.source}, not of {source_name(source)}")
-    now = quarantine_of(source, inspect(evidence), {name: _state(evidence, name) for name in moved})
+    now = quarantine_of(source_name(source), inspect(evidence), {name: _state(evidence, name) for name in moved})
     entries = {name: entry for name, entry in found.revisions.items() if name not in moved}
     entries |= {name: now.revisions[name] for name in moved if name in now.revisions}
-    return replace(found, revisions=entries), tuple(_note(name, entries.get(name) is not None) for name in moved)
+    return replace(found, revisions=entries), tuple(_note(name, entries.get(name)) for name in moved)
 
 
 def _may_differ(found: Quarantine, revision: Revision) -> bool:
@@ -52,6 +52,7 @@ def _state(evidence: Evidence, name: str) -> str:
     return evidence.listings[name].state if name in evidence.listings else ""
 
 
-def _note(name: str, excluded: bool) -> str:
-    outcome = "it is excluded still" if excluded else "it has no fault"
+def _note(name: str, entry: QuarantineEntry | None) -> str:
+    part = "" if entry is None or entry.is_whole else " in part"
+    outcome = f"it is excluded still{part}" if entry else "it has no fault"
     return f"{name} changed since the audit that excluded it; audited again, {outcome}"

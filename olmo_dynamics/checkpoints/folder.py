@@ -120,7 +120,8 @@ class FolderCheckpoint(Checkpoint):
         self._moved += sum(span.stop - span.start for span in spans)
         return [self._mapped(span.file).bytes[span.start : span.stop] for span in spans]
 
-    def _release(self, spans: Sequence[Span]) -> None:
+    def release_spans(self, spans: Sequence[Span]) -> None:
+        """Return the pages of mapped files; using them again reads the file again."""
         for span in spans:
             if span.file in self._maps:
                 self._maps[span.file].release(span.start, span.stop)

@@ -256,7 +256,8 @@ class HubCheckpoint(Checkpoint):
         homes = [(span, self._find_cached(span.file)) for span in spans]
         return [next(away) if home is None else home.bytes[span.start : span.stop] for span, home in homes]
 
-    def _release(self, spans: Sequence[Span]) -> None:
+    def release_spans(self, spans: Sequence[Span]) -> None:
+        """Return the pages of mapped files; using them again reads the file again."""
         for span in spans:
             if mapped := self._maps.get(span.file):
                 mapped.release(span.start, span.stop)

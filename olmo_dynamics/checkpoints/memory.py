@@ -54,5 +54,5 @@ class MemoryCheckpoint(Checkpoint):
         self._moved += sum(span.stop - span.start for span in spans)
         return [np.frombuffer(self._contents[file], np.uint8)[start:stop] for file, start, stop in spans]
 
-    def _release(self, spans: Sequence[Span]) -> None:
+    def release_spans(self, spans: Sequence[Span]) -> None:
         """Nothing is mapped."""

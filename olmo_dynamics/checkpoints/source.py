@@ -15,7 +15,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -104,7 +103,7 @@ class Checkpoint(ABC):
         """Read spans that are known to lie inside their files."""
 
     @abstractmethod
-    def _release(self, spans: Sequence[Span]) -> None:
+    def release_spans(self, spans: Sequence[Span]) -> None:
         """Return the memory that mapped spans take."""
 
     @abstractmethod
@@ -218,23 +217,25 @@ class Checkpoint(ABC):
 
     def read_many(self, tensors: Sequence[TensorInfo]) -> dict[str, np.ndarray]:
         """Read several tensors' bytes, by name; over HTTP in parallel, neighbours in one request."""
+        return {each.name: raw for each, raw in zip(tensors, self.read_parts(tensors), strict=True)}
+
+    def read_parts(self, parts: Sequence[TensorInfo]) -> list[np.ndarray]:
+        """Read the bytes of tensors, or of `rows` of them, in the order given."""
         views, _ = self._weights
-        if views is not None:
-            with self._naming_revision():
-                return views.read_many([tensor.name for tensor in tensors])
-        raws = self.read_spans([Span(tensor.file, tensor.start, tensor.stop) for tensor in tensors])
-        return {tensor.name: raw for tensor, raw in zip(tensors, raws, strict=True)}
+        if views is None:
+            return self.read_spans(self.stored_spans(parts))
+        with self._naming_revision():
+            return views.read_parts(parts)
 
     def release(self, tensors: Sequence[TensorInfo]) -> None:
-        """Release the memory of tensors that will not be used again: mapped pages are returned, and elsewhere nothing happens.
+        """Return mapped pages of tensors that will not be used again; arrays already given stay valid, and read them again."""
+        self.release_spans(self.stored_spans(tensors))
 
-        Arrays already given stay valid; using them again reads the file again.
-        """
+    def stored_spans(self, tensors: Sequence[TensorInfo]) -> list[Span]:
+        """The parts of files that hold some tensors; of a tensor that is joined from pieces, all of them."""
         views, _ = self._weights
-        if views is not None:
-            self._release(views.spans([tensor.name for tensor in tensors]))
-        else:
-            self._release([Span(tensor.file, tensor.start, tensor.stop) for tensor in tensors])
+        spans = [Span(tensor.file, tensor.start, tensor.stop) for tensor in tensors]
+        return views.spans([tensor.name for tensor in tensors]) if views else spans
 
     def read_file(self, name: str) -> bytes:
         """Read a whole small file, such as `tokenizer.json`.
@@ -245,8 +246,7 @@ class Checkpoint(ABC):
         if name not in self.files:
             some = ", ".join(sorted(self.files)[:8]) or "nothing"
             raise CheckpointError(f"{self.label} has no file {name}; among its {len(self.files)} files are {some}")
-        [raw] = self.read_spans([Span(name, 0, self.files[name])])
-        content = raw.tobytes()
+        content = self.read_spans([Span(name, 0, self.files[name])])[0].tobytes()
         with self._naming_revision():
             refuse_pointer(name, content)
         return content
@@ -294,8 +294,7 @@ class Checkpoint(ABC):
         """Hash of one file, which is read whole."""
         digest, size = hashlib.sha256(), self.files[name]
         for start in range(0, size, REQUEST_BYTES):
-            [block] = self.read_spans([Span(name, start, min(start + REQUEST_BYTES, size))])
-            digest.update(block.data)
+            digest.update(self.read_spans([Span(name, start, min(start + REQUEST_BYTES, size))])[0].data)
         return digest.hexdigest()
 
     def file_id(self, name: str) -> str:
@@ -314,7 +313,5 @@ class Checkpoint(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -104,5 +104,5 @@ class WebCheckpoint(Checkpoint):
     def _fetch(self, spans: Sequence[Span]) -> list[np.ndarray]:
         return self._directory.read_spans(spans)
 
-    def _release(self, spans: Sequence[Span]) -> None:
+    def release_spans(self, spans: Sequence[Span]) -> None:
         """Nothing is mapped."""

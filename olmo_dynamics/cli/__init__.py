@@ -19,6 +19,7 @@ from olmo_dynamics.cli.batches import batches
 from olmo_dynamics.cli.collect import collect
 from olmo_dynamics.cli.compact import compact
 from olmo_dynamics.cli.demo import demo
+from olmo_dynamics.cli.displacement import displacement
 from olmo_dynamics.cli.export import export
 from olmo_dynamics.cli.fork import fork
 from olmo_dynamics.cli.lab import lab
@@ -53,7 +54,7 @@ def cli() -> None:
     """
 
 
-for command in (runs, revisions, audit, collect, compact, show, report, export, fork, batches, demo, lab):
+for command in (runs, revisions, audit, collect, compact, show, report, export, displacement, fork, batches, demo, lab):
     cli.add_command(command)
 
 

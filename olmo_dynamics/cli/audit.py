@@ -1,4 +1,4 @@
-"""`olmo-dyn audit`: faults of a published run."""
+"""`olmo-dyn audit`: faults of a published run, or of what a store recorded of it."""
 
 from __future__ import annotations
 
@@ -35,20 +35,26 @@ def audit(
     style: str,
     quiet: bool,
 ) -> None:
-    """Find faults in the revisions of SOURCE, without downloading weights.
+    """Find faults in the revisions of SOURCE, without downloading weights; of a store, in what it recorded.
 
     Looks for the same bytes under several names; missing shards, configs and steps; configs, dtypes and shapes that differ
     between branches; labels and names that contradict the step; branches that moved since the last audit; mistakes in
     official lists; and known faults. The first audit of a hub repo costs one request per revision, a later one only one
     per changed revision.
 
-    Revisions whose weights cannot be those that their names say are listed in a quarantine, and 'collect' excludes them.
+    Revisions whose weights cannot be those that their names say are listed in a quarantine, and 'collect' excludes them:
+    whole, or only the files and tensors that are not theirs.
+
+    Where SOURCE is a store, its statistics of weights are compared: steps with bit-equal statistics of a large tensor, and
+    steps far beyond both of their neighbours, with the false-alarm rate of that test. The quarantine is then written to the
+    file of --quarantine alone.
 
     \b
     Examples:
       olmo-dyn audit allenai/OLMo-2-1124-7B
       olmo-dyn audit allenai/OLMo-2-1124-13B --lists manifests/ --lists-only
       olmo-dyn audit cache/demo/run --headers all --quarantine leave-out.json --format json
+      olmo-dyn audit olmo2-1b.zarr
     """
     from olmo_dynamics.auditing import audit as audit_source
     from olmo_dynamics.progress import Progress, StepBar
@@ -76,6 +82,8 @@ def _fields(finding: Finding) -> dict[str, Any]:
         "found": finding.found,
         "reference": finding.reference,
         "quarantine": list(finding.quarantine),
+        "files": list(finding.files),
+        "tensors": list(finding.tensors),
     }
 
 

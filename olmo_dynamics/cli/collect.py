@@ -31,10 +31,17 @@ _MEGABYTE = 1e6
 @click.option(
     "--back-fill", is_flag=True, help="Measure quantities that groups of the store lack, of finished revisions too."
 )
-@click.option("--sketch-size", type=int, metavar="K", help="Components of a sketch, a multiple of 64, for the group sketches. "
-              "Default: 1024.")  # fmt: skip
+@click.option("--sketch-size", type=int, metavar="K", help="Components of a sketch, a multiple of 64, for the groups "
+              "sketches and optimizer. Default: 1024.")  # fmt: skip
+@click.option("--spectra", type=click.Choice(["norm", "top", "full"]), help="Singular values to find of large matrices, for the "
+              "group spectra: the largest, the 32 largest, or all. Default: norm.")  # fmt: skip
+@click.option("--lens-tokens", type=int, metavar="N", help="Tokens that the lens looks at, at least 512, for lens and writes. "
+              "Default: 512.")  # fmt: skip
 @click.option(
-    "--tensors", default="", metavar="GLOBS", help="Tensors for recorders of weights: comma-separated globs or roles."
+    "--tensors",
+    default="",
+    metavar="GLOBS",
+    help="Tensors for recorders of weights and optimisers: comma-separated globs or roles.",
 )
 @click.option("--text", multiple=True, type=click.Path(), metavar="FILE", help="Probe text, one domain a file (.txt, .jsonl, "
               ".jsonl.gz); may be repeated.")  # fmt: skip
@@ -138,10 +145,11 @@ def _print_plan(
             "dtype": found.compute_dtype, "requests": found.requests, "seconds": found.seconds, "rate": found.rate,
             "rate_from": found.rate_from, "peak_bytes": found.peak_bytes,
             "download_seconds": found.download_seconds, "statistics_seconds": found.statistics_seconds,
-            "forward_seconds": found.forward_seconds, "quarantined": list(found.left_out),
+            "beside_seconds": found.beside_seconds, "forward_seconds": found.forward_seconds, "quarantined": list(found.left_out),
             "notes": list(found.notes),
         }  # fmt: skip
     else:
+        beside = "".join(f"{human_seconds(each)} of {group}, " for group, each in found.beside_seconds.items())
         left_out = f"{', '.join(found.left_out)}; --include-quarantined measures them too"
         facts = (
             {
@@ -152,7 +160,7 @@ def _print_plan(
                 "requests": found.requests,
                 "memory": f"about {human_bytes(found.peak_bytes)}",
                 "download": f"{human_seconds(found.download_seconds)} at {human_bytes(found.rate)}/s ({found.rate_from})",
-                "compute": f"{human_seconds(found.statistics_seconds)} of statistics, "
+                "compute": f"{human_seconds(found.statistics_seconds)} of statistics, {beside}"
                 f"{at_least(found.forward_seconds)} of forward pass",
                 "time": f"{human_seconds(found.seconds)}: the larger of both, which run side by side",
             }

@@ -40,6 +40,7 @@ def show(store: str, style: str, verify: bool, quiet: bool) -> None:
     sizes = found.sizes()
     probe = found.attributes.get("probe") or {}
     lacking = {group: names for group in found.groups if (names := sorted(found.lacking(group)))}
+    excluded = found.excluded()
     facts: dict[str, Any] = {
         "store": str(found.path),
         "source": found.attributes["source"],
@@ -51,6 +52,7 @@ def show(store: str, style: str, verify: bool, quiet: bool) -> None:
         "quantities": {group: [each.name for each in found.quantities(group)] for group in found.groups},
         "introductions": {group: found.group(group).introduction for group in found.groups},
         "lacking": lacking,
+        "excluded": {name: list(tensors) for name, tensors in excluded.items()},
         "compact": found.is_compact,
         "probe": probe,
         "layout_version": found.attributes["layout_version"],
@@ -63,6 +65,7 @@ def show(store: str, style: str, verify: bool, quiet: bool) -> None:
             "missing": _some(sorted(found.missing)),
             "groups": ", ".join(f"{name} {human_bytes(nbytes)}" for name, nbytes in sizes.items()),
             "lacking": "; ".join(f"{group}: {_some(names)}" for group, names in lacking.items()) or "none",
+            "excluded": "; ".join(map(_excluded, excluded, excluded.values())) or "none",
             "compact": "yes" if found.is_compact else f"no; olmo-dyn compact {found.path} makes series fast to read",
             "probe": _probe(probe),
         } | {f"group {name}": _group(found.group(name)) for name in found.groups}
@@ -104,6 +107,12 @@ def _group(group: Group) -> str:
     """Count, base axes and introduction of a group."""
     along = ", ".join(("revision", *group.axes))
     return f"{len(group.quantities)} quantities by {along}. {group.introduction}".rstrip()
+
+
+def _excluded(revision: str, tensors: tuple[str, ...]) -> str:
+    """The tensors of a revision that are not measured, and why."""
+    some = f"{', '.join(tensors[:3])}{', …' if len(tensors) > 3 else ''}"
+    return f"{counted(len(tensors), 'tensor')} of {revision} and its forward pass, not its bytes: {some}"
 
 
 def _some(names: list[str]) -> str:

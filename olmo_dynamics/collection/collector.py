@@ -19,6 +19,7 @@ import torch
 from olmo_dynamics.checkpoints import Checkpoint, Source
 from olmo_dynamics.collection.back_fill import back_fill, check_names, not_continued, repair
 from olmo_dynamics.collection.cost_estimate import estimate
+from olmo_dynamics.collection.exclusion import exclusion_notes, partly_held, without_forward_groups
 from olmo_dynamics.collection.fetch_plan import Bounds
 from olmo_dynamics.collection.left_out import LeftOut, reason
 from olmo_dynamics.collection.limits import Limits
@@ -31,7 +32,7 @@ from olmo_dynamics.collection.setup import CollectionSetup, Held
 from olmo_dynamics.collection.throughput import Throughput
 from olmo_dynamics.collection.usage import ResourceUsage, resident_bytes
 from olmo_dynamics.collection.verification import TOKENS, verify
-from olmo_dynamics.errors import OlmoDynamicsError, OptionError, StoreBusyError, StoreError
+from olmo_dynamics.errors import CheckpointError, OlmoDynamicsError, OptionError, StoreBusyError, StoreError
 from olmo_dynamics.names import Revision
 from olmo_dynamics.progress import Progress, ProgressBar
 from olmo_dynamics.quantities.declaration import Record, Status
@@ -68,18 +69,21 @@ def append_revisions(
         if selected.left_out:
             listener.note(selected.summary)
         repaired = _repaired(Path(out), limits.shard or None, selected.revisions, listener)
-        setup = opener.set_up(selected.revisions, Held(repaired) if repaired else None)
+        setup = opener.set_up(selected.sound_first, Held(repaired) if repaired else None)
         store = _open(Path(out), setup, source, limits.shard or None)
         with store.lock(limits.shard or None):
             for note in (
                 *setup.notes,
+                *exclusion_notes(store, selected.partly, mine),
                 *back_fill(store, setup, opener),
                 *not_continued(store, setup),
                 *moved_branches(store, mine),
             ):
                 listener.note(note)
             store.plan(selected.revisions)
-            opener.groups = missing = missing_groups(store, setup.layout, mine)
+            missing = missing_groups(store, setup.layout, mine)
+            missing = without_forward_groups(missing, setup, partly_held(store, selected.partly))
+            opener.groups, opener.partly = missing, selected.partly
             collector = Collector(opener, store, setup=setup, limits=limits, listener=listener)
             collector.measure([each for each in mine if missing[each.name]])
     return store
@@ -175,6 +179,8 @@ class Collector:
 
     def _measure_one(self, stream: RevisionStream, measurer: Measurer) -> None:
         opened = stream.opened
+        if not self._can_be_measured(opened):
+            return
         mapped, resident = self._opener.mapped, self._resident
         planned = estimate(opened, self._setup, self._opener.bounds, mapped=mapped, resident=resident)
         self._verify(stream)
@@ -195,8 +201,21 @@ class Collector:
             name = checkpoint.revision.name
             self._listener.note(f"{name}: {len(nonfinite)} tensors hold NaN or Inf, first {nonfinite[0]}")
 
+    def _can_be_measured(self, opened: OpenRevision) -> bool:
+        """False if all that the store lacks of a revision cannot be measured, which is told; True if there is something to do.
+
+        Raises:
+            CheckpointError: the store would have nothing of the revision.
+        """
+        name = opened.checkpoint.revision.name
+        if not opened.groups and not self._store.recorded(name):
+            raise CheckpointError("; ".join(opened.notes))
+        for note in opened.notes:
+            self._listener.note(note)
+        return bool(opened.groups)
+
     def _verify(self, stream: RevisionStream) -> None:
-        if self._setup.options.verify and self._setup.probe is not None:
+        if self._setup.options.verify and self._setup.probe is not None and not stream.opened.excluded:
             unverified = verify(stream.opened.checkpoint, torch.tensor(self._setup.probe.token_ids[:1, :TOKENS]))
             if unverified:
                 self._listener.note(unverified)

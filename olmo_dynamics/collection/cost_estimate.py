@@ -7,19 +7,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from olmo_dynamics.checkpoints.http.ranges import request_bytes
 from olmo_dynamics.checkpoints.tensors import HEADER_GUESS
+from olmo_dynamics.collection.backward import gradient_bytes
 from olmo_dynamics.collection.fetch_plan import Bounds, FetchPlan
 from olmo_dynamics.collection.prefetch import OpenRevision
 from olmo_dynamics.collection.setup import CollectionSetup
+from olmo_dynamics.model import ModelConfig, Stage
 from olmo_dynamics.model.stream import EMBEDDING
 from olmo_dynamics.names import TensorInfo
+from olmo_dynamics.quantities.declaration import Reads
 
 _COMPILING_BYTES = 400_000_000  # kernels that are compiled at first use, and memory that allocators keep
 _SLICE_BYTES = 64_000_000  # logits of a part of the vocabulary, and what is gathered of them
+_GRADIENT_PASSES = 4.0  # forward, and again before the way back, which costs two
 _COPIES = 6  # activations beside the residual stream: of one layer, a part of the sequences at a time
 
 
@@ -28,11 +32,12 @@ class CostEstimate:
     """The cost of one revision, or of several.
 
     Attributes:
-        nbytes: bytes to read: the weights, and what was read to open it.
+        nbytes: bytes to read: the weights, the optimiser's state if a group reads it, and what was read to open it.
         requests: range requests for them.
-        surveyed_bytes: weight bytes of which statistics are taken.
-        flops: multiplications and additions of the forward pass in matrix products.
+        surveyed_bytes: bytes of weights, and of an optimiser's state, of which statistics are taken.
+        flops: multiplications and additions of the passes through the model in matrix products.
         peak_bytes: the most memory of the process at once, parts of mapped files in use included.
+        beside: time of recorders beside the statistics, by group, as weight bytes whose statistics take as long.
     """
 
     nbytes: int
@@ -40,6 +45,7 @@ class CostEstimate:
     surveyed_bytes: int
     flops: float
     peak_bytes: int
+    beside: Mapping[str, float] = field(default_factory=dict)
 
 
 def together(costs: Sequence[CostEstimate]) -> CostEstimate:
@@ -50,6 +56,7 @@ def together(costs: Sequence[CostEstimate]) -> CostEstimate:
         surveyed_bytes=sum(each.surveyed_bytes for each in costs),
         flops=sum(each.flops for each in costs),
         peak_bytes=max((each.peak_bytes for each in costs), default=0),
+        beside=_sums([each.beside for each in costs]),
     )
 
 
@@ -67,18 +74,22 @@ def estimate(
     """
     fetch_plan = opened.fetch_plan
     surveyed = set(setup.measured(opened.groups))
+    first = [step for step in fetch_plan.steps if not step.again]
+    measured = [info for step in first for info in step.infos if info.name in surveyed or step.states]
     front = 0 if mapped or opened.checkpoint.stored_as else HEADER_GUESS  # it was read with the header
     left = [[_behind(info, front) for info in load.infos] for load in fetch_plan.loads]
     return CostEstimate(
         nbytes=opened.moved + sum(stop - start for spans in left for _, start, stop in spans),
         requests=0 if mapped else opened.requests + sum(map(count_requests, left)),
-        surveyed_bytes=sum(info.nbytes for step in fetch_plan.steps for info in step.infos if info.name in surveyed),
+        surveyed_bytes=sum(info.nbytes for info in measured),
         flops=_flops(fetch_plan, opened, setup),
         peak_bytes=resident
         + _COMPILING_BYTES
         + _activation_bytes(opened, setup)
+        + _gradient_bytes(opened, setup)
         + setup.kept_bytes(opened.groups)
         + (_in_use(fetch_plan) if mapped else _weight_bytes(fetch_plan, bounds)),
+        beside=_beside(opened, setup),
     )
 
 
@@ -107,27 +118,47 @@ def count_requests(spans: Collection[tuple[str, int, int]]) -> int:
     return sum(-(-(stop - start) // limit) for _, start, stop in runs)
 
 
+def _beside(opened: OpenRevision, setup: CollectionSetup) -> dict[str, float]:
+    """The bytes that each recorder of weights reads, times its cost; groups without a cost are left out."""
+    chosen = [opened.checkpoint.tensors[info.name] for info in setup.tensors]
+    found = {
+        each.group.name: sum(info.nbytes * each.cost(info) for info in chosen if each.selects(info))
+        for each in setup.recorders_of(opened.groups, Reads.WEIGHTS)
+    }
+    return {group: cost for group, cost in found.items() if cost}
+
+
+def _sums(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    groups = dict.fromkeys(group for part in parts for group in part)
+    return {group: sum(part.get(group, 0.0) for part in parts) for group in groups}
+
+
 def _behind(info: TensorInfo, front: int) -> tuple[str, int, int]:
     """The span of a tensor without the part of it in the front of its file."""
     return info.file, min(max(info.start, front), info.stop), info.stop
 
 
 def _flops(fetch_plan: FetchPlan, opened: OpenRevision, setup: CollectionSetup) -> float:
-    """Two for each token and weight of a matrix, of experts those that a token sees; and those of attention."""
+    """Those of a forward pass over every probe that one reads; of gradients, a pass forward and three back."""
     config = setup.config
-    stages = [step.stage for step in fetch_plan.steps if step.stage is not None and step.stage.name != EMBEDDING]
+    stages = [step.stage for step in fetch_plan.steps if step.stage is not None and not step.again]
     if config is None or not stages:
         return 0.0
-    tensors = opened.checkpoint.tensors
+    passes = [(shape, 1.0) for shape in setup.probe_shapes(opened.groups)]
+    if setup.probe is not None and setup.recorders_of(opened.groups, Reads.GRADIENTS):
+        passes.append((setup.probe.shape, _GRADIENT_PASSES))
+    return sum(times * _pass_flops(config, stages, opened, shape) for shape, times in passes)
+
+
+def _pass_flops(config: ModelConfig, stages: Sequence[Stage], opened: OpenRevision, shape: tuple[int, int]) -> float:
+    """Two for each token and weight of a matrix, of experts those that a token sees; and those of attention."""
+    tensors, (sequences, positions) = opened.checkpoint.tensors, shape
     used = 1.0 if config.experts is None else config.experts.per_token / config.experts.count
-    matrices = [tensors[name] for stage in stages for name in stage.tensors if len(tensors[name].shape) == 2]
+    names = [name for stage in stages if stage.name != EMBEDDING for name in stage.tensors]
+    matrices = [tensors[name] for name in names if len(tensors[name].shape) == 2]
     weights = sum(info.size * (used if info.expert >= 0 else 1) for info in matrices)
-    blocks = sum(stage.layer >= 0 for stage in stages)
-    pairs = config.heads * config.head_dim * blocks
-    return sum(
-        2.0 * sequences * positions * weights + 2 * sequences * positions**2 * pairs  # causal: half of all pairs
-        for sequences, positions in setup.probe_shapes(opened.groups)
-    )
+    pairs = config.heads * config.head_dim * sum(stage.layer >= 0 for stage in stages)
+    return 2.0 * sequences * positions * weights + 2 * sequences * positions**2 * pairs  # causal: half of all pairs
 
 
 def _activation_bytes(opened: OpenRevision, setup: CollectionSetup) -> int:
@@ -138,6 +169,12 @@ def _activation_bytes(opened: OpenRevision, setup: CollectionSetup) -> int:
     tokens = sum(sequences * positions for sequences, positions in shapes)
     most = max((sequences * positions for sequences, positions in shapes), default=0)
     return (tokens + _COPIES * most) * setup.config.hidden_size * setup.compute_dtype.itemsize + _SLICE_BYTES
+
+
+def _gradient_bytes(opened: OpenRevision, setup: CollectionSetup) -> int:
+    if setup.config is None or setup.probe is None or not setup.recorders_of(opened.groups, Reads.GRADIENTS):
+        return 0
+    return gradient_bytes(setup.config, setup.probe.shape)
 
 
 def _in_use(fetch_plan: FetchPlan) -> int:

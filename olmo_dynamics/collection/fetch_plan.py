@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from olmo_dynamics.model import Stage
 from olmo_dynamics.names import TensorInfo
@@ -43,10 +43,15 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Tensors that are used together for the first time, and the stage of the forward pass they serve, if any."""
+    """Tensors that are used together for the first time, and the stage of the forward pass they serve, if any.
+
+    Of an optimiser's state, `states` names the tensors whose moments `infos` are.
+    """
 
     stage: Stage | None
     infos: tuple[TensorInfo, ...]
+    states: tuple[str, ...] = ()
+    again: bool = False  # on the way back: its tensors were in use before
 
     @property
     def nbytes(self) -> int:
@@ -60,6 +65,7 @@ class Load:
 
     infos: tuple[TensorInfo, ...]
     early: bool
+    again: bool = False  # its bytes were read before
 
     @property
     def nbytes(self) -> int:
@@ -83,7 +89,8 @@ class FetchPlan:
     @property
     def early_bytes(self) -> int:
         """The most that is held before its turn."""
-        return _held(_by_turn(self.steps), [info for load in self.loads for info in load.infos])[0]
+        first = [step for step in self.steps if not step.again]
+        return _held(_by_turn(first), [info for load in self.loads if not load.again for info in load.infos])[0]
 
 
 def plan_steps(
@@ -98,6 +105,19 @@ def plan_steps(
         steps.append(Step(stage, tuple(tensors[name] for name in new)))
     rest = [info for name, info in tensors.items() if name in measured and name not in used]
     return steps + [Step(None, group) for group in _in_groups(rest, limit)]
+
+
+def plan_states(moments: Mapping[str, Sequence[TensorInfo]], limit: int = LOAD_BYTES) -> list[Step]:
+    """Steps for the moments of some tensors, given by tensor: those of one tensor together, neighbours up to `limit` bytes."""
+    steps: list[Step] = []
+    for tensor, infos in moments.items():
+        last = steps[-1] if steps else None
+        nbytes = sum(info.nbytes for info in infos)
+        if last and infos and (last.nbytes + nbytes <= limit or _overlap(last.infos[-1], infos[0])):
+            steps[-1] = Step(None, (*last.infos, *infos), (*last.states, tensor))
+        elif infos:
+            steps.append(Step(None, tuple(infos), (tensor,)))
+    return steps
 
 
 def plan_fetch(steps: Sequence[Step], shards: Mapping[str, Sequence[TensorInfo]], bounds: Bounds) -> FetchPlan:
@@ -119,6 +139,18 @@ def plan_fetch(steps: Sequence[Step], shards: Mapping[str, Sequence[TensorInfo]]
         Load(group, group[0].name in early) for part in _alike(order, early) for group in _in_groups(part, bounds.load)
     ]
     return FetchPlan(tuple(steps), tuple(loads), tuple(ordered))
+
+
+def read_again(
+    plan: FetchPlan, stages: Sequence[Stage], tensors: Mapping[str, TensorInfo], held: Collection[str], bounds: Bounds
+) -> FetchPlan:
+    """A plan that goes on with some stages whose tensors, but for those `held`, are read for the second time."""
+    steps = [
+        Step(stage, tuple(tensors[name] for name in stage.tensors if name not in held), again=True) for stage in stages
+    ]
+    groups = _in_groups([info for step in steps for info in step.infos], bounds.load)
+    loads = [Load(group, early=False, again=True) for group in groups]
+    return replace(plan, steps=(*plan.steps, *steps), loads=(*plan.loads, *loads))
 
 
 def _by_turn(steps: Sequence[Step]) -> dict[str, int]:

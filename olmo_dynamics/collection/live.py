@@ -16,12 +16,17 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
 
+import torch
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from olmo_dynamics.checkpoints.catalog.positions import Origin
+from olmo_dynamics.checkpoints.formats.written_state import WRITTEN_FILE
 from olmo_dynamics.checkpoints.memory import MemorySource
 from olmo_dynamics.collection.collector import append_revisions
+from olmo_dynamics.collection.options import CollectOptions
+from olmo_dynamics.collection.setup.revision_state import GROUPS_FILE
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.model import LanguageModel, to_config_json
 from olmo_dynamics.progress import Progress
@@ -41,16 +46,19 @@ class LiveOptions(TypedDict, total=False):
     """Keyword options of `record`: those of `collect`, and what else a checkpoint would bring along.
 
     `source` names the run in the store; `parent` is the checkpoint from which it was forked, as `SOURCE@REVISION`;
+    `optimizer` is the model's own, whose state the group `optimizer` reads;
     `tokenizer` (a tokenizer.json, its bytes, or one of transformers) reads the probe's text, which the built-in probe and
     `text` need; `probe` is a .npy file of token ids in place of a text.
     """
 
     source: str
     parent: str
+    optimizer: Optimizer | None
     tokenizer: str | Path | bytes | FastTokenizer | None
     probe: str | Path | None
     record: Collection[Recordable] | str
     tensors: Collection[str] | str
+    sketch_size: int | None
     text: Collection[str | Path] | str | Path
     batch: str | tuple[int, int] | None
     device: str
@@ -72,7 +80,11 @@ def record(
     model = _unwrapped(model)
     given: dict[str, Any] = dict(options)
     source, tokenizer = given.pop("source", type(model).__name__), given.pop("tokenizer", None)
+    optimizer = given.pop("optimizer", None)
     files = model_files(model) | ({} if tokenizer is None else {"tokenizer.json": _tokenizer_json(tokenizer)})
+    chosen = CollectOptions(record=given.get("record", ()))
+    if chosen.reads_state and (chosen.asked or optimizer is not None):
+        files |= state_files(model, optimizer)
     probe = given.pop("probe", None)
     return append_revisions(
         MemorySource({name: files}, source, origin=_origin(given.pop("parent", ""))),
@@ -97,6 +109,58 @@ def model_files(model: nn.Module) -> dict[str, bytes]:
     return {"config.json": json.dumps(config).encode(), "model.safetensors": save(weights, metadata={"format": "pt"})}
 
 
+def state_files(model: nn.Module, optimizer: Optimizer | None) -> dict[str, bytes]:
+    """The optimiser's state as bytes, under the names of the files that training writes, and its groups' hyper-parameters.
+
+    Raises:
+        OptionError: no optimiser was given.
+    """
+    if optimizer is None:
+        raise OptionError("record must be given the optimiser whose state it is to measure; add optimizer=...")
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    tensors: dict[str, Tensor] = {}
+    groups = []
+    for group in optimizer.param_groups:
+        found = [_named_state(model, names[each], optimizer.state[each]) for each in group["params"] if each in names]
+        tensors |= {name: tensor for each in found for name, tensor in each.items()}
+        of_group = sorted({name.rpartition(".")[0] for each in found for name in each})
+        settings = {key: value for key, value in group.items() if key != "params" and _is_setting(value)}
+        groups.append({**settings, "params": of_group})
+    described = {"optimizer": type(optimizer).__name__, "groups": groups}
+    plain = json.dumps(described, default=lambda number: number.item())
+    return {WRITTEN_FILE: save(tensors), GROUPS_FILE: plain.encode()}
+
+
+def _named_state(model: nn.Module, name: str, kinds: Mapping[str, Any]) -> dict[str, Tensor]:
+    """One parameter's state by canonical name and kind; stacked experts are taken apart, and share their step."""
+    named: dict[str, Tensor] = {}
+    for kind, value in kinds.items():
+        if isinstance(value, Tensor) and value.ndim:
+            named |= {f"{each}.{kind}": some for each, some in _canonical(model, {name: value}).items()}
+    held = {key: tensor.detach().cpu().contiguous() for key, tensor in named.items()}
+    if "step" in kinds:
+        steps = {key.rpartition(".")[0] for key in named}
+        held |= {f"{each}.step": torch.tensor(float(kinds["step"])) for each in steps}
+    return held
+
+
+def _is_setting(value: object) -> bool:
+    """True for the numbers of a group, and pairs of them."""
+    numbers = value if isinstance(value, tuple | list) else [value]
+    return all(isinstance(each, int | float) or (isinstance(each, Tensor) and each.ndim == 0) for each in numbers)
+
+
+def _canonical(model: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Tensors by the names that a checkpoint of the model has."""
+    if isinstance(model, LanguageModel):
+        return tensors
+    from transformers.core_model_loading import revert_weight_conversion
+
+    named: Any = model
+    found: dict[str, Tensor] = revert_weight_conversion(named, dict(tensors))
+    return found
+
+
 def _our_files(model: LanguageModel) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     return to_config_json(model.config, dtype=dtype), model.state_dict()
@@ -109,10 +173,7 @@ def _their_files(model: nn.Module) -> tuple[dict[str, Any], Mapping[str, Tensor]
         raise OptionError(
             f"record must be given a model of this package, or an OLMo model of transformers (got {type(model).__name__})"
         )
-    from transformers.core_model_loading import revert_weight_conversion
-
-    named: Any = model
-    state: dict[str, Tensor] = revert_weight_conversion(named, model.state_dict())
+    state = dict(_canonical(model, model.state_dict()))
     if config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
     return json.loads(config.to_json_string()), state

@@ -10,7 +10,6 @@ the next one's weights, if they have come, are copied there and their statistics
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,8 @@ import torch
 from torch import Tensor
 
 from olmo_dynamics.checkpoints import Checkpoint
+from olmo_dynamics.collection.backward import RecordedBackward
+from olmo_dynamics.collection.exclusion import exclusion_records
 from olmo_dynamics.collection.fetch_plan import FetchPlan, Step
 from olmo_dynamics.collection.prefetch import OpenRevision, RevisionStream
 from olmo_dynamics.collection.recorded_pass import RecordedPass
@@ -43,6 +44,7 @@ from olmo_dynamics.recorders import (
 
 Raw = dict[str, np.ndarray]
 Survey = Callable[[], TensorStats]
+Show = Callable[[], Observation]
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,9 @@ class _Revision:
     """One revision under way; tensors that a later stage uses again are kept, so that no byte is read twice."""
 
     stream: RevisionStream
-    weights: RecorderSet
+    tensors: RecorderSet
     forward: RecordedPass | None
+    backward: RecordedBackward | None
     measured: frozenset[str]
     column_sums: frozenset[str]
     again: set[str]
@@ -60,24 +63,34 @@ class _Revision:
     def preparing(self, step: Step, raw: Raw) -> Callable[[], Prepared] | None:
         """A function that makes a step's stage ready, if it has one."""
         self.kept.update((name, arrived) for name, arrived in raw.items() if name in self.again)
-        if self.forward is None or step.stage is None:
+        through = self.backward if step.again or self.forward is None else self.forward
+        if through is None or step.stage is None:
             return None
         checkpoint = self.stream.opened.checkpoint
-        return partial(self.forward.prepare, step.stage, _weights(checkpoint, step.stage, self.kept | raw))
+        return partial(through.prepare, step.stage, _weights(checkpoint, step.stage, self.kept | raw))
 
-    def observe(self, info: TensorInfo, raw: np.ndarray, survey: Survey) -> None:
-        """Show one tensor to the recorders of weights."""
-        values = to_tensor(raw, info)
-        self.weights.observe(
-            Observation(values=values, reads=Reads.WEIGHTS, layer=info.layer, tensor=info, ready_stats=survey)
-        )
+    def run(self, step: Step, prepared: Prepared) -> list[Record]:
+        """Carry the probe through a step's stage: forward, or back."""
+        if step.again:
+            return self.backward.run_back(prepared) if self.backward else []
+        records = self.forward.run_prepared(prepared) if self.forward else []
+        if self.backward is not None:
+            self.backward.run(prepared)
+        return records
+
+    def states(self, step: Step) -> list[Show]:
+        """The optimiser's state of a step's tensors, when all of it has come."""
+        state = self.stream.opened.state
+        assert state is not None
+        raws = {info.name: raw for info, raw in self.stream.tensors(step)}
+        return [partial(state.observation, tensor, raws) for tensor in step.states]
 
 
 @dataclass(frozen=True)
 class _ReadyStep:
-    """A step whose bytes have come: the tensors to record, their statistics under way, and its stage made ready."""
+    """A step whose bytes have come: what recorders of tensors are shown of it, and its stage made ready."""
 
-    tensors: Sequence[tuple[TensorInfo, np.ndarray, Survey]]
+    shows: Sequence[Show]
     prepared: Callable[[], Prepared] | None
 
 
@@ -111,14 +124,15 @@ class Measurer:
             ready = ahead or self._ready(revision, step)
             look_ahead = following is not None and has_own_memory(device) and stream.has(following)
             ahead = self._ready(revision, following) if look_ahead else None
-            for info, raw, survey in ready.tensors:
-                revision.observe(info, raw, survey)
-            if revision.forward is not None and ready.prepared is not None:
-                records += revision.forward.run_prepared(ready.prepared())
+            for show in ready.shows:
+                revision.tensors.observe(show())
+            if ready.prepared is not None:
+                records += revision.run(step, ready.prepared())
             del ready
-            opened.checkpoint.release([info for info in step.infos if info.name not in revision.again])
+            opened.release([info for info in step.infos if info.name not in revision.again])
             advance(step.nbytes)
-        return [*records, *filter(self._has_place, revision.weights.finish())]
+        excluded = exclusion_records(self._setup, opened.groups, opened.excluded)
+        return [*records, *filter(self._has_place, revision.tensors.finish()), *excluded]
 
     def _has_place(self, record: Record) -> bool:
         """False for the features of a tensor on a stream of another width, as that of an image encoder beside the model."""
@@ -130,9 +144,12 @@ class Measurer:
         opened, setup = stream.opened, self._setup
         return _Revision(
             stream,
-            RecorderSet(setup.recorders, setup.context_of(opened.config), opened.groups, {Reads.WEIGHTS}),
+            RecorderSet(
+                setup.recorders, setup.context_of(opened.config), opened.groups, {Reads.WEIGHTS, Reads.OPTIMIZER}
+            ),
             self._forward(opened),
-            frozenset(setup.measured(opened.groups)),
+            self._backward(opened),
+            frozenset(setup.measured(opened.groups)) - opened.excluded,
             setup.with_column_sums(opened.groups),
             _used_again(opened.fetch_plan),
         )
@@ -142,20 +159,23 @@ class Measurer:
 
         Weights that go to another device have theirs taken there, all by one thread, while the stage before computes.
         """
+        if step.states:
+            return _ReadyStep(revision.states(step), None)
         elsewhere = step.stage is not None and has_own_memory(self._setup.options.device)
         raw: Raw = {}
-        tensors: list[tuple[TensorInfo, np.ndarray, Survey]] = []
+        shows: list[Show] = []
         for info, arrived in revision.stream.tensors(step):
             raw[info.name] = arrived
-            if info.name in revision.measured and not elsewhere:
+            if info.name in revision.measured and not elsewhere and not step.again:
                 survey = self._survey_here(arrived, info, column_sums=info.name in revision.column_sums)
-                tensors.append((info, arrived, survey))
+                shows.append(partial(_show_weights, info, arrived, survey))
         prepare = revision.preparing(step, raw)
         if prepare is None or not elsewhere:
-            return _ReadyStep(tensors, prepare)
-        infos = [info for info in step.infos if info.name in revision.measured]
-        work = self._pool.submit(_prepare_and_survey, prepare, infos, revision.column_sums)
-        there = [(info, raw[info.name], partial(_survey_of, work, info)) for info in infos]
+            return _ReadyStep(shows, prepare)
+        infos = [info for info in step.infos if info.name in revision.measured and not step.again]
+        keeps_stored = revision.backward is not None and not step.again
+        work = self._pool.submit(_prepare_and_survey, prepare, infos, revision.column_sums, keeps_stored)
+        there = [partial(_show_weights, info, raw[info.name], partial(_survey_of, work, info)) for info in infos]
         return _ReadyStep(there, lambda: work.result()[0])
 
     def _survey_here(self, raw: np.ndarray, info: TensorInfo, *, column_sums: bool) -> Survey:
@@ -164,7 +184,7 @@ class Measurer:
         return lambda: complete([block.result() for block in blocks], self._pool.map)
 
     def _forward(self, opened: OpenRevision) -> RecordedPass | None:
-        if not any(step.stage for step in opened.fetch_plan.steps):
+        if not self._setup.recorders_of(opened.groups, Reads.ACTIVATIONS):
             return None
         assert self._setup.probe is not None
         assert opened.config is not None
@@ -174,9 +194,33 @@ class Measurer:
             self._setup.probe,
             self._setup.recorders,
             groups=opened.groups,
-            compute=Compute(device=options.device, dtype=self._setup.compute_dtype, threads=self._threads),
+            compute=self._compute,
             until=options.until,
         )
+
+    def _backward(self, opened: OpenRevision) -> RecordedBackward | None:
+        recorders = self._setup.recorders_of(opened.groups, Reads.GRADIENTS)
+        if not recorders:
+            return None
+        assert self._setup.probe is not None
+        assert opened.config is not None
+        return RecordedBackward(
+            opened.config,
+            self._setup.probe,
+            recorders,
+            self._setup.tensors,
+            groups=opened.groups,
+            compute=self._compute,
+        )
+
+    @property
+    def _compute(self) -> Compute:
+        return Compute(device=self._setup.options.device, dtype=self._setup.compute_dtype, threads=self._threads)
+
+
+def _show_weights(info: TensorInfo, raw: np.ndarray, survey: Survey) -> Observation:
+    values = to_tensor(raw, info)
+    return Observation(values=values, reads=Reads.WEIGHTS, layer=info.layer, tensor=info, ready_stats=survey)
 
 
 def has_own_memory(device: str) -> bool:
@@ -185,7 +229,7 @@ def has_own_memory(device: str) -> bool:
 
 
 def _prepare_and_survey(
-    prepare: Callable[[], Prepared], infos: Sequence[TensorInfo], column_sums: Collection[str]
+    prepare: Callable[[], Prepared], infos: Sequence[TensorInfo], column_sums: Collection[str], keeps_stored: bool
 ) -> tuple[Prepared, dict[str, TensorStats]]:
     """A stage on its device, and the statistics of its weights as they were stored, which are let go of."""
     prepared = prepare()
@@ -194,7 +238,7 @@ def _prepare_and_survey(
         info.name: tensor_stats_on_device(prepared.stored[info.name], info, column_sums=info.name in column_sums)
         for info in infos
     }
-    return replace(prepared, stored={}), surveys
+    return prepared if keeps_stored else replace(prepared, stored={}), surveys
 
 
 def _survey_of(work: Future[tuple[Prepared, dict[str, TensorStats]]], info: TensorInfo) -> TensorStats:
@@ -203,8 +247,8 @@ def _survey_of(work: Future[tuple[Prepared, dict[str, TensorStats]]], info: Tens
 
 def _used_again(fetch_plan: FetchPlan) -> set[str]:
     """Tensors that two stages use, as tied embeddings are; they are kept, so that no byte is read twice."""
-    uses = Counter(name for step in fetch_plan.steps if step.stage for name in step.stage.tensors)
-    return {name for name, times in uses.items() if times > 1}
+    used = ((step.stage, {info.name for info in step.infos}) for step in fetch_plan.steps)
+    return {name for stage, read in used if stage for name in stage.tensors if name not in read}
 
 
 def _weights(checkpoint: Checkpoint, stage: Stage, raw: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

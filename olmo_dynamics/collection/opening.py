@@ -11,17 +11,21 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from olmo_dynamics.auditing.quarantine import QuarantineEntry
 from olmo_dynamics.checkpoints import Checkpoint, ShardHashes, Source
-from olmo_dynamics.collection.fetch_plan import Bounds, FetchPlan, plan_fetch, plan_steps
+from olmo_dynamics.collection.exclusion import excluded_tensors
+from olmo_dynamics.collection.fetch_plan import Bounds, FetchPlan, plan_fetch, plan_states, plan_steps, read_again
 from olmo_dynamics.collection.options import CollectOptions
 from olmo_dynamics.collection.prefetch import OpenRevision
 from olmo_dynamics.collection.setup import CollectionSetup, Held, describe_probe, read_probe
 from olmo_dynamics.collection.setup.fitting import fitted_config
 from olmo_dynamics.collection.setup.probe_windows import TOKENIZER
+from olmo_dynamics.collection.setup.revision_state import RevisionState, find_state
 from olmo_dynamics.collection.setup.typical import TypicalRevision
 from olmo_dynamics.collection.setup.weight_notes import weight_notes
 from olmo_dynamics.errors import StoreMismatchError
 from olmo_dynamics.model import ModelConfig, stages
+from olmo_dynamics.model.backward import stages_back
 from olmo_dynamics.names import Revision, TensorInfo
 from olmo_dynamics.quantities.declaration import Reads
 
@@ -32,11 +36,13 @@ class Opener:
     Attributes:
         bounds: how much may be fetched ahead.
         groups: the groups to measure of a revision, by its name, where they are not all that the setup records.
+        partly: the revisions of which some tensors are excluded.
     """
 
     def __init__(self, source: Source, options: CollectOptions, bounds: Bounds) -> None:
         self.bounds = bounds
         self.groups: Mapping[str, tuple[str, ...]] = {}
+        self.partly: Mapping[str, QuarantineEntry] = {}
         self._source, self._options = source, options
         self._open: dict[str, Checkpoint] = {}  # for the setup, and not measured yet
         self._typical = ""
@@ -72,7 +78,7 @@ class Opener:
         self._under_way = checkpoint
         try:
             groups = self.groups.get(revision.name, self._setup.groups)
-            return open_checkpoint(checkpoint, self._setup, groups, self.bounds)
+            return open_checkpoint(checkpoint, self._setup, groups, self.bounds, self.partly.get(revision.name))
         except BaseException:
             checkpoint.close()
             raise
@@ -92,13 +98,34 @@ class Opener:
 
 
 def open_checkpoint(
-    checkpoint: Checkpoint, setup: CollectionSetup, groups: tuple[str, ...], bounds: Bounds
+    checkpoint: Checkpoint,
+    setup: CollectionSetup,
+    groups: tuple[str, ...],
+    bounds: Bounds,
+    partly: QuarantineEntry | None = None,
 ) -> OpenRevision:
-    """Check that a checkpoint is comparable with the others, and make its fetch plan."""
+    """Check that a checkpoint is comparable with the others, and make its fetch plan; `partly` excludes some of its tensors."""
+    groups, state, notes = _with_state(checkpoint, setup, groups)
     config = fitted_config(checkpoint, setup, groups)
     _check_same_probe(checkpoint, setup, config)
-    fetch_plan = fetch_plan_of(checkpoint, setup, groups, bounds, config)
-    return OpenRevision(checkpoint, fetch_plan, groups, ShardHashes(checkpoint), config)
+    excluded = excluded_tensors(checkpoint, partly)
+    fetch_plan = fetch_plan_of(checkpoint, setup, groups, bounds, config, state, excluded)
+    return OpenRevision(checkpoint, fetch_plan, groups, ShardHashes(checkpoint), config, state, notes, excluded)
+
+
+def _with_state(
+    checkpoint: Checkpoint, setup: CollectionSetup, groups: tuple[str, ...]
+) -> tuple[tuple[str, ...], RevisionState | None, tuple[str, ...]]:
+    """The groups that a revision can be measured for, its optimiser's state where one reads it, and a line if it has none."""
+    readers = setup.recorders_of(groups, Reads.OPTIMIZER)
+    if not readers:
+        return groups, None, ()
+    state, reason = find_state(checkpoint, asked=setup.options.asked)
+    if state is not None:
+        return groups, state, ()
+    lost = [group.name for each in readers for group in each.groups if group.name in groups]
+    note = f"{', '.join(lost)} is not recorded: {reason}"
+    return tuple(each for each in groups if each not in lost), None, (note,)
 
 
 def fetch_plan_of(
@@ -107,16 +134,24 @@ def fetch_plan_of(
     groups: Collection[str],
     bounds: Bounds,
     config: ModelConfig | None,
+    state: RevisionState | None = None,
+    excluded: Collection[str] = (),
 ) -> FetchPlan:
-    """The fetch plan that reads the tensors that some groups need, and nothing else."""
-    forward = config is not None and bool(setup.recorders_of(groups, Reads.ACTIVATIONS))
-    passes = stages(config, until=setup.options.until) if forward and config else ()
-    steps = plan_steps(checkpoint.tensors, passes, setup.measured(groups), limit=bounds.load)
+    """The fetch plan that reads the tensors that some groups need, and nothing else; none of the excluded ones."""
+    passes = stages(config, until=setup.options.until) if config is not None and setup.runs_model(groups) else ()
+    measured = [name for name in setup.measured(groups) if name not in excluded]
+    steps = plan_steps(checkpoint.tensors, passes, measured, limit=bounds.load)
+    if state is not None:
+        moments = {name: state.moments_of(name) for name in setup.measured(groups, Reads.OPTIMIZER)}
+        steps += plan_states(moments, limit=bounds.load)
     shards: dict[str, list[TensorInfo]] = {file: [] for file in checkpoint.expected_sha256}
     for info in checkpoint.tensors.values():
         if info.file in shards:
             shards[info.file].append(info)
-    return plan_fetch(steps, shards, bounds)
+    plan = plan_fetch(steps, shards, bounds)
+    if config is None or not setup.recorders_of(groups, Reads.GRADIENTS):
+        return plan
+    return read_again(plan, stages_back(config), checkpoint.tensors, passes[0].tensors, bounds)
 
 
 def _check_same_probe(checkpoint: Checkpoint, setup: CollectionSetup, config: ModelConfig | None) -> None:

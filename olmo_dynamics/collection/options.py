@@ -19,17 +19,10 @@ from olmo_dynamics.probes.token_sources import DTYPES as TOKEN_DTYPES
 from olmo_dynamics.quantities.declaration import Reads
 from olmo_dynamics.recorders import Recorder, find_recorders
 from olmo_dynamics.recorders.lookup import Recordable, built_in_groups, is_built_in
-from olmo_dynamics.recorders.sketches import SketchRecorder
+from olmo_dynamics.recorders.recorder_options import ALL, with_options
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 """Compute dtypes of the forward pass."""
-
-ALL = "all"
-"""The name, in place of a group's, of every built-in group that the model has."""
-
-SKETCHES = SketchRecorder.group.name
-
-_MEASURED = (Reads.WEIGHTS, Reads.ACTIVATIONS)
 
 
 class CollectKeywords(TypedDict, total=False):
@@ -48,6 +41,8 @@ class CollectKeywords(TypedDict, total=False):
     until_layer: int | None
     back_fill: bool
     sketch_size: int | None
+    spectra: str | None
+    lens_tokens: int | None
     max_memory: int | str
     max_rate: float | str | None
     threads: int | None
@@ -63,7 +58,7 @@ class CollectOptions:
             `package.module:Class`), or `all`; empty means all built-in groups that the model allows. A text is one name or
             several with commas between them.
         tensors: globs of tensor names, or roles such as `q_norm`, as a list or a text with commas; empty means every tensor.
-            For recorders of weights only.
+            For recorders of weights, and of an optimiser's state, only.
         text: probe files, one domain each, or the path of one; empty means the text that ships with the package.
         tokens: files of token ids instead of text, one domain each: with a NumPy header, or bare as OLMo publishes them (paths or
             http addresses).
@@ -78,7 +73,10 @@ class CollectOptions:
             read once more for that.
         until_layer: the last layer of the forward pass; nothing of those behind it is read for it. None: all, and the head.
         back_fill: measure the quantities that a store's groups lack, of its finished revisions too.
-        sketch_size: components of a sketch, a multiple of 64, for the group `sketches`; 1024 unless given.
+        sketch_size: components of a sketch, a multiple of 64, for the groups `sketches` and `optimizer`; 1024 unless given.
+        spectra: singular values to find of large matrices, for the group `spectra`: `norm`, the largest (the default), `top`, the
+            32 largest, or `full`, all.
+        lens_tokens: tokens that the lens looks at, at least 512, for the groups `lens` and `writes`; 512 unless given.
     """
 
     record: Collection[Recordable] | str = ()
@@ -94,6 +92,8 @@ class CollectOptions:
     until_layer: int | None = None
     back_fill: bool = False
     sketch_size: int | None = None
+    spectra: str | None = None
+    lens_tokens: int | None = None
     recorders: tuple[Recorder, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -103,7 +103,8 @@ class CollectOptions:
             raise OptionError(f"tokens_dtype must be {' or '.join(TOKEN_DTYPES)} (got {self.tokens_dtype!r})")
         if self.until_layer is not None and self.until_layer < 0:
             raise OptionError(f"until_layer must be a layer, counted from 0; got {self.until_layer}")
-        object.__setattr__(self, "record", self._with_sketch_size(words(self.record)))
+        options = {"sketch_size": self.sketch_size, "spectra": self.spectra, "lens_tokens": self.lens_tokens}
+        object.__setattr__(self, "record", with_options(words(self.record), **options))
         object.__setattr__(self, "tensors", _patterns(self.tensors))
         object.__setattr__(self, "text", _paths("text", self.text))
         object.__setattr__(self, "tokens", _paths("tokens", self.tokens))
@@ -134,7 +135,7 @@ class CollectOptions:
     @property
     def groups(self) -> tuple[str, ...]:
         """The groups to record, of whichever the model has."""
-        every = [group.name for recorder in self.recorders for group in recorder.groups]
+        every = dict.fromkeys(group.name for recorder in self.recorders for group in recorder.groups)
         named = {*self.record, *(group.name for each in self.record if _is_recorder(each) for group in each.groups)}
         return tuple(name for name in every if not self.asked or name not in built_in_groups() or name in named)
 
@@ -146,14 +147,12 @@ class CollectOptions:
     @property
     def needs_forward(self) -> bool:
         """True if some recorder needs a forward pass."""
-        return any(each.reads is Reads.ACTIVATIONS for each in self.recorders)
+        return any(each.reads in (Reads.ACTIVATIONS, Reads.GRADIENTS) for each in self.recorders)
 
-    def _with_sketch_size(self, record: tuple[Recordable, ...]) -> tuple[Recordable, ...]:
-        if self.sketch_size is None:
-            return record
-        if not {SKETCHES, ALL} & {each for each in record if isinstance(each, str)}:
-            raise OptionError(f"sketch_size needs the group {SKETCHES}; record it too, or leave sketch_size out")
-        return (*(each for each in record if each != SKETCHES), SketchRecorder(self.sketch_size))
+    @property
+    def reads_state(self) -> bool:
+        """True if some recorder reads an optimiser's state."""
+        return any(each.reads is Reads.OPTIMIZER for each in self.recorders)
 
     @property
     def _asked(self) -> list[Recordable]:
@@ -162,11 +161,6 @@ class CollectOptions:
         return [*built_in_groups(by_default=ALL not in self.record), *(each for each in self.record if each != ALL)]
 
     def _check(self, recorder: Recorder) -> None:
-        if recorder.reads not in _MEASURED:
-            raise OptionError(
-                f"{type(recorder).__name__} reads {recorder.reads.value}, which a collection does not stream; "
-                "record weights or activations"
-            )
         if (self.asked or not is_built_in(recorder)) and self._lies_behind(recorder):
             names = {group.name for group in recorder.groups}
             name = next((each for each in self.record if each in names), recorder.group.name)
@@ -175,10 +169,12 @@ class CollectOptions:
             )
 
     def _lies_behind(self, recorder: Recorder) -> bool:
-        """True if a pass that stops early reaches none of the recorder's sites."""
-        return (
-            self.until_layer is not None and bool(recorder.sites) and all(each.after_blocks for each in recorder.sites)
-        )
+        """True if a pass that stops early reaches none of the recorder's sites, or not all that it needs, as gradients do."""
+        if self.until_layer is None or recorder.reads is Reads.GRADIENTS:
+            return self.until_layer is not None
+        if not recorder.sites:
+            return False
+        return recorder.needs_whole_pass or all(each.after_blocks for each in recorder.sites)
 
 
 def split_options(options: CollectKeywords) -> tuple[CollectOptions, Limits]:

@@ -15,6 +15,7 @@ from olmo_dynamics.checkpoints import Source
 from olmo_dynamics.collection.back_fill import back_fill, check_names, damaged, not_continued, open_as_repaired
 from olmo_dynamics.collection.bandwidth import MEASURED, Bandwidth
 from olmo_dynamics.collection.cost_estimate import CostEstimate, estimate, together, without_tokenizer
+from olmo_dynamics.collection.exclusion import exclusion_notes, partly_held, without_forward_groups
 from olmo_dynamics.collection.fetch_plan import Bounds
 from olmo_dynamics.collection.opening import Opener
 from olmo_dynamics.collection.options import CollectKeywords, split_options
@@ -50,7 +51,7 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        """Bytes to read: the weights, and the headers, configs and tokenizer."""
+        """Bytes to read: the weights, an optimiser's state if it is read, and the headers, configs and tokenizer."""
         return self.costs.nbytes
 
     @property
@@ -84,6 +85,11 @@ class Plan:
         return self.costs.surveyed_bytes / self.throughput.surveyed
 
     @property
+    def beside_seconds(self) -> dict[str, float]:
+        """Time of recorders of weights beside the statistics, by group: about that of `sketches` and `spectra`."""
+        return {group: cost / self.throughput.surveyed for group, cost in self.costs.beside.items()}
+
+    @property
     def forward_seconds(self) -> float:
         """Time for the matrix products of the forward pass; the rest of it takes about half as much again."""
         return self.costs.flops / self.throughput.flops
@@ -91,7 +97,8 @@ class Plan:
     @property
     def seconds(self) -> float:
         """The larger of moving and computing, which run side by side."""
-        return max(self.download_seconds, self.statistics_seconds + self.forward_seconds)
+        weights = self.statistics_seconds + sum(self.beside_seconds.values())
+        return max(self.download_seconds, weights + self.forward_seconds)
 
 
 def plan(
@@ -118,9 +125,9 @@ def plan(
     opener = Opener(source, chosen, Bounds.of(limits.memory_bytes))
     with closing(opener):
         store = open_as_repaired(out) if out and Path(out).exists() else None
-        setup = opener.set_up(selected.revisions, Held(store) if store else None)
-        missing = _missing(store, setup, mine)
-        notes = _notes(store, setup, opener)
+        setup = opener.set_up(selected.sound_first, Held(store) if store else None)
+        missing = without_forward_groups(_missing(store, setup, mine), setup, partly_held(store, selected.partly))
+        notes = (*exclusion_notes(store, selected.partly, mine), *_notes(store, setup, opener))
         opened = {groups: opener.first(groups) for groups in set(missing.values()) if groups}
         throughput = Throughput.measure(setup.compute_dtype, device=chosen.device, threads=limits.thread_count)
         costs = _costs(missing, opened, setup, opener)

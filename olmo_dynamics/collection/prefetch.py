@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
@@ -25,6 +26,7 @@ import numpy as np
 from olmo_dynamics.checkpoints import Checkpoint, ShardHashes
 from olmo_dynamics.collection.fetch_plan import Bounds, FetchPlan, Load, Step
 from olmo_dynamics.collection.memory_budget import MemoryBudget, StoppedError
+from olmo_dynamics.collection.setup.revision_state import RevisionState
 from olmo_dynamics.model import ModelConfig
 from olmo_dynamics.names import Revision, TensorInfo
 
@@ -38,7 +40,9 @@ OPEN_AHEAD = 2
 class OpenRevision:
     """A checkpoint, the way through it, the groups it is for, hashes of the shards whose bytes come in order, and its model.
 
-    `moved` and `requests` are those of opening it: of its headers and configs, and of the tokenizer where it was read.
+    `state` is its optimiser's, where a group reads it; `notes` are lines for the user on groups that it cannot be measured for.
+    `excluded` are the tensors that are not measured, since their bytes are not this revision's. `moved` and `requests` are
+    those of opening it: of its headers and configs, and of the tokenizer where it was read.
     """
 
     checkpoint: Checkpoint
@@ -46,6 +50,9 @@ class OpenRevision:
     groups: tuple[str, ...]
     hashes: ShardHashes | None = None
     config: ModelConfig | None = None
+    state: RevisionState | None = None
+    notes: tuple[str, ...] = ()
+    excluded: frozenset[str] = frozenset()
     moved: int = field(init=False)
     requests: int = field(init=False)
 
@@ -59,11 +66,26 @@ class OpenRevision:
         Raises:
             IntegrityError: with these bytes a shard is complete, and not what was published.
         """
-        raws = self.checkpoint.read_many(load.infos)
+        weights, moments = self._split(load.infos)
+        raws = self.checkpoint.read_many(weights) if weights else {}
+        if self.state is not None and moments:
+            raws |= self.state.read_many(moments)
         for info in load.infos:
-            if self.hashes is not None and info.file in self.fetch_plan.checked:
+            if self.hashes is not None and info.file in self.fetch_plan.checked and not load.again:
                 self.hashes.feed(info, raws[info.name])
         return raws
+
+    def release(self, infos: Sequence[TensorInfo]) -> None:
+        """Release the memory of tensors, or of moments, that will not be used again."""
+        weights, moments = self._split(infos)
+        self.checkpoint.release(weights)
+        if self.state is not None:
+            self.checkpoint.release_spans(self.state.spans(moments))
+
+    def _split(self, infos: Sequence[TensorInfo]) -> tuple[list[TensorInfo], list[TensorInfo]]:
+        """Weights, and moments of the optimiser."""
+        known = self.state.infos if self.state is not None else {}
+        return [each for each in infos if each.name not in known], [each for each in infos if each.name in known]
 
 
 Opening = Callable[[Revision], OpenRevision]
@@ -83,7 +105,7 @@ class RevisionStream:
         self._sent: deque[tuple[Load, Future[dict[str, np.ndarray]]] | None] = (
             deque()
         )  # taken out of the queue, no more
-        self._there: dict[str, tuple[np.ndarray, bool]] = {}
+        self._there: dict[str, deque[tuple[np.ndarray, bool]]] = {}  # what is read twice may be there twice
 
     @property
     def opened(self) -> OpenRevision:
@@ -95,7 +117,9 @@ class RevisionStream:
         wanted = {info.name: info for info in step.infos}
         while wanted:
             for name in [name for name in wanted if name in self._there]:
-                raw, early = self._there.pop(name)
+                raw, early = self._there[name].popleft()
+                if not self._there[name]:
+                    del self._there[name]
                 info = wanted.pop(name)
                 self._budget.release(info.nbytes, early=early)
                 yield info, raw
@@ -115,7 +139,7 @@ class RevisionStream:
         self.abandoned = True
         if self.opening.exception() is None:
             self.opened.checkpoint.close()
-        for raw, early in self._there.values():
+        for raw, early in chain.from_iterable(self._there.values()):
             self._budget.release(raw.nbytes, early=early)
         self._there.clear()
         while (arrival := self._following()) is not None:
@@ -145,7 +169,8 @@ class RevisionStream:
         except BaseException:
             self._budget.release(load.nbytes, early=load.early)
             raise
-        self._there |= {name: (raw, load.early) for name, raw in raws.items()}
+        for name, raw in raws.items():
+            self._there.setdefault(name, deque()).append((raw, load.early))
 
 
 class Prefetcher:

@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from olmo_dynamics.auditing import find_quarantine, recheck, some
+from olmo_dynamics.auditing.findings import some
+from olmo_dynamics.auditing.quarantine import QuarantineEntry, find_quarantine
+from olmo_dynamics.auditing.recheck import recheck
 from olmo_dynamics.checkpoints import Source, select
 from olmo_dynamics.checkpoints.catalog.revision_names import PULL_REQUEST
 from olmo_dynamics.errors import SelectionError, counted
@@ -22,13 +24,20 @@ from olmo_dynamics.store import Layout, Store
 class Selection:
     """The revisions to measure; `left_out` says of the others why, `file` is the quarantine that says so.
 
-    `notes` name the revisions that changed since they were put there, and were audited again.
+    `notes` name the revisions that changed since they were put there, and were audited again. `partly` holds the entries of
+    revisions that are measured but for some of their tensors.
     """
 
     revisions: tuple[Revision, ...]
     left_out: dict[str, str]
     file: Path | None = None
     notes: tuple[str, ...] = ()
+    partly: Mapping[str, QuarantineEntry] = field(default_factory=dict)
+
+    @property
+    def sound_first(self) -> tuple[Revision, ...]:
+        """The revisions to lay a store out for: those that are measured whole, if there are any."""
+        return tuple(each for each in self.revisions if each.name not in self.partly) or self.revisions
 
     @property
     def summary(self) -> str:
@@ -60,14 +69,16 @@ def select_revisions(
     if include_quarantined:
         return Selection(tuple(selected), {})
     found, notes = recheck(source, find_quarantine(source, quarantine), selected)
-    left_out = {each.name: reason for each in selected if (reason := found.reason(each))}
+    entries = {each.name: found.revisions[each.name] for each in selected if each.name in found.revisions}
+    left_out = {name: "; ".join(entry.reasons) for name, entry in entries.items() if entry.is_whole}
     kept = tuple(each for each in selected if each.name not in left_out)
     if not kept:
         raise SelectionError(
             f"everything that {expression!r} selects ({counted(len(selected), 'revision')}) is in quarantine ({found.path}), "
             f"such as {selected[0].name}; --include-quarantined measures them"
         )
-    return Selection(kept, left_out, found.path, notes)
+    partly = {name: entry for name, entry in entries.items() if not entry.is_whole}
+    return Selection(kept, left_out, found.path, notes, partly)
 
 
 def missing_groups(store: Store | None, layout: Layout, revisions: Sequence[Revision]) -> dict[str, tuple[str, ...]]:

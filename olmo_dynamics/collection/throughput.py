@@ -31,8 +31,8 @@ class Throughput:
     surveyed: float
 
     def seconds(self, costs: CostEstimate) -> float:
-        """The compute time of an estimated cost: the statistics, and the matrix products of the forward pass."""
-        return costs.surveyed_bytes / self.surveyed + costs.flops / self.flops
+        """The compute time of an estimated cost: statistics, other recorders of weights, and the products of the forward pass."""
+        return (costs.surveyed_bytes + sum(costs.beside.values())) / self.surveyed + costs.flops / self.flops
 
     @classmethod
     def measure(cls, dtype: torch.dtype, *, device: str, threads: int) -> Self:

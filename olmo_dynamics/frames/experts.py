@@ -75,6 +75,8 @@ def _wholes(columns: set[str]) -> list[pl.Expr]:
 def _status() -> pl.Expr:
     """The status of the pooled tensor: a part of zeros is degenerate by itself, but does not affect the pooled ratios."""
     nonfinite = (pl.col("status") == STATUS_WORDS[Status.NONFINITE]).any()
-    words = pl.when(nonfinite).then(pl.lit(STATUS_WORDS[Status.NONFINITE]))
+    excluded = (pl.col("status") == STATUS_WORDS[Status.EXCLUDED]).any()
+    of_excluded = pl.when(excluded).then(pl.lit(STATUS_WORDS[Status.EXCLUDED]))
+    words = of_excluded.when(nonfinite).then(pl.lit(STATUS_WORDS[Status.NONFINITE]))
     zeros = words.when(pl.col("abs_max").nan_max() == 0).then(pl.lit(STATUS_WORDS[Status.DEGENERATE]))
     return zeros.otherwise(pl.lit(STATUS_WORDS[Status.MEASURED]))

@@ -23,7 +23,10 @@ STATUS_WORDS = {
     Status.MEASURED: "measured",
     Status.NONFINITE: "non-finite",
     Status.DEGENERATE: "degenerate",
+    Status.EXCLUDED: "excluded",
+    Status.ABSENT: "absent",
 }
+"""The status of a row, in words; `excluded` is short for: the published bytes are not this revision's."""
 
 _COLUMN_NAMES = {"domain_of_sequence": "domain"}
 
@@ -54,9 +57,14 @@ class Grid:
         return values if self._in_order else values[self._order]
 
     def status(self, group: str, axes: tuple[str, ...]) -> np.ndarray:
-        """The group's status over `axes`: the worst along axes that are not among them, repeated along those it lacks."""
+        """The group's status over `axes`: the worst along axes that are not among them, repeated along those it lacks.
+
+        Cells that are absent count only where all are.
+        """
         own, status = self._own_status(group)
-        status = status.max(axis=tuple(place for place, name in enumerate(own, 1) if name not in axes))
+        across = tuple(place for place, name in enumerate(own, 1) if name not in axes)
+        present = np.where(status == Status.ABSENT, np.uint8(Status.NOT_MEASURED), status).max(axis=across)
+        status = np.where((status == Status.ABSENT).all(axis=across), np.uint8(Status.ABSENT), present)
         sizes = [len(self.store.axis(name)) for name in axes]
         narrow = [size if name in own else 1 for name, size in zip(axes, sizes, strict=True)]
         return np.broadcast_to(status.reshape(len(status), *narrow), (len(status), *sizes))

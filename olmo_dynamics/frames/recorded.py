@@ -58,8 +58,30 @@ def export(store: Store, name: str, out: str | Path) -> Path:
         DiskFullError: no room; nothing is left behind.
         StoreError: the path cannot be written.
     """
+    require_table_file(out)
+    return write_table(table(store, name), out)
+
+
+def write_table(frame: pl.DataFrame, out: str | Path) -> Path:
+    """Write a table to a .parquet or .csv file, as `export` does; returns its path.
+
+    Raises:
+        OptionError: the file has another suffix.
+        DiskFullError: no room; nothing is left behind.
+        StoreError: the path cannot be written.
+    """
+    path = require_table_file(out)
+    write_frame(frame, path)
+    return path
+
+
+def require_table_file(out: str | Path) -> Path:
+    """The path, if its suffix is that of a table.
+
+    Raises:
+        OptionError: it is another one.
+    """
     path = Path(out)
     if path.suffix not in (".parquet", ".csv"):
         raise OptionError(f"a table is written to a .parquet or .csv file (got {path.name})")
-    write_frame(table(store, name), path)
     return path

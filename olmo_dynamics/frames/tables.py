@@ -8,8 +8,9 @@
     >>> table(store, "parameters").filter(role="q_proj").select("step", "layer", "rms")  # doctest: +SKIP
 
 Rows are sorted by stage, ingredient and step. A cell that was not measured has no row; `status` is `non-finite` where the
-weights or activations hold NaN or Inf, and `degenerate` where a ratio's denominator is zero. A layer outside the blocks is
-null. The store itself declares its groups and quantities, so tables of a user's own group need no code of theirs.
+weights or activations hold NaN or Inf, `degenerate` where a ratio's denominator is zero, and `excluded` where the published
+bytes are not this revision's: such a row has no numbers. A layer outside the blocks
+is null. The store itself declares its groups and quantities, so tables of a user's own group need no code of theirs.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from olmo_dynamics.quantities.declaration import STATUS, Quantity, Status
 from olmo_dynamics.store import Store
 
 MASSIVE = "outliers.massive"
+_WITHOUT_ROW = (Status.NOT_MEASURED, Status.ABSENT)
 _MASSIVE_COLUMNS = ("value", "sequence", "position", "token_id", "feature")
 
 
@@ -68,7 +70,7 @@ def _group(grid: Grid, group: str) -> pl.DataFrame:
     """The quantities on the group's base axes, one column each."""
     axes = grid.store.group(group).axes
     status = grid.status(group, axes)
-    kept = status != Status.NOT_MEASURED
+    kept = ~np.isin(status, _WITHOUT_ROW)
     return grid.rows(axes, kept).with_columns(status_words(status[kept]), *_on_base_axes(grid, group, kept))
 
 
@@ -82,7 +84,7 @@ def _further(grid: Grid, quantity: Quantity) -> pl.DataFrame:
     """One quantity, one row per value. A value that does not exist (a norm over no row) has no row."""
     values = grid.array(quantity.group, quantity.name)
     status = grid.status(quantity.group, quantity.axes)
-    kept = (status == Status.NONFINITE) | (exists(values) & (status != Status.NOT_MEASURED))
+    kept = (status == Status.NONFINITE) | (exists(values) & ~np.isin(status, _WITHOUT_ROW))
     return grid.rows(quantity.axes, kept).with_columns(status_words(status[kept]), numbers("value", values[kept]))
 
 
@@ -98,7 +100,7 @@ def _tokens(grid: Grid) -> pl.DataFrame:
     probe, axes = grid.store.probe(), grid.store.group("tokens").axes
     status = grid.status("tokens", axes)
     scored = probe["mask"] & (np.arange(status.shape[2]) > 0)
-    kept = (status != Status.NOT_MEASURED) & scored
+    kept = ~np.isin(status, _WITHOUT_ROW) & scored
     ids = np.broadcast_to(probe["token_id"], status.shape)
     return grid.rows(axes, kept).with_columns(
         numbers("token_id", ids[kept]), status_words(status[kept]), *_on_base_axes(grid, "tokens", kept)

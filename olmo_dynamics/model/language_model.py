@@ -71,7 +71,7 @@ class LanguageModel(nn.Module):
 
     def finish(self, x: Float[Tensor, "batch positions hidden"]) -> Float[Tensor, "batch positions hidden"]:
         """The final norm of the stream leaving the last block."""
-        return self.model.final_norm(self.model.norm(x))
+        return self.model.final_norm(self.model.norm(x), stream=x, norm=self.model.norm)
 
     def head(self, x: Float[Tensor, "batch positions hidden"]) -> Float[Tensor, "batch positions vocab"]:
         """Logits of normalised hidden states.

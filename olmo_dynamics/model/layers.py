@@ -93,7 +93,8 @@ class CausalAttention(nn.Module):
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         mask = self.mask(q.shape[2], q.device, rope.within)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
-        return self.output(self.o_proj(mixed.transpose(1, 2).flatten(2)))
+        heads = mixed.transpose(1, 2).flatten(2)
+        return self.output(self.o_proj(heads), heads=heads, projection=self.o_proj.weight)
 
     def mask(
         self, positions: int, device: torch.device, within: Bool[Tensor, "batch 1 positions positions"] | None = None

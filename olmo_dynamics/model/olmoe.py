@@ -68,10 +68,12 @@ class MixtureOfExperts(nn.Module):
         """The weighted sum of the experts' outputs."""
         logits = self.router_logits(self.gate(x))
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        weights, chosen = wide.softmax(dim=-1).topk(self.per_token, dim=-1)
+        probabilities = wide.softmax(dim=-1)
+        chosen = self.chosen_experts(probabilities.topk(self.per_token, dim=-1).indices)
+        weights = probabilities.gather(-1, chosen)
         if self.renormalized:
             weights = weights / weights.sum(dim=-1, keepdim=True)
-        return self.output(self.mixed(x, weights.to(logits.dtype), self.chosen_experts(chosen)))
+        return self.output(self.mixed(x, weights.to(logits.dtype), chosen))
 
     def mixed(
         self,

@@ -9,9 +9,11 @@ The split must not depend on the number of threads: sums over a part are then th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -37,8 +39,14 @@ def in_threads(work: Callable[[int], None], parts: int, *, threads: int) -> None
             for part in range(parts):
                 work(part)
             return
-        with ThreadPoolExecutor(together) as pool:
-            _raise_first([pool.submit(_alone, work, part, threads // together) for part in range(parts)])
+        pool = _pool(together, os.getpid())
+        _raise_first([pool.submit(_alone, work, part, threads // together) for part in range(parts)])
+
+
+@cache
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads that stay, since libraries for a GPU plan their kernels anew in each thread; those of another process are gone."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="olmo-dynamics-pass")
 
 
 def _alone(work: Callable[[int], None], part: int, torch_threads: int) -> None:
@@ -47,6 +55,7 @@ def _alone(work: Callable[[int], None], part: int, torch_threads: int) -> None:
 
 
 def _raise_first(futures: Sequence[Future[None]]) -> None:
+    wait(futures)
     for future in futures:
         future.result()
 

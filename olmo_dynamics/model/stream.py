@@ -18,8 +18,9 @@ runs all sequences through them, shows the chosen sites to an observer, and lets
     residual_out 0 (1, 3, 64)
     residual_out 1 (1, 3, 64)
 
-On the CPU the sequences are cut into up to eight parts, and threads take part after part: each runs a whole stage by
-itself, so they meet once a stage and never inside it. The parts depend on the probe alone, not on the threads.
+The sequences are cut into up to eight parts, and threads take part after part: each runs a whole stage by itself, so they
+meet once a stage and never inside it. The parts depend on the probe alone, not on the threads. A GPU computes one part while
+threads record the others, since statistics of activations are taken on the CPU.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from olmo_dynamics.names import NO_LAYER, Site
 EMBEDDING, HEAD = "embedding", "head"
 PARTS = 8
 CPU_TOKENS = 512  # through a block at once: few enough for caches, many enough for matrix products
-GPU_TOKENS = 16_384
+GPU_TOKENS = 4_096  # of one part
 COLUMNS = 2048  # of the vocabulary, at once: logits that stay in the cache
 
 
@@ -84,7 +85,7 @@ class SiteValues:
     """Activations at one site, for some sequences and positions of the probe; of logits, for some of the vocabulary.
 
     `values` is in the compute dtype (chosen experts: int64) and is the model's own memory: read it, do not keep it. `beside`
-    is whatever else the model gives its tap: keys, values and window beside the queries.
+    is whatever else the model gives there: keys, values and window beside the queries, for example.
     """
 
     site: Site
@@ -158,8 +159,8 @@ class StreamedPass:
         on_cpu = device.type == "cpu"
         self.token_ids = token_ids.to(device)
         sequences, positions = token_ids.shape
-        self.parts = cut(sequences, PARTS if on_cpu else 1)
-        self.threads = (self.compute.threads or torch.get_num_threads()) if on_cpu else 1
+        self.parts = cut(sequences, PARTS)
+        self.threads = self.compute.threads or torch.get_num_threads()
         self._at_once = self.compute.sequences_at_once or max(1, (CPU_TOKENS if on_cpu else GPU_TOKENS) // positions)
         self._model = build_model(config, dtype=dtype).requires_grad_(False)
         self._watching = _Watching()
@@ -227,7 +228,8 @@ class StreamedPass:
             return
         weight = self._model.head_weight
         for columns in slices(len(weight), self.compute.columns_at_once):
-            self._watching.see(Site.LOGITS, NO_LAYER, F.linear(hidden, weight[columns]), columns)
+            head = weight[columns]
+            self._watching.see(Site.LOGITS, NO_LAYER, F.linear(hidden, head), columns, {"head": head})
 
     @contextmanager
     def _lent(self, prepared: Prepared) -> Iterator[None]:
@@ -258,6 +260,11 @@ class _Watching(threading.local):
             yield
         finally:
             del self._observe
+
+    @property
+    def rows(self) -> slice:
+        """The sequences under way."""
+        return self._rows
 
     def show(self, tap: Tap, _: object, beside: Mapping[str, Any], values: Tensor) -> None:
         """The forward hook of a tap."""

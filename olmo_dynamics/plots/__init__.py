@@ -20,6 +20,15 @@ from olmo_dynamics.plots.panels import linked
 from olmo_dynamics.plots.table import MAX_ROWS
 from olmo_dynamics.plots.theme import AnyChart, Style
 from olmo_dynamics.plots.trajectories import trajectory
+from olmo_dynamics.plots.weights import (
+    displacement,
+    embedding_decay,
+    optimizer_panel,
+    rotation,
+    singular_values,
+    weight_path,
+    weight_similarity,
+)
 
 enable()
 
@@ -29,15 +38,22 @@ __all__ = [
     "Style",
     "branches",
     "depth_profile",
+    "displacement",
     "distribution_fan",
     "domain_specialisation",
     "embedding_band",
+    "embedding_decay",
     "expert_load",
     "layer_step_map",
     "linked",
     "loss_by_domain",
     "norms_panel",
+    "optimizer_panel",
     "outlier_births",
+    "rotation",
     "saturation",
+    "singular_values",
     "trajectory",
+    "weight_path",
+    "weight_similarity",
 ]

@@ -130,8 +130,12 @@ def drawable(
     finite = kept.filter(pl.col(value).cast(pl.Float64).is_finite())
     placed = finite.filter(pl.col(time).is_not_null()) if time else finite
     unplaced = finite.filter(pl.col(time).is_null())["revision"].n_unique() if time else 0
+    excluded = _excluded(named, value)
     left_out = _left_out(
-        kept.height - finite.height, unplaced, f"{x}" if time == x else "a known place in the training"
+        kept.height - finite.height - excluded,
+        excluded,
+        unplaced,
+        f"{x}" if time == x else "a known place in the training",
     )
     if placed.is_empty():
         raise OptionError(f"the table must hold values of {value!r} to draw (got none: {left_out or 'no rows'})")
@@ -175,8 +179,17 @@ def _require_at_most(most: int | None, frame: pl.DataFrame, value: str) -> None:
         )
 
 
-def _left_out(not_finite: int, unplaced: int, x: str) -> str:
+def _excluded(frame: pl.DataFrame, value: str) -> int:
+    """The number of values that were not measured since the published bytes are not the revision's."""
+    if "status" not in frame.columns or frame["status"].dtype != pl.String:
+        return 0
+    return frame.filter(pl.col("status") == "excluded", ~pl.col(value).cast(pl.Float64).is_finite()).height
+
+
+def _left_out(not_finite: int, excluded: int, unplaced: int, x: str) -> str:
     words = []
+    if excluded:
+        words.append(f"{excluded:,} value{'s' if excluded > 1 else ''} excluded, not of these revisions")
     if not_finite:
         words.append(f"{not_finite:,} value{'s' if not_finite > 1 else ''} not finite")
     if unplaced:

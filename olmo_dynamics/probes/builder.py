@@ -195,6 +195,7 @@ def _probe(
         token_bytes=_token_bytes(token_ids, mask, tokenizer),
         tokenizer_size=vocab_size if tokenizer is None else tokenizer.size,
         tokenizer_sha256="" if tokenizer is None else tokenizer.sha256,
+        special_ids=() if tokenizer is None else tokenizer.special_ids,
     )
 
 

@@ -36,6 +36,7 @@ class Probe:
     token_bytes: NDArray[np.int64]  # [sequences, positions], UTF-8 bytes; -1 everywhere when unknown
     tokenizer_size: int  # number of ids in the tokenizer; the vocabulary's size if there is no tokenizer
     tokenizer_sha256: str = ""
+    special_ids: tuple[int, ...] = ()  # ids of no text, as far as the tokenizer tells
 
     def __post_init__(self) -> None:
         self._check_shapes()

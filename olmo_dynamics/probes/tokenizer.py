@@ -71,6 +71,11 @@ class ProbeTokenizer:
         added = {token["content"]: int(token["id"]) for token in self._fields.get("added_tokens") or ()}
         return next((added[spelling] for spelling in END_OF_TEXT if spelling in added), None)
 
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """The ids of special tokens, which stand for no text."""
+        return tuple(int(token["id"]) for token in self._fields.get("added_tokens") or () if token.get("special"))
+
     @cached_property
     def token_bytes(self) -> NDArray[np.int64]:
         """UTF-8 bytes of the text of each id [size]; -1 for unused ids, and for all ids if it is not byte-level.

@@ -44,7 +44,27 @@ MASSIVE_RANKS = 8
 WITHOUT_FIRST = "_without_first"
 """The end of the name of a quantity that leaves out position 0 of every window."""
 
-_FILES = ("parameters", "embeddings", "activations", "outliers", "logits", "loss", "tokens", "routing", "sketches")
+_FILES = (
+    "parameters",
+    "embeddings",
+    "activations",
+    "outliers",
+    "logits",
+    "loss",
+    "tokens",
+    "routing",
+    "sketches",
+    "optimizer",
+    "spectra",
+    "head_spectra",
+    "attention",
+    "writes",
+    "lens",
+    "induction",
+    "gradients",
+    "gradient_stream",
+    "gradient_rows",
+)
 
 
 def _read(name: str) -> Group:

@@ -28,6 +28,8 @@ class Status(IntEnum):
     MEASURED = 1
     NONFINITE = 2  # measured, and the weights or activations hold NaN or Inf: a NaN beside it is a true one
     DEGENERATE = 3  # measured, and a ratio's denominator is zero (all elements equal, or all zero): that ratio is NaN
+    EXCLUDED = 4  # not measured, since the published bytes are not this revision's
+    ABSENT = 5  # a tensor or layer that this run does not have
 
 
 class Reads(StrEnum):
@@ -187,7 +189,7 @@ STATUS = "status"
 _STATUS = Quantity(
     STATUS,
     long_name="status",
-    formula="0 not measured, 1 measured, 2 measured and not finite, 3 measured with a ratio undefined",
+    formula="0 not measured, 1 measured, 2 measured and not finite, 3 measured with a ratio undefined, 4 excluded, 5 absent",
     source="olmo_dynamics",
     dtype="uint8",
 )

@@ -27,6 +27,7 @@ from olmo_dynamics.recorders.kernels.tensor_stats_gpu import tensor_stats_on_dev
 from olmo_dynamics.recorders.llmint8 import OutlierFeatures, llmint8_rule, outlier_features
 from olmo_dynamics.recorders.lookup import BUILT_IN, find_recorders
 from olmo_dynamics.recorders.losses import LossRecorder
+from olmo_dynamics.recorders.optimizer_moments import OptimizerRecorder
 from olmo_dynamics.recorders.outliers import OutlierRecorder
 from olmo_dynamics.recorders.parameters import ParameterRecorder, measure_tensor
 from olmo_dynamics.recorders.recorder_set import RecorderSet
@@ -40,6 +41,7 @@ __all__ = [
     "EmbeddingRecorder",
     "LossRecorder",
     "Observation",
+    "OptimizerRecorder",
     "OutlierFeatures",
     "OutlierRecorder",
     "ParameterRecorder",

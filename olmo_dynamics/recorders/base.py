@@ -72,10 +72,17 @@ class Observation:
     At a site: `values` [batch, positions, width] in the compute dtype (chosen experts: int64), or their gradient; `rows` and
     `positions` of the probe; `columns` of the width (logits come in slices of the vocabulary); and `mask`, False for padding.
     At `Site.QUERY_ROTATED`, `beside` holds the `key` after RoPE and the `value` [batch, positions, kv_heads * head_dim], and
-    `first_visible` gives the keys that each query sees.
+    `first_visible` gives the keys that each query sees. At `Site.ATTENTION_OUTPUT` it holds the `heads` [batch, positions,
+    heads * head_dim] and the matrix that they are multiplied by, `projection`; at `Site.FINAL_NORM` the `stream` before the
+    norm, and the `norm`, which can be applied to other vectors; at `Site.LOGITS` the rows of the `head` for these columns.
 
     Of a tensor, which `tensor` describes: `values` are its weights in their stored dtype, its gradient, or the first moment
-    that an optimiser keeps of it; the rest of the optimiser's state (`exp_avg_sq`, `step`) is in `beside`, by name.
+    that an optimiser keeps of it. The rest of the optimiser's state is in `beside`, by name: `exp_avg_sq` in the shape of the
+    tensor, and as tensors of one number `step`, `lr`, `beta1`, `beta2`, `eps` and `weight_decay`, each if it is known.
+
+    Gradients come window by window, and `rows` is the window: of its mean loss. That of a tensor comes once more behind the last
+    window, of the whole probe's mean loss, and `rows` are all windows. Of the embedding and the head `columns` are the rows that
+    `values` holds. At a site, `beside` holds the `activation` (not that of logits).
     """
 
     values: Shaped[Tensor, "*axes"]
@@ -88,7 +95,7 @@ class Observation:
     columns: slice = field(default_factory=lambda: slice(0, 0))
     mask: Bool[np.ndarray, "batch positions"] = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
     window: int | None = None
-    beside: Mapping[str, Tensor] = field(default_factory=dict)
+    beside: Mapping[str, Any] = field(default_factory=dict)
     ready_stats: Callable[[], TensorStats] | None = None
 
     @_shared
@@ -143,6 +150,7 @@ class Recorder:
         sites: the sites it reads; empty for a recorder of tensors. The group is not recorded of a model that lacks one.
         column_sums: True if `Observation.stats` of the weights must hold sums by column.
         needs_probe: True if it reads weights and needs `context.probe` as well.
+        needs_whole_pass: True if it gives nothing where the pass stops before the head.
         by_default: False if a collection records the group only where it is asked for.
         context: facts about the pass; set before `begin`.
     """
@@ -152,6 +160,7 @@ class Recorder:
     sites: ClassVar[frozenset[Site] | set[Site]] = frozenset()
     column_sums: ClassVar[bool] = False
     needs_probe: ClassVar[bool] = False
+    needs_whole_pass: ClassVar[bool] = False
     by_default: ClassVar[bool] = True
     context: Context = Context()
 
@@ -189,8 +198,15 @@ class Recorder:
         """The most memory that it holds at a time, for the plan; small sums need not be counted."""
         return 0
 
+    def cost(self, info: TensorInfo) -> float:
+        """Its time for a tensor over that of the shared statistics, for the plan; 0 if it needs little more than these."""
+        return 0.0
+
     def begin(self) -> None:
         """Prepare for a pass; `context` is known."""
+
+    def follow(self, earlier: Self) -> None:
+        """See, before a stage, the recorder that has everything of the stages before; read it, and change nothing."""
 
     def observe(self, seen: Observation) -> None:
         """Add an observation.

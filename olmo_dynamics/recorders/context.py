@@ -88,6 +88,7 @@ class Context:
         sites: the sites that the model has, in the order of the forward pass.
         layers: the blocks that the forward pass runs through.
         whole: True if it runs through all blocks of the model, and the head.
+        optimizer: the name of the optimiser whose state is read, such as `AdamW`; empty where none is.
     """
 
     config: ModelConfig | None = None
@@ -95,3 +96,4 @@ class Context:
     sites: tuple[Site, ...] = ()
     layers: int = 0
     whole: bool = True
+    optimizer: str = ""

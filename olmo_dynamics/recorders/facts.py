@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from olmo_dynamics.errors import OptionError, ProbeError
-from olmo_dynamics.quantities.declaration import RECORDER
+from olmo_dynamics.quantities.declaration import RECORDER, Reads
 from olmo_dynamics.recorders.base import Recorder
 from olmo_dynamics.recorders.context import ProbeTokens
 
@@ -23,7 +23,11 @@ def check_facts(recorder: Recorder) -> None:
         ProbeError: its probe cannot be read by the model.
         OptionError: its memory is not a number of bytes.
     """
-    own_probe(recorder)
+    if own_probe(recorder) is not None and recorder.reads is not Reads.ACTIVATIONS:
+        raise ProbeError(
+            f"{type(recorder).__name__} must read the collection's probe, since it reads {recorder.reads.value} "
+            "(got a probe of its own); leave out probe(self)"
+        )
     kept_bytes(recorder)
 
 

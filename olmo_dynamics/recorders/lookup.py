@@ -23,11 +23,20 @@ from olmo_dynamics.quantities.declaration import Group, Reads
 from olmo_dynamics.recorders.activations import ActivationRecorder
 from olmo_dynamics.recorders.base import Recorder
 from olmo_dynamics.recorders.embeddings import EmbeddingRecorder
+from olmo_dynamics.recorders.gradients import GradientRecorder, GradientRowRecorder
+from olmo_dynamics.recorders.head_spectra import HeadSpectraRecorder
+from olmo_dynamics.recorders.inside.attention import AttentionRecorder
+from olmo_dynamics.recorders.inside.in_context import InContextRecorder
+from olmo_dynamics.recorders.inside.induction import InductionRecorder
+from olmo_dynamics.recorders.inside.lens import LensRecorder
+from olmo_dynamics.recorders.inside.writes import WritesRecorder
 from olmo_dynamics.recorders.losses import LossRecorder
+from olmo_dynamics.recorders.optimizer_moments import OptimizerRecorder
 from olmo_dynamics.recorders.outliers import OutlierRecorder
 from olmo_dynamics.recorders.parameters import ParameterRecorder
 from olmo_dynamics.recorders.routing import RoutingRecorder
 from olmo_dynamics.recorders.sketches import SketchRecorder
+from olmo_dynamics.recorders.spectra import SpectraRecorder
 
 BUILT_IN: tuple[type[Recorder], ...] = (
     ParameterRecorder,
@@ -37,6 +46,16 @@ BUILT_IN: tuple[type[Recorder], ...] = (
     LossRecorder,
     RoutingRecorder,
     SketchRecorder,
+    SpectraRecorder,
+    HeadSpectraRecorder,
+    OptimizerRecorder,
+    AttentionRecorder,
+    WritesRecorder,
+    LensRecorder,
+    InductionRecorder,
+    InContextRecorder,
+    GradientRecorder,
+    GradientRowRecorder,
 )
 """The recorders of this package, in the order in which a store holds their groups.
 
@@ -133,6 +152,8 @@ def _fault(recorder: Recorder) -> str:
     reads: object = recorder.reads  # of a user's class, whatever its annotation promises
     if not isinstance(reads, Reads):
         return f"read one of olmo_dynamics.Reads (got reads = {reads!r})"
+    if recorder.reads is Reads.GRADIENTS and Site.CHOSEN_EXPERTS in recorder.sites:
+        return "read gradients at other sites than chosen_experts, which are whole numbers"
     return _fault_of_activations(recorder) if recorder.reads is Reads.ACTIVATIONS else ""
 
 
@@ -193,7 +214,8 @@ def _check_apart(recorders: Sequence[Recorder]) -> None:
     filled: dict[str, Recorder] = {}
     for recorder in recorders:
         for group in recorder.groups:
-            if group.name in filled:
+            together = is_built_in(recorder) and is_built_in(filled.get(group.name, recorder))
+            if group.name in filled and not together:
                 raise OptionError(
                     f"group {group.name} must be filled by one recorder (got {type(filled[group.name]).__name__} and "
                     f"{type(recorder).__name__}); give one of them another group name"

@@ -49,8 +49,11 @@ class RecorderSet:
         return frozenset().union(*self._sites)
 
     def fresh(self) -> Self:
-        """The same recorders, which have seen nothing."""
-        return type(self)(self._prototypes, self.context, self._groups, self._reads)
+        """The same recorders, which have seen nothing, for the next stage."""
+        fresh = type(self)(self._prototypes, self.context, self._groups, self._reads)
+        for one, earlier in zip(fresh._recorders, self._recorders, strict=True):
+            one.follow(earlier)
+        return fresh
 
     def observe(self, seen: Observation) -> None:
         """Show an observation to every recorder that reads its site or its tensor."""

@@ -12,11 +12,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
 
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.names import TensorInfo
@@ -28,8 +26,7 @@ from olmo_dynamics.recorders.kernels.sketching import (
     SKETCH_SEED,
     SKETCH_SIZE,
     WORD,
-    SketchPlan,
-    verbatim,
+    sketch,
 )
 
 
@@ -45,9 +42,7 @@ class SketchRecorder(Recorder):
     by_default = False
 
     def __init__(self, size: int = SKETCH_SIZE) -> None:
-        if not isinstance(size, int) or size < WORD or size % WORD:
-            raise OptionError(f"sketch size must be a multiple of {WORD}, at least {WORD} (got {size!r})")
-        self.size = size
+        self.size = check_size(size)
         self._records: list[Record] = []
         self._pool: ThreadPoolExecutor | None = None
 
@@ -59,6 +54,10 @@ class SketchRecorder(Recorder):
         """Everything that two sketches must share to be compared."""
         return {"seed": SKETCH_SEED, "size": self.size, "scheme": SKETCH_SCHEME}
 
+    def cost(self, info: TensorInfo) -> float:
+        """About half of what the statistics take."""
+        return 0.5
+
     def begin(self) -> None:
         """Start threads, since a large tensor is read in pieces."""
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="olmo-dynamics-sketch")
@@ -67,7 +66,8 @@ class SketchRecorder(Recorder):
         """Add one tensor."""
         assert seen.tensor is not None
         raw = seen.values.contiguous().reshape(-1).view(torch.uint8).numpy()
-        found = self._sketch(raw, seen.tensor)
+        assert self._pool is not None
+        found = sketch(raw, seen.tensor, size=self.size, run=self._pool.map)
         finite = bool(np.isfinite(found).all())
         at = {"tensor": seen.tensor.name}
         with np.errstate(over="ignore"):
@@ -83,11 +83,13 @@ class SketchRecorder(Recorder):
             self._pool.shutdown()
         return self._records
 
-    def _sketch(self, raw: UInt8[np.ndarray, " bytes"], info: TensorInfo) -> Float[np.ndarray, " size"]:
-        """The sketch, its pieces by several threads; their order, and so the sum, depends on the tensor alone."""
-        assert self._pool is not None
-        if info.size <= self.size:
-            return verbatim(raw, info, self.size)
-        plan = SketchPlan.of(info, self.size)
-        found: np.ndarray = np.sum(list(self._pool.map(partial(plan.add_up, raw), plan.pieces)), axis=0)
-        return found
+
+def check_size(size: int) -> int:
+    """Return a number of components that a sketch can have.
+
+    Raises:
+        OptionError: it is not a positive multiple of 64.
+    """
+    if not isinstance(size, int) or size < WORD or size % WORD:
+        raise OptionError(f"sketch size must be a multiple of {WORD}, at least {WORD} (got {size!r})")
+    return size

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from typing import Literal
 
 import polars as pl
 
 from olmo_dynamics import plots
 from olmo_dynamics.errors import OlmoDynamicsError
-from olmo_dynamics.frames import RecordedStore, births, saturation, thin
+from olmo_dynamics.frames import RecordedStore, births, displacement, pairwise, saturation, thin, trajectory
 from olmo_dynamics.plots import AnyChart, Style
 from olmo_dynamics.plots.axes import time_scale
 from olmo_dynamics.plots.captions import Caption
@@ -79,15 +80,32 @@ class Drawn:
 
     def table(self, name: str) -> pl.DataFrame:
         """One table of the store."""
-        return self._only(self.store.table(name))
+        return self.only(self.store.table(name))
 
     def births(self, threshold: float) -> pl.DataFrame:
         """The outlier features, with `threshold` in units of a token's own RMS."""
-        return self._only(births(self.store, threshold=threshold, relative=True))
+        return self.only(births(self.store, threshold=threshold, relative=True))
 
     def saturation(self) -> pl.DataFrame:
         """The router saturation of each layer."""
-        return self._only(saturation(self.store))
+        return self.only(saturation(self.store))
+
+    def displacement(
+        self, *, by: Literal["tensor", "layer", "role", "all"] = "tensor", reference: str = "first"
+    ) -> pl.DataFrame:
+        """The displacement of the weights, or of the chosen tensors, from the first of each line."""
+        tensors = () if self._tensors is None else self._tensors
+        return self.only(displacement(self.store, reference, by=by, tensors=tensors))
+
+    def path(self) -> pl.DataFrame:
+        """The principal components of the revisions' weights."""
+        return self.only(trajectory(self.store))
+
+    def pairs(self, revisions: list[str]) -> pl.DataFrame:
+        """The distances of every two of some revisions."""
+        return pairwise(self.store).filter(
+            pl.col("revision").is_in(revisions), pl.col("other_revision").is_in(revisions)
+        )
 
     def draw(
         self,
@@ -129,7 +147,8 @@ class Drawn:
         keys = [name for name in ("line", "stage", "ingredient", "step") if name in stepped.columns]
         return stepped.unique(keys, keep="first", maintain_order=True)
 
-    def _only(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def only(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The rows of the revisions and tensors that are drawn."""
         kept = frame.filter(pl.col("revision").is_in(self.revisions))
         return kept if self._tensors is None or "tensor" not in kept.columns else (
             kept.filter(pl.col("tensor").is_in(self._tensors))

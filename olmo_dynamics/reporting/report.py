@@ -15,11 +15,12 @@ import polars as pl
 from olmo_dynamics import plots
 from olmo_dynamics.errors import DiskFullError, OptionError, counted
 from olmo_dynamics.files import atomic_writer
-from olmo_dynamics.frames import Forest, RecordedStore, forest, thin
+from olmo_dynamics.frames import Forest, RecordedStore, forest, thin, trajectory
 from olmo_dynamics.frames.lineage import read_line, require_run_folder, run_folder
 from olmo_dynamics.names import Site
 from olmo_dynamics.plots import AnyChart, Style, captions
 from olmo_dynamics.plots.page import Section, page
+from olmo_dynamics.plots.weights import weight_captions
 from olmo_dynamics.quantities import find, find_training
 from olmo_dynamics.reporting.choice import Choice
 from olmo_dynamics.reporting.drawing import MAX_ROWS, Drawn
@@ -92,7 +93,13 @@ def _branches(store: Drawn, found: Forest) -> Iterator[Section]:
         title = f"A run and its forks: {find_training(quantity).long_name}"
         caption = captions.BRANCHES.of(find_training(quantity))
         yield store.section(title, partial(_lines, store, metrics, quantity, ["run"]), caption)
-    recorded = [run for run, held in found.open_stores().items() if "activations" in held.groups]
+    stores = found.open_stores()
+    moved = {run: held for run, held in stores.items() if "sketches" in held.groups}
+    if len(moved) > 1:
+        path = partial(plots.weight_path, x=store.choice.x)
+        title = "A run and its forks: the path through weight space"
+        yield store.section(title, lambda: path(trajectory(moved)), weight_captions.PATH)
+    recorded = [run for run, held in stores.items() if "activations" in held.groups]
     if len(recorded) > 1:
         stream = found.table("activations").filter(pl.col("site") == Site.RESIDUAL_OUT.value)
         caption = captions.BRANCHES.of(find("activations/rms"))
@@ -130,7 +137,15 @@ def _facts(drawn: Drawn) -> dict[str, str]:
         named = [f"{name} ({reason})" for name, reason in drawn.left_out.items()]
         more = f" and {len(named) - _FEW:,} more" if len(named) > _FEW else ""
         facts["not drawn"] = ", ".join(named[:_FEW]) + more
-    return facts | {"olmo_dynamics": str(store.attributes["olmo_dynamics_version"])}
+    return facts | _excluded(store) | {"olmo_dynamics": str(store.attributes["olmo_dynamics_version"])}
+
+
+def _excluded(store: RecordedStore) -> dict[str, str]:
+    """The tensors that are not measured, since their published bytes are not their revision's."""
+    found = [f"{counted(len(tensors), 'tensor')} of {name}" for name, tensors in store.excluded().items()]
+    more = f" and {len(found) - _FEW:,} more revisions" if len(found) > _FEW else ""
+    words = f"{', '.join(found[:_FEW])}{more}, whose published bytes are not theirs; no forward pass of these revisions"
+    return {"excluded": words} if found else {}
 
 
 def _chosen(drawn: Drawn) -> dict[str, str]:

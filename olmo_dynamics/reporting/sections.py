@@ -20,6 +20,7 @@ from olmo_dynamics.plots.page import Section
 from olmo_dynamics.quantities import find
 from olmo_dynamics.reporting.declared import declared_sections
 from olmo_dynamics.reporting.drawing import Drawn
+from olmo_dynamics.reporting.weight_sections import moved_weights, optimizer, predictions, spectra
 
 _STREAM = (Site.EMBEDDING.value, Site.RESIDUAL_OUT.value)
 _FAN_ROLES = ("q_proj", "o_proj", "gate_proj", "down_proj")
@@ -31,6 +32,9 @@ def sections(store: Drawn) -> Iterator[Section]:
     drawers: dict[str, tuple[Callable[[Drawn], Iterator[Section]], ...]] = {
         "loss": (_loss,),
         "parameters": (_weights,),
+        "sketches": (moved_weights,),
+        "spectra": (spectra,),
+        "optimizer": (optimizer,),
         "embeddings": (_embeddings,),
         "activations": (_stream, _stream_outliers),
         "outliers": (_births,),
@@ -42,6 +46,8 @@ def sections(store: Drawn) -> Iterator[Section]:
         if group in store.groups:
             for each in drawn_by:
                 yield from _or_reason(store, group, each)
+    if {"embeddings", "sketches"} & set(store.groups):
+        yield from _or_reason(store, "embeddings" if "embeddings" in store.groups else "sketches", predictions)
     for group in store.groups:
         if group not in drawers:
             yield from declared_sections(store, group)

@@ -17,7 +17,7 @@ import numpy as np
 
 from olmo_dynamics.errors import StoreError
 from olmo_dynamics.names import Revision
-from olmo_dynamics.quantities.declaration import STATUS, Group, Quantity
+from olmo_dynamics.quantities.declaration import STATUS, Group, Quantity, Status
 from olmo_dynamics.store.appending import growing
 from olmo_dynamics.store.checking import Check, check
 from olmo_dynamics.store.declarations import mark_of, measured_names
@@ -106,6 +106,18 @@ class ReadableStore(StoreState):
         """Names of the revisions that are there without a group, or without some of its quantities."""
         recorded = np.logical_and.reduce([self._recorded(mark) for mark in self._marks[group]])
         return tuple(self._names[self._complete() & ~recorded].tolist())
+
+    def excluded(self) -> dict[str, tuple[str, ...]]:
+        """By revision, the tensors that were left out since their published bytes are not this revision's; none are left out."""
+        found: dict[str, dict[str, None]] = {}
+        names = self._names[self._complete()].tolist()
+        for group in self.groups:
+            status = next((each for each in self.quantities(group) if each.name == STATUS), None)
+            if status is not None and len(status.axes) == 1:
+                labels = self.axis(status.axes[0]).labels.tolist()
+                for row, place in np.argwhere(self.array(group, STATUS) == Status.EXCLUDED).tolist():
+                    found.setdefault(names[row], {})[labels[place]] = None
+        return {name: tuple(tensors) for name, tensors in found.items()}
 
     @property
     def is_compact(self) -> bool:

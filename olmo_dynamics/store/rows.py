@@ -83,8 +83,8 @@ def records_to_row(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The rows of some quantities by their keys `group/name`, each `status` last; fill where no record gives a value.
 
-    Records of other quantities of the layout's groups are passed over. A `status` without a record is derived from the
-    group's other records.
+    Records of other quantities of the layout's groups are passed over. A `status` without a record, other than of cells that
+    were left out, is derived from the group's other records.
 
     Raises:
         StoreError: a record belongs to a group that the layout lacks, or has no place in its quantity.
@@ -96,7 +96,8 @@ def records_to_row(
     _check(by_key, layout)
     chosen = [quantity for group in layout.groups.values() for quantity in group.quantities if quantity.key in keys]
     for quantity in sorted(chosen, key=lambda each: each.name == STATUS):
-        if quantity.name == STATUS and quantity.key not in by_key:
+        given = by_key.get(quantity.key, [])
+        if quantity.name == STATUS and all(_is_left_out(record) for record in given):
             yield quantity.key, _status(quantity, layout.groups[quantity.group], by_key, layout)
         else:
             yield quantity.key, _row(quantity, by_key.get(quantity.key, []), layout)
@@ -176,12 +177,19 @@ def _status(status: Quantity, group: Group, by_key: _ByKey, layout: Layout) -> n
     quantity on just these axes holds NaN or Inf.
     """
     row = np.zeros(layout.shape(status), dtype=status.dtype)
-    over = [quantity for quantity in group.quantities if set(status.axes) <= set(quantity.axes)]
+    over = [each for each in group.quantities if each.name != STATUS and set(status.axes) <= set(each.axes)]
     for quantity in over:
         for record in by_key.get(quantity.key, []):
             place = _place(record, status.axes, layout)
             row[place] = np.maximum(row[place], _status_of(record, alone=quantity.axes == status.axes))
+    for record in by_key.get(status.key, []):
+        row[_place(record, status.axes, layout)] = record.values
     return row
+
+
+def _is_left_out(record: Record) -> bool:
+    """True for a status that says why nothing was measured."""
+    return bool(np.isin(record.values, (Status.EXCLUDED, Status.ABSENT)).all())
 
 
 def _status_of(record: Record, *, alone: bool) -> np.ndarray | int:

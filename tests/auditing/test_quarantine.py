@@ -77,9 +77,14 @@ def test_an_entry_of_a_folder_holds_for_its_bytes_wherever_it_is(spoilt: Run, tm
     source = FolderSource(tmp_path / "moved")
     found = find_quarantine(source, file)
     assert recheck(source, found, source.revisions()) == (found, ())
-    (tmp_path / "moved" / name_of(4000) / "model-00001-of-00002.safetensors").write_bytes(
-        files(4001)["model-00001-of-00002.safetensors"]
+    first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    (tmp_path / "moved" / name_of(4000) / first).write_bytes(files(4001)[first])
+    held, notes = recheck(source, found, source.revisions())
+    assert held.revisions[name_of(4000)].files == (second,) and held.revisions[name_of(3000)].is_whole
+    assert notes == (
+        f"{name_of(4000)} changed since the audit that excluded it; audited again, it is excluded still in part",
     )
+    (tmp_path / "moved" / name_of(4000) / second).write_bytes(files(4001)[second])
     held, notes = recheck(source, found, source.revisions())
     assert set(held.revisions) == {name_of(3000)}
     assert notes == (f"{name_of(4000)} changed since the audit that excluded it; audited again, it has no fault",)

@@ -77,6 +77,24 @@ def test_audit_as_a_table_and_as_json(run, twins: Path, tmp_path: Path) -> None:
     assert finding["kind"] == "duplicate" and finding["quarantine"] == finding["revisions"] == list(REVISIONS[1:3])
 
 
+def test_audit_of_a_store(run, tiny_run: Path, tmp_path: Path) -> None:
+    store = tmp_path / "s.zarr"
+    run("collect", str(tiny_run), "--out", str(store), "--record", "parameters", "--tensors", "norm", "-q")
+    code, out, err = run("audit", str(store), "--format", "json", "--quiet")
+    assert (code, err) == (0, "") and [json.loads(line)["kind"] for line in out.splitlines()] == ["test", "test"]
+    code, out, err = run("audit", str(store), "--quarantine", str(tmp_path / "q.json"))
+    assert code == 0 and out.splitlines() == [
+        "note      test: no step was compared with its neighbours, since no line of training has 12 revisions",
+        "note      test: statistics of 0 tensors of at least 100,000 elements compared bit by bit at 4 revisions",
+        f"{store}: 0 wrong, 0 doubtful, 2 note (4 revisions)",
+    ]
+    assert err == f"0 of 4 revisions in quarantine: {tmp_path / 'q.json'}\n"
+    code, out, err = run("audit", str(store), "--headers", "all")
+    assert (code, out) == (2, "") and err.startswith(
+        "olmo-dyn: --lists and --headers need a repo or a folder of revisions"
+    )
+
+
 def test_collect_names_what_is_in_quarantine(run, twins: Path, tmp_path: Path) -> None:
     run("audit", str(twins), "-q", "--quarantine", str(tmp_path / "q.json"))
     given = (

@@ -56,7 +56,9 @@ def test_until_a_layer_nothing_later_is_recorded(tmp_path):
     assert layers == {-1, 0, 1}
     for key, values in part.items():
         np.testing.assert_array_equal(values, whole[key])
-    assert {key[0].split("/")[0] for key in part} == {"activations", "outliers"}
+    assert {key[0].split("/")[0] for key in part} == {
+        "activations", "outliers", "attention", "writes", "induction",
+    }  # fmt: skip
     assert not any("llmint8" in key[0] for key in part)
     assert len(stages(model.config, until=2)) == 3
 

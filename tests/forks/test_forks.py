@@ -96,6 +96,14 @@ def test_a_recorder_of_ones_own_needs_no_text_for_weights(demo: tuple[Path, Path
     assert own["step"].unique().sort().to_list() == [9, 11]
 
 
+def test_the_live_state_of_an_optimiser_is_that_of_the_checkpoints(demo: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = fork(demo, tmp_path / "out", save=(4,), record="optimizer", every=4)
+    collected = od.collect(folder, out=tmp_path / "s.zarr", record="optimizer", progress=Progress())
+    for name in ("optimizer", "optimizer.exp_avg_sketch", "optimizer.learning_rate"):
+        assert_frame_equal(od.open_store(folder / "store.zarr").table(name), collected.table(name), check_exact=True)
+    assert collected.table("optimizer")["step"].unique().sort().to_list() == [9, 13, 17]
+
+
 def test_metrics_of_a_fork_continue_its_parents(demo: tuple[Path, Path], tmp_path: Path) -> None:
     frame = od.metrics(fork(demo, tmp_path / "a"))
     parents = od.metrics(demo[0]).filter(pl.col("step").is_between(10, 17))

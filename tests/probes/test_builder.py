@@ -118,6 +118,15 @@ class TestTextFiles:
         assert real_ids(probe, "a") == [*encode("the tide").ids, END, *encode("für Élise").ids]
         assert real_bytes(probe, "a") == len("the tide") + len("für Élise".encode())
 
+    def test_special_tokens_are_known(self, tiny_json: bytes, tmp_path: Path) -> None:
+        path = tmp_path / "tokens.npy"
+        np.save(path, np.arange(4))
+        special = tuple(
+            Tokenizer.from_str(tiny_json.decode()).token_to_id(each) for each in ("<|endoftext|>", "<|pad|>")
+        )
+        assert load_probe(tiny_json, tokens=path, vocab_size=400).special_ids == special
+        assert load_probe(None, tokens=path, vocab_size=400).special_ids == ()
+
     def test_without_an_end_of_text_documents_follow_each_other(self, train: Train, tmp_path: Path) -> None:
         tokenizer = train(special=["<unknown>"])
         path = write_lines(tmp_path / "a.jsonl", "tide", "clerk")

@@ -35,7 +35,7 @@ def test_importing_the_package_is_cheap() -> None:
     )
 
 
-@pytest.mark.parametrize("package", ["frames", "plots", "store", "checkpoints", "auditing"])
+@pytest.mark.parametrize("package", ["frames", "plots", "store", "checkpoints", "auditing", "lazy_weights"])
 def test_stores_tables_and_plots_need_no_torch(package: str) -> None:
     python(f"import sys; sys.modules['torch'] = None; import olmo_dynamics.{package}")
 

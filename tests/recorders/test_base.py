@@ -16,9 +16,19 @@ import olmo_dynamics.recorders.base as base
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.names import NO_LAYER, Site
 from olmo_dynamics.quantities.declaration import Group, Quantity, Reads
-from olmo_dynamics.recorders import BUILT_IN, Context, Observation, PlainProbe, Recorder, RecorderSet, tensor_stats
+from olmo_dynamics.recorders import Context, Observation, PlainProbe, Recorder, RecorderSet, tensor_stats
 from olmo_dynamics.recorders.kernels.tokens import TokenStats
-from tests.recorders.material import Q_PROJ, Tokens, by_name, encode, everything, shown, shown_tensor, started
+from tests.recorders.material import (
+    OF_VALUES,
+    Q_PROJ,
+    Tokens,
+    by_name,
+    encode,
+    everything,
+    shown,
+    shown_tensor,
+    started,
+)
 
 SITE = Site.RESIDUAL_OUT
 
@@ -78,17 +88,18 @@ def test_a_copy_is_told_of_the_pass_and_the_prototype_is_left_alone():
     assert by_name(copy.finish_layer(0)) == {"mean": 2.0}
 
 
-@pytest.mark.parametrize("kind", BUILT_IN)
+@pytest.mark.parametrize("kind", OF_VALUES)
 def test_prototypes_of_this_package_are_not_changed_by_a_pass(kind):
     prototype = kind()
     before = pickle.dumps(prototype)
     recorder = started(prototype, Tokens(np.zeros((1, 3), int), 4), layers=1)
-    if kind.reads is Reads.WEIGHTS:
+    if kind.reads is not Reads.ACTIVATIONS:
         raw, info, _ = encode(np.ones((4, 2)), name="model.embed_tokens.weight")
-        recorder.observe(shown_tensor(raw, info))
+        recorder.observe(shown_tensor(raw, info, reads=kind.reads, rows=slice(0, 1)))
     for site in recorder.sites_in(recorder.context.sites):
         values = torch.zeros(1, 3, 2, dtype=torch.int64) if site.is_choice else torch.ones(1, 3, 4)
-        recorder.observe(shown(site, 0 if site.in_block else NO_LAYER, values))
+        beside = {"activation": values} if kind.reads is Reads.GRADIENTS else {}
+        recorder.observe(shown(site, 0 if site.in_block else NO_LAYER, values, beside=beside))
     assert everything(recorder)
     assert pickle.dumps(prototype) == before
     assert everything(prototype) == []

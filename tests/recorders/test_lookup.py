@@ -11,7 +11,10 @@ from olmo_dynamics.quantities.declaration import Group, Quantity, Reads
 from olmo_dynamics.recorders import BUILT_IN, LossRecorder, ParameterRecorder, Recorder, find_recorders
 from olmo_dynamics.recorders.lookup import built_in_groups, is_built_in, origin
 
-GROUPS = "parameters, embeddings, activations, outliers, logits, loss, tokens, routing, sketches"
+GROUPS = (
+    "parameters, embeddings, activations, outliers, logits, loss, tokens, routing, sketches, spectra, head_spectra, optimizer, "
+    "attention, writes, lens, induction, gradients, gradient_stream, gradient_rows"
+)
 WRITTEN = """
 from olmo_dynamics import Group, Quantity, Reads, Recorder
 
@@ -135,7 +138,7 @@ def test_an_unknown_group_is_refused_with_near_names():
 
 def test_a_near_name_may_be_a_packages(package):
     offers = f"there are {GROUPS}, largest, broken, failing, or give a recorder as package.module:Class"
-    refused(["larges"], f"no group 'larges' to record; {offers}; did you mean 'largest'?")
+    refused(["largst"], f"no group 'largst' to record; {offers}; did you mean 'largest'?")
 
 
 @pytest.mark.parametrize("name", ["module:", ":Class", ".module:Class", "a b:Class", "a:b:c", "module:1"])

@@ -12,15 +12,15 @@ from olmo_dynamics.errors import OptionError
 from olmo_dynamics.names import NO_LAYER, Site
 from olmo_dynamics.quantities import find, of_group
 from olmo_dynamics.quantities.declaration import Group, Quantity, Reads, Record
-from olmo_dynamics.recorders import BUILT_IN, Context, Recorder, RecorderSet
-from tests.recorders.material import Tokens, shown
+from olmo_dynamics.recorders import Context, Recorder, RecorderSet
+from tests.recorders.material import OF_VALUES, Tokens, shown
 
 ROUTING = {Site.ROUTER_LOGITS, Site.CHOSEN_EXPERTS}
 INPUT_NORMS = {Site.ATTENTION_INPUT, Site.MLP_INPUT}
 OLMO2_SITES = tuple(site for site in Site if site not in ROUTING | INPUT_NORMS)
 ALL_SITES = (*OLMO2_SITES, *ROUTING)  # of no real model: experts, and norms on outputs
 
-FORWARD_GROUPS = [group.name for each in BUILT_IN if each.reads is Reads.ACTIVATIONS for group in each().groups]
+FORWARD_GROUPS = [group.name for each in OF_VALUES if each.reads is Reads.ACTIVATIONS for group in each().groups]
 UNREAD = {Site.RESIDUAL_IN, Site.QUERY_ROTATED}
 """Sites that no built-in recorder reads."""
 
@@ -72,7 +72,7 @@ def assert_same(a, b):
 
 def recorders(groups=None, sites=ALL_SITES):
     context = Context(None, probe(), sites, LAYERS)
-    return RecorderSet([each() for each in BUILT_IN], context, groups, {Reads.ACTIVATIONS})
+    return RecorderSet([each() for each in OF_VALUES], context, groups, {Reads.ACTIVATIONS})
 
 
 def watch(recorders, **how):

@@ -446,9 +446,11 @@ def test_gradients(run):
         np.testing.assert_allclose(found[key], value, rtol=1e-5, err_msg=str(key))
 
 
-@pytest.mark.parametrize(("recorder", "reads"), [(Moments, "optimizer"), (GradientNorms, "gradients")])
-def test_what_a_collection_does_not_stream_is_refused(recorder, reads, run, tmp_path):
-    message = f"{recorder.__name__} reads {reads}, which a collection does not stream; record weights or activations"
+def test_a_group_of_this_package_is_recorded_by_its_name(run, tmp_path):
+    message = (
+        "group gradients is one of this package's (got it from GradientNorms); record it by its name, or give your group "
+        "another name"
+    )
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
-        od.collect(run, out=tmp_path / "store.zarr", record=["parameters", recorder])
+        od.collect(run, out=tmp_path / "store.zarr", record=["parameters", GradientNorms])
     assert not (tmp_path / "store.zarr").exists()

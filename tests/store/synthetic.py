@@ -94,7 +94,10 @@ def axes() -> dict[str, Axis]:
         Axis("threshold", np.array(quantities.THRESHOLDS)),
         Axis("rms_threshold", np.array(quantities.RMS_THRESHOLDS)),
         Axis("rank", np.arange(1, quantities.MASSIVE_RANKS + 1)),
+        Axis("singular_rank", np.arange(1, 33)),
         Axis("top", np.arange(1, 4)),
+        Axis("head", np.arange(2)),
+        Axis("part", np.array(["attention", "mlp"])),
         Axis("domain", np.array(["prose", "code"])),
         Axis("sequence", np.arange(3), {"domain_of_sequence": np.array(["prose", "prose", "code"])}),
         Axis("position", np.arange(5)),
@@ -121,6 +124,8 @@ def values(seed: int, groups: tuple[str, ...] = GROUPS) -> dict[str, np.ndarray]
                 row = rng.uniform(0, 1, shape).astype(quantity.dtype)
             else:
                 row = rng.integers(0, 9, shape).astype(quantity.dtype)
+            if quantity.name == "element_count":  # of every revision
+                row = np.full(shape, 96)
             if quantity.name == "status":
                 row = np.full(shape, Status.MEASURED, dtype=np.uint8)
             _unmeasure(row, quantity.axes)

@@ -177,8 +177,8 @@ def test_a_scalar_group_has_a_status_too(tmp_path: Path) -> None:
             "attribute bound of group silent must be text or a finite number (got nan)",
         ),
         (
-            replace(SILENT, quantities=(Quantity("x", axes=("head",)),)),
-            "group silent lies on the axis head, which the layout does not have; add it",
+            replace(SILENT, quantities=(Quantity("x", axes=("neuron",)),)),
+            "group silent lies on the axis neuron, which the layout does not have; add it",
         ),
         (
             replace(SILENT, quantities=(Quantity("x", axes=("layer", "tensor")),)),

@@ -22,6 +22,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from olmo_dynamics.checkpoints.catalog.published_schedules import PublishedSchedule
 from olmo_dynamics.errors import UnknownSourceError
 from olmo_dynamics.names import Revision
 
@@ -142,6 +143,7 @@ class KnownRun:
     tokenizer_size: int
     stages: tuple[TrainingStage, ...] = ()
     ingredients: tuple[Ingredient, ...] = ()
+    schedules: tuple[PublishedSchedule, ...] = ()
     labels: tuple[LabelRule, ...] = ()
     native: tuple[NativeStore, ...] = ()
     lists: tuple[str, ...] = ()  # file names of the official lists of its native checkpoints
@@ -157,6 +159,8 @@ class KnownRun:
             raise ValueError(f"{self.title}: parameters and tokenizer_size must be positive")
         if len({stage.number for stage in self.stages}) != len(self.stages):
             raise ValueError(f"{self.title}: a stage is declared twice")
+        if stray_stages := {each.stage for each in self.schedules} - {stage.number for stage in self.stages}:
+            raise ValueError(f"{self.title}: schedules of stages without a batch: {sorted(stray_stages)}")
         named = {repo for fault in self.faults for repo in fault.repos}
         named |= {repo for rule in self.labels for repo in rule.repos}
         if stray := named - set(self.repos):
@@ -177,6 +181,11 @@ class KnownRun:
         """The stage of that number (None: names without a stage), or None if its batch is not known."""
         stored = WITHOUT_STAGE if number is None else number
         return next((stage for stage in self.stages if stage.number == stored), None)
+
+    def schedule(self, number: int | None) -> PublishedSchedule | None:
+        """The learning rates of the stage of that number (None: names without a stage), or None if they are not known."""
+        stored = WITHOUT_STAGE if number is None else number
+        return next((schedule for schedule in self.schedules if schedule.stage == stored), None)
 
     def label_rule(self, repo: str) -> LabelRule | None:
         """The rule for the token labels of that repo of the run, None if it is not known."""
@@ -247,6 +256,7 @@ def _run(fields: dict[str, Any]) -> KnownRun:
         repos=repos,
         stages=_stages(fields),
         ingredients=tuple(Ingredient(**each) for each in fields.pop("ingredient", [])),
+        schedules=tuple(PublishedSchedule(**each) for each in fields.pop("schedule", [])),
         labels=tuple(LabelRule(**_listed(each, repos)) for each in fields.pop("label", [])),
         native=tuple(
             NativeStore(each["base"], tuple(each.get("directories", ()))) for each in fields.pop("native", [])

@@ -54,7 +54,17 @@ class Format(ABC):
 
     @property
     def optimizer(self) -> OptimizerState | None:
-        """The optimiser's state, None if the format has none."""
+        """AdamW's state, None if the format has none.
+
+        Raises:
+            CheckpointError: it is another optimiser's.
+        """
+        state = self.optimizer_state
+        return None if state is None else state.require_adamw()
+
+    @property
+    def optimizer_state(self) -> OptimizerState | None:
+        """The state of any optimiser, as far as it is stored; None if the format has none."""
         return None
 
     @property

@@ -21,7 +21,7 @@ from olmo_dynamics.checkpoints.formats.encoded import read_encoded
 from olmo_dynamics.checkpoints.formats.legacy import read_state_dict
 from olmo_dynamics.checkpoints.formats.native_config import canonical_config
 from olmo_dynamics.checkpoints.formats.native_state import encoded_entries, name_entries, pickled_entries
-from olmo_dynamics.checkpoints.formats.optimizer import OptimizerState, build_state
+from olmo_dynamics.checkpoints.formats.optimizer import OptimizerState, build_state, stated_name
 from olmo_dynamics.checkpoints.formats.plain_names import native_named
 from olmo_dynamics.checkpoints.formats.tensor_views import Stored, TensorSet, View
 from olmo_dynamics.checkpoints.formats.unpickling import brief
@@ -80,14 +80,15 @@ class NativeFormat(Format):
         return model if isinstance(model, dict) else {}
 
     @cached_property
-    def optimizer(self) -> OptimizerState | None:
+    def optimizer_state(self) -> OptimizerState | None:
         """The state in `optim.safetensors` or `optim.pt`, None if neither exists."""
         file = self._pick("optim")
         if file is None:
             return None
         entries = encoded_entries if file.endswith(".safetensors") else pickled_entries
         stored, groups = name_entries(*entries(self._read, file, self._files), file)
-        return build_state(self._read, self._to_views, stored=stored, groups=groups, where=file)
+        name = stated_name(self.recipe)
+        return build_state(self._read, self._to_views, stored=stored, groups=groups, where=file, name=name)
 
     @cached_property
     def trainer(self) -> dict[str, Any]:

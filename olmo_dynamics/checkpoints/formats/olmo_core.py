@@ -18,7 +18,7 @@ from olmo_dynamics.checkpoints.formats.base import Format
 from olmo_dynamics.checkpoints.formats.canonical_names import ModelShape, bare_name, core_views, known_views
 from olmo_dynamics.checkpoints.formats.core_config import core_config
 from olmo_dynamics.checkpoints.formats.distcp import INDEX_NAME, Distributed, read_distributed
-from olmo_dynamics.checkpoints.formats.optimizer import OptimizerState, build_state
+from olmo_dynamics.checkpoints.formats.optimizer import OptimizerState, build_state, stated_name
 from olmo_dynamics.checkpoints.formats.tensor_views import Stored, TensorSet, View
 from olmo_dynamics.checkpoints.formats.unpickling import brief
 from olmo_dynamics.checkpoints.tensors import parse_object
@@ -59,7 +59,7 @@ class CoreFormat(Format):
         return TensorSet(self._read, self._weight_views())
 
     @cached_property
-    def optimizer(self) -> OptimizerState | None:
+    def optimizer_state(self) -> OptimizerState | None:
         """Moments, steps and groups; None for a checkpoint of a model alone."""
         states: dict[str, dict[str, Stored]] = {}
         for name, tensor in self._index.tensors.items():
@@ -68,8 +68,8 @@ class CoreFormat(Format):
                 states.setdefault(bare_name(parameter), {})[kind] = tensor
         if not states:
             return None
-        groups = read_groups(self._index)
-        return build_state(self._read, self._to_views, stored=states, groups=groups, where=FOLDER)
+        groups, name = read_groups(self._index), stated_name(self.recipe)
+        return build_state(self._read, self._to_views, stored=states, groups=groups, where=FOLDER, name=name)
 
     @cached_property
     def trainer(self) -> dict[str, Any]:

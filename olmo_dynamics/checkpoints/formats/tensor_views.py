@@ -14,19 +14,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from olmo_dynamics.checkpoints.formats.pickle_allowlist import TENSORS, PickledTensor, extent
-from olmo_dynamics.checkpoints.formats.torch_files import open_torch_bytes
+from olmo_dynamics.checkpoints.formats.torch_files import open_torch_file
 from olmo_dynamics.checkpoints.tensors import ITEM_BITS, Span, SpanReader
 from olmo_dynamics.errors import CheckpointError
 from olmo_dynamics.names import ITEM_BYTES, TensorInfo
 
 MAX_CELLS = 1 << 20
 """Largest grid of borders for which the chunks of one tensor are checked."""
+
+WHOLE_BYTES = 1 << 20
+"""Archives of at most 1 MiB are read whole even for a few rows: finding these takes three requests more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,17 @@ class View:
     @cached_property
     def spans(self) -> list[Span]:
         """The spans to read, one per chunk that holds some of the rows."""
-        return [self._span(chunk) for chunk in self._chunks]
+        return [self._span(chunk) for chunk in self.chunks]
+
+    def part(self, first: int, stop: int) -> View | None:
+        """The rows `first` up to `stop` of the canonical tensor; None where they do not lie together in the stored one."""
+        low, high = self._row_range
+        count = self.block[0] if self.block else high - low
+        if self.transposed or not self.stored.shape or not count or (high - low) % count:
+            return None
+        each = (high - low) // count
+        block = (stop - first, *self.block[1:]) if self.block else None
+        return replace(self, rows=(low + first * each, low + stop * each), block=block)
 
     def assemble(self, raws: Sequence[np.ndarray]) -> np.ndarray:
         """The canonical tensor's bytes (uint8, one axis, read-only), from the bytes of `spans`.
@@ -105,12 +118,12 @@ class View:
     def _gather(self, raws: Sequence[np.ndarray], kind: np.dtype) -> np.ndarray:
         """The rows as one array; of a single chunk, as a view of its bytes."""
         first, last = self._row_range
-        spans = [slice(*_row_overlap(chunk, first, last)) for chunk in self._chunks]
-        blocks = [self._values(*each[:2], kind, each[2]) for each in zip(self._chunks, raws, spans, strict=True)]
+        spans = [slice(*_row_overlap(chunk, first, last)) for chunk in self.chunks]
+        blocks = [self._values(*each[:2], kind, each[2]) for each in zip(self.chunks, raws, spans, strict=True)]
         if len(blocks) == 1:
             return blocks[0]
         whole = np.empty(self._row_shape, kind)
-        for chunk, rows, block in zip(self._chunks, spans, blocks, strict=True):
+        for chunk, rows, block in zip(self.chunks, spans, blocks, strict=True):
             start = chunk.corner[0] + rows.start - first
             columns = tuple(slice(at, at + size) for at, size in zip(chunk.corner[1:], chunk.shape[1:], strict=True))
             whole[(slice(start, start + len(block)), *columns)] = block
@@ -120,7 +133,9 @@ class View:
         """The given rows of a chunk, shaped."""
         strides = chunk.strides
         if chunk.packed:
-            raw, strides = _unpack(self.stored, chunk, raw)
+            base = chunk.span.start
+            found = _located(lambda spans: [raw[a - base : b - base] for _, a, b in spans], self.stored, chunk)
+            raw, strides = raw[found.span.start - base : found.span.stop - base], found.strides
         values = np.frombuffer(raw, kind)
         if strides is not None:
             # as_strided is safe here: the span was measured and checked with the same strides
@@ -140,7 +155,8 @@ class View:
         return Span(chunk.span.file, chunk.span.start + low * row_bytes, chunk.span.start + high * row_bytes)
 
     @cached_property
-    def _chunks(self) -> list[Chunk]:
+    def chunks(self) -> list[Chunk]:
+        """The chunks that hold some of the rows."""
         first, last = self._row_range
         return [chunk for chunk in self.stored.chunks if not chunk.shape or range(*_row_overlap(chunk, first, last))]
 
@@ -155,7 +171,7 @@ class View:
     @property
     def _is_plain(self) -> bool:
         """True if the bytes of a single span are the tensor, unchanged."""
-        chunks = self._chunks
+        chunks = self.chunks
         return not self.transposed and len(chunks) == 1 and not chunks[0].packed and chunks[0].strides is None
 
 
@@ -164,6 +180,7 @@ class TensorSet:
 
     def __init__(self, read: SpanReader, views: Iterable[View]) -> None:
         self._read = read
+        self._opened: dict[Chunk, Chunk] = {}
         self._views: dict[str, View] = {}
         for view in views:
             if view.name in self._views:
@@ -182,17 +199,50 @@ class TensorSet:
         Raises:
             CheckpointError: there is no such tensor, or its pieces are not those in the index.
         """
-        missing = [name for name in names if name not in self._views]
-        if missing:
-            raise CheckpointError(
-                f"there is no tensor {missing[0]} among the {len(self._views)} tensors of this checkpoint"
-            )
-        spans = self.spans(names)
+        return dict(zip(names, self._read_views([(self._view(name), slice(None)) for name in names]), strict=True))
+
+    def read_parts(self, parts: Sequence[TensorInfo]) -> list[np.ndarray]:
+        """Read the bytes of tensors, or of `TensorInfo.rows` of them, in the order given.
+
+        Raises:
+            CheckpointError: as `read_many`.
+        """
+        return self._read_views([self._part(part) for part in parts])
+
+    def _read_views(self, views: Sequence[tuple[View, slice]]) -> list[np.ndarray]:
+        """The bytes of views, each cut."""
+        spans = list(dict.fromkeys(span for view, _ in views for span in view.spans))
         raws = dict(zip(spans, self._read(spans), strict=True))
-        return {
-            name: view.assemble([raws[span] for span in view.spans])
-            for name, view in ((name, self._views[name]) for name in names)
-        }
+        return [view.assemble([raws[span] for span in view.spans])[cut] for view, cut in views]
+
+    def _part(self, part: TensorInfo) -> tuple[View, slice]:
+        """The view that holds a part of a tensor, and the bytes of it that are the part."""
+        view = self._view(part.name)
+        whole = view.info
+        if part.shape == whole.shape:
+            return view, slice(None)
+        row, first = whole.nbytes // whole.shape[0], part.start - whole.start
+        if whole != replace(part, shape=whole.shape, start=whole.start, stop=whole.stop) or first % row:
+            raise CheckpointError(
+                f"{part.name} is stored as {whole.shape}, and not as {part.shape}; use tensors of this checkpoint"
+            )
+        stop = first + part.nbytes
+        rows = view.part(first // row, stop // row)
+        return (self._unpacked(rows), slice(None)) if rows else (view, slice(first, stop))
+
+    def _unpacked(self, rows: View) -> View:
+        """Some rows of a tensor, with the large archives that they are in opened: else these would be read whole."""
+        stored, needed = rows.stored, rows.chunks
+        large = {chunk for chunk in needed if chunk.packed and chunk.span.stop - chunk.span.start > WHOLE_BYTES}
+        for chunk in large - self._opened.keys():
+            self._opened[chunk] = _located(self._read, stored, chunk)
+        chunks = tuple(self._opened[each] if each in large else each for each in stored.chunks)
+        return replace(rows, stored=replace(stored, chunks=chunks)) if large else rows
+
+    def _view(self, name: str) -> View:
+        if name not in self._views:
+            raise CheckpointError(f"there is no tensor {name} among the {len(self._views)} tensors of this checkpoint")
+        return self._views[name]
 
     def spans(self, names: Sequence[str]) -> list[Span]:
         """The spans that hold these tensors, each once."""
@@ -246,9 +296,14 @@ def _row_overlap(chunk: Chunk, first: int, last: int) -> tuple[int, int]:
     return low, max(low, min(last - chunk.corner[0], chunk.shape[0]))
 
 
-def _unpack(stored: Stored, chunk: Chunk, raw: np.ndarray) -> tuple[np.ndarray, tuple[int, ...] | None]:
-    """The bytes of the one tensor in an archive, and its strides if it is not contiguous."""
-    opened = open_torch_bytes(raw, f"{chunk.span.file} at byte {chunk.span.start}", TENSORS)
+def _located(read: SpanReader, stored: Stored, chunk: Chunk) -> Chunk:
+    """A packed chunk as the span of its elements; reads the archive's directory and pickle."""
+    file, base = chunk.span.file, chunk.span.start
+
+    def read_inside(spans: Sequence[Span]) -> Sequence[np.ndarray]:
+        return read([Span(file, base + span.start, base + span.stop) for span in spans])
+
+    opened = open_torch_file(read_inside, f"{file} at byte {base}", chunk.span.stop - base, TENSORS)
     found = opened.value
     if not isinstance(found, PickledTensor) or (found.dtype, found.shape) != (stored.dtype, chunk.shape):
         given = f"{found.dtype} {list(found.shape)}" if isinstance(found, PickledTensor) else type(found).__name__
@@ -256,6 +311,6 @@ def _unpack(stored: Stored, chunk: Chunk, raw: np.ndarray) -> tuple[np.ndarray, 
             f"{opened.file} must hold {stored.dtype} {list(chunk.shape)} of tensor {stored.name} (found {given}); fetch it again"
         )
     place = opened.place(found)
-    strides = None if found.contiguous else found.strides
     assert place.stop - place.start == extent(found.shape, found.strides) * ITEM_BYTES[found.dtype]
-    return raw[place.start : place.stop], strides
+    strides = None if found.contiguous else found.strides
+    return Chunk(Span(file, base + place.start, base + place.stop), chunk.shape, chunk.corner, strides)

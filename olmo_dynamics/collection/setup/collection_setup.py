@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class CollectionSetup:
         probe: the tokens of the forward pass; None where nothing needs them.
         layout: the axes and groups of the store.
         attributes: the root attributes of the store.
+        optimizer: the name of the optimiser whose state is read; empty where none is.
         tokenizer_id: of the tokenizer's file, where there is a probe of text.
         notes: lines for the user.
     """
@@ -47,6 +48,7 @@ class CollectionSetup:
     probe: Probe | None
     layout: Layout
     attributes: dict[str, Any]
+    optimizer: str = ""
     tokenizer_id: str = ""
     notes: tuple[str, ...] = ()
 
@@ -67,7 +69,7 @@ class CollectionSetup:
 
     def context_of(self, config: ModelConfig | None) -> Context:
         """The facts that recorders are told of a revision with this model."""
-        return context_of(config, self.probe, self.options.until)
+        return context_of(config, self.probe, self.options.until, self.optimizer)
 
     def recorders_of(self, groups: Collection[str], reads: Reads) -> tuple[Recorder, ...]:
         """The recorders of some groups that read one kind of values."""
@@ -76,6 +78,10 @@ class CollectionSetup:
             for each in self.recorders
             if each.reads is reads and any(group.name in groups for group in each.groups)
         )
+
+    def runs_model(self, groups: Collection[str]) -> bool:
+        """True if these groups need a forward pass."""
+        return any(self.recorders_of(groups, reads) for reads in (Reads.ACTIVATIONS, Reads.GRADIENTS))
 
     def started(self, groups: Collection[str]) -> tuple[Recorder, ...]:
         """The recorders of some groups, told the facts of a pass."""
@@ -95,9 +101,9 @@ class CollectionSetup:
         """The most memory that the recorders of these groups hold."""
         return sum(kept_bytes(each) for each in self.started(groups))
 
-    def measured(self, groups: Collection[str]) -> tuple[str, ...]:
-        """The tensors that recorders of these groups read."""
-        readers = self.recorders_of(groups, Reads.WEIGHTS)
+    def measured(self, groups: Collection[str], reads: Reads = Reads.WEIGHTS) -> tuple[str, ...]:
+        """The tensors of which recorders of these groups read the weights, or the optimiser's state."""
+        readers = self.recorders_of(groups, reads)
         return tuple(info.name for info in self.tensors if any(each.selects(info) for each in readers))
 
     def with_column_sums(self, groups: Collection[str]) -> frozenset[str]:
@@ -121,6 +127,7 @@ class CollectionSetup:
         return DTYPES[self.attributes["compute_dtype"]]
 
 
-def context_of(config: ModelConfig | None, probe: Probe | None, until: int | None) -> Context:
+def context_of(config: ModelConfig | None, probe: Probe | None, until: int | None, optimizer: str = "") -> Context:
     """The facts of a pass; of weights alone where the model is unknown."""
-    return Context(None, probe) if config is None else pass_context(config, probe, until)
+    found = Context(None, probe) if config is None else pass_context(config, probe, until)
+    return replace(found, optimizer=optimizer)

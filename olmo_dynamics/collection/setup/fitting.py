@@ -17,7 +17,6 @@ from olmo_dynamics.collection.setup.collection_setup import CollectionSetup
 from olmo_dynamics.errors import CheckpointError, OptionError, UnknownModelError
 from olmo_dynamics.model import ModelConfig, check_shapes, resolve_config
 from olmo_dynamics.names import FLOAT_DTYPES, TensorInfo
-from olmo_dynamics.quantities.declaration import Reads
 
 
 def choose_tensors(tensors: dict[str, TensorInfo], patterns: Collection[str]) -> list[TensorInfo]:
@@ -76,7 +75,7 @@ def fitted_config(checkpoint: Checkpoint, setup: CollectionSetup, groups: Collec
     name = checkpoint.revision.name
     chosen = choose_tensors(checkpoint.tensors, setup.options.tensors)
     _check_names(name, chosen, setup)
-    forward = bool(setup.recorders_of(groups, Reads.ACTIVATIONS))
+    forward = setup.runs_model(groups)
     config = known_config(checkpoint, needed=forward)
     if config == setup.config and _shapes(chosen) == _shapes(setup.tensors):
         return config

@@ -21,6 +21,7 @@ from olmo_dynamics.collection.setup.config_facts import describe_config
 from olmo_dynamics.collection.setup.fitting import choose_tensors, known_config
 from olmo_dynamics.collection.setup.held import ELEMENT_COUNT, Held
 from olmo_dynamics.collection.setup.probe_windows import TOKENIZER, choose_probe, describe_probe
+from olmo_dynamics.collection.setup.revision_state import find_state
 from olmo_dynamics.errors import CheckpointError, OptionError, UnknownModelError
 from olmo_dynamics.model import MODEL_TYPES, ModelConfig, parse_config, unknown_keys
 from olmo_dynamics.model.config_schema import brief
@@ -32,6 +33,8 @@ from olmo_dynamics.recorders import Context, Recorder
 from olmo_dynamics.recorders.facts import check_facts, facts_to_store
 from olmo_dynamics.recorders.lookup import is_built_in, origin
 from olmo_dynamics.store import Layout
+
+_MODEL_AXES = frozenset({"layer", "head"})  # axes that only a known model has
 
 
 def make_setup(
@@ -47,12 +50,14 @@ def make_setup(
     """
     chosen = choose_tensors(checkpoint.tensors, options.tensors)
     config, notes = _known_config(checkpoint, options)
-    recorders, left_out = _supported(options, config, chosen)
+    state, reason = find_state(checkpoint, asked=options.asked) if options.reads_state else (None, "")
+    optimizer = state.name if state else ""
+    recorders, left_out = _supported(options, context_of(config, None, options.until, optimizer), chosen, reason)
     probe: Probe | None = None
     windows: tuple[str, ...] = ()
     if any(each.reads_probe for each in recorders):
         probe, windows = choose_probe(checkpoint, options, config, held.window if held else None)
-    context = context_of(config, probe, options.until)
+    context = context_of(config, probe, options.until, optimizer)
     for recorder in recorders:
         check_facts(recorder.start(context))
     axes = axes_of(checkpoint, chosen, recorders, context, sizes_along_tensor=bool(held and held.sizes_along_tensor))
@@ -66,8 +71,9 @@ def make_setup(
         probe,
         layout,
         _attributes(checkpoint, options, layout, held) | {"source": source, "probe": describe_probe(probe)},
+        optimizer,
         checkpoint.file_id(TOKENIZER) if probe and TOKENIZER in checkpoint.files else "",
-        (*notes, *left_out, *windows),
+        (*notes, *left_out, *windows, *_gradient_notes(recorders)),
     )
 
 
@@ -124,15 +130,18 @@ def _known_config(checkpoint: Checkpoint, options: CollectOptions) -> tuple[Mode
 
 
 def _supported(
-    options: CollectOptions, config: ModelConfig | None, chosen: Sequence[TensorInfo]
+    options: CollectOptions, context: Context, chosen: Sequence[TensorInfo], without_state: str
 ) -> tuple[tuple[Recorder, ...], tuple[str, ...]]:
     """The recorders that the model allows, and a note for each other one that was asked for.
 
     Raises:
         OptionError: it allows none of them.
     """
-    context = context_of(config, None, options.until)
-    lacking = {id(each): reason for each in options.recorders if (reason := _reason(each, context, chosen, options))}
+    lacking = {
+        id(each): reason
+        for each in options.recorders
+        if (reason := _without(each, without_state) or _reason(each, context, chosen, options))
+    }
     supported = tuple(each for each in options.recorders if id(each) not in lacking)
     notes = tuple(lacking.values())
     of_own = tuple(lacking[id(each)] for each in options.recorders if id(each) in lacking and not is_built_in(each))
@@ -141,33 +150,48 @@ def _supported(
     return supported, notes if options.asked else of_own
 
 
+def _without(recorder: Recorder, reason: str) -> str:
+    """A line on a recorder of an optimiser's state, given why there is none; empty for every other, and if there is one."""
+    lacks = recorder.reads is Reads.OPTIMIZER and reason
+    return f"{recorder.group.name} is not recorded: {reason}" if lacks else ""
+
+
 def _reason(recorder: Recorder, context: Context, chosen: Sequence[TensorInfo], options: CollectOptions) -> str:
     """In words, what the model lacks for a recorder; empty where it lacks nothing."""
-    name = recorder.group.name
-    if recorder.reads is Reads.WEIGHTS:
-        if context.config is None and recorder.needs_probe and not options.asked:
-            return f"{name} is not recorded: the model type is unknown"
-        return "" if any(map(recorder.selects, chosen)) else f"{name} is not recorded: no chosen tensor is of its kind"
-    if context.config is None:
+    name, config = recorder.group.name, context.config
+    of_weights = recorder.reads in (Reads.WEIGHTS, Reads.OPTIMIZER)
+    on_model_axes = not _MODEL_AXES.isdisjoint(recorder.group.axis_names)
+    needs_config = not of_weights or on_model_axes or (recorder.needs_probe and not options.asked)
+    if config is None and needs_config:
         return f"{name} is not recorded: the model type is unknown"
-    if recorder.sites_in(context.sites):
+    needs_head = recorder.reads is Reads.GRADIENTS or Site.LOGITS in recorder.sites
+    if config is not None and not config.has_head and needs_head:
+        return f"{name} is not recorded: the checkpoint has no language-model head"
+    if of_weights or not recorder.sites:
+        return "" if any(map(recorder.selects, chosen)) else f"{name} is not recorded: no chosen tensor is of its kind"
+    if config is None or recorder.sites_in(context.sites):
         return ""
     absent = sorted(site.value for site in recorder.sites if site not in context.sites)
-    if not context.config.has_head and Site.LOGITS in recorder.sites:
-        return f"{name} is not recorded: the checkpoint has no language-model head"
-    return f"{name} is not recorded: {context.config.model_type} has no {', '.join(absent)}"
+    return f"{name} is not recorded: {config.model_type} has no {', '.join(absent)}"
+
+
+def _gradient_notes(recorders: Iterable[Recorder]) -> tuple[str, ...]:
+    """A line on the cost and the dtype of gradients, if there are any to record."""
+    if not any(each.reads is Reads.GRADIENTS for each in recorders):
+        return ()
+    return ("gradients are computed in float32, whatever --dtype; the weights of the blocks are read twice for them",)
 
 
 def _groups(options: CollectOptions, recorders: Iterable[Recorder], context: Context) -> list[Group]:
     """The groups to record, with the facts that the store keeps of each."""
-    groups = []
+    groups = {group.name: group for each in recorders for group in each.groups if group.name in options.groups}
     for recorder in recorders:
         attributes = facts_to_store(recorder.start(context))
         if not is_built_in(recorder):
             attributes[RECORDER] = origin(recorder)
-        groups += [replace(each, attributes=attributes) for each in recorder.groups if each.name in options.groups]
-    by_name = {group.name: group for group in groups}
-    return [by_name[name] for name in in_order(by_name)]
+        for name in groups.keys() & {each.name for each in recorder.groups}:
+            groups[name] = replace(groups[name], attributes={**groups[name].attributes, **attributes})
+    return [groups[name] for name in in_order(groups)]
 
 
 def _as_held(group: Group, held: Held) -> Group:

@@ -19,6 +19,7 @@ from olmo_dynamics.collection.setup.fitting import choose_tensors, known_config
 from olmo_dynamics.collection.setup.held import Held
 from olmo_dynamics.collection.setup.making import make_setup, needs_config
 from olmo_dynamics.collection.setup.probe_windows import tokenizer_id
+from olmo_dynamics.collection.setup.revision_state import read_state
 from olmo_dynamics.errors import CheckpointError, DiskFullError, StoreError
 from olmo_dynamics.names import Revision
 
@@ -73,7 +74,8 @@ class TypicalRevision:
             if setup is None:
                 continue
             tried += 1
-            if self.held.fits(setup.layout, setup.attributes["probe"]) and setup.has_positions:
+            fits = self.held.fits(setup.layout, setup.attributes["probe"]) and setup.has_positions
+            if fits and (setup.optimizer or not self._needs_state):
                 return revision.name, setup
             first = first or (revision.name, setup)
             if tried == SAMPLE or revision.name in done:
@@ -87,14 +89,17 @@ class TypicalRevision:
             if shape is None:
                 continue
             votes.setdefault(shape, []).append(revision)
-            if len(votes[shape]) == 2 or sum(map(len, votes.values())) == SAMPLE:
+            agreed = len(votes[shape]) == 2 and (shape[0] or not self._needs_state)
+            if agreed or sum(map(len, votes.values())) == SAMPLE:
                 break
         order = {revision.name: place for place, revision in enumerate(revisions)}
 
         def rank(shape: Shape) -> tuple[int, ...]:
-            return -len(votes[shape]), -len(shape), min(order[each.name] for each in votes[shape])
+            first = min(order[each.name] for each in votes[shape])
+            return not shape[0], -len(votes[shape]), -len(shape), first
 
-        for shape in sorted(votes, key=rank):  # of as many, one whose model is known, and then the earliest
+        # those with an optimiser's state, if one is to be read; of as many, one whose model is known, and then the earliest
+        for shape in sorted(votes, key=rank):
             for revision in sorted(votes[shape], key=lambda each: order[each.name]):
                 setup = self._tried(revision, self._make)
                 if setup is not None:
@@ -130,8 +135,9 @@ class TypicalRevision:
         config = known_config(checkpoint, needed=needs_config(checkpoint, self.options))
         tensors = tuple(sorted((info.name, info.shape) for info in chosen))
         tokenizer = tokenizer_id(checkpoint, self.options)
+        with_state = self._needs_state and read_state(checkpoint) is not None
         if config is None:
-            return (tokenizer, tensors)
+            return (with_state, tokenizer, tensors)
         sizes = (
             config.hidden_size,
             config.layers,
@@ -140,7 +146,12 @@ class TypicalRevision:
             config.vocab_size,
             config.max_positions,
         )
-        return (config.model_type, config.has_head, *sizes, config.experts, tokenizer, tensors)
+        return (with_state, config.model_type, config.has_head, *sizes, config.experts, tokenizer, tensors)
+
+    @property
+    def _needs_state(self) -> bool:
+        """True if the optimiser's state is asked for, so that a revision without it is not typical."""
+        return self.options.asked and self.options.reads_state
 
 
 def _ends_first(revisions: Sequence[Revision]) -> Iterator[Revision]:

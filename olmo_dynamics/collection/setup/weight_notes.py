@@ -25,7 +25,7 @@ _SHOWN = 8  # kinds of tensors in a note
 
 def weight_notes(checkpoint: Checkpoint, setup: CollectionSetup, *, mapped: bool) -> tuple[str, ...]:
     """Lines on a revision's weights where they are not what its config, or a reader, expects."""
-    found = [*_of_head(checkpoint, setup, mapped=mapped)] if setup.recorders_of(setup.groups, Reads.ACTIVATIONS) else []
+    found = [*_of_head(checkpoint, setup, mapped=mapped)] if setup.runs_model(setup.groups) else []
     if setup.recorders_of(setup.groups, Reads.WEIGHTS):
         found += _not_measured(checkpoint, setup)
     return tuple(found)

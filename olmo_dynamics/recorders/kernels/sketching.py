@@ -20,7 +20,9 @@ tensors (count sketch: Charikar et al. 2002), whose variance for B full blocks i
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float, UInt8, UInt32
@@ -44,6 +46,10 @@ WORD = 64
 _TABLE_BLOCKS = 64  # signs in the table, in blocks
 _FLUSH = 16  # blocks that are added up in float32 before their sum is added in float64
 _PIECE_BYTES = 8 << 20
+
+
+Run = Callable[[Callable[[slice], np.ndarray], Iterable[slice]], Iterable[np.ndarray]]
+"""Calls a function for each piece and gives the results in order: `map`, or that of a pool of threads."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +94,16 @@ class SketchPlan:
 
 
 def sketch(
-    raw: UInt8[np.ndarray, " bytes"], info: TensorInfo, *, size: int = SKETCH_SIZE, seed: int = SKETCH_SEED
+    raw: UInt8[np.ndarray, " bytes"],
+    info: TensorInfo,
+    *,
+    size: int = SKETCH_SIZE,
+    seed: int = SKETCH_SEED,
+    run: Run = map,
 ) -> Float[np.ndarray, " size"]:
     """The sketch of a tensor's bytes. NaN and infinities spread as in sums.
+
+    `run` may add up its pieces by several threads; their order, and so the sum, depends on the tensor alone.
 
     Raises:
         CheckpointError: there are more or fewer bytes than the tensor's shape needs.
@@ -99,7 +112,7 @@ def sketch(
     if info.size <= size:
         return verbatim(raw, info, size)
     plan = SketchPlan.of(info, size, seed)
-    found: np.ndarray = np.sum([plan.add_up(raw, piece) for piece in plan.pieces], axis=0)
+    found: np.ndarray = np.sum(list(run(partial(plan.add_up, raw), plan.pieces)), axis=0)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,28 @@ def test_any_tiling_gives_the_whole(data: Any) -> None:
         "v"
     )
     assert found.tobytes() == whole[slice(*rows)].tobytes()
+    part = data.draw(st.tuples(st.integers(0, rows[1] - rows[0]), st.integers(0, rows[1] - rows[0])).map(sorted))
+    taken = whole[slice(*rows)][slice(*part)]
+    assert _part(raw, View("v", stored, rows), part) == taken.tobytes()
+    if len(shape) > 1:
+        flat = (rows[1] - rows[0], math.prod(shape[1:]))
+        assert _part(raw, View("v", stored, rows, flat), part) == taken.tobytes()
+        turned = whole[slice(*rows)].reshape(flat).T
+        ends = sorted((data.draw(st.integers(0, flat[1])), data.draw(st.integers(0, flat[1]))))
+        assert _part(raw, View("v", stored, rows, flat, transposed=True), ends) == turned[slice(*ends)].tobytes()
+
+
+def _part(raw: np.ndarray, view: View, rows: list[int]) -> bytes:
+    tensors = TensorSet(lambda spans: [raw[span.start : span.stop] for span in spans], [view])
+    [found] = tensors.read_parts([view.info.rows(*rows)])
+    return found.tobytes()
+
+
+def test_a_part_of_another_tensor_is_refused(tmp_path: Path) -> None:
+    write_shards(tmp_path, torch.randn(7, 6), ROWS)
+    stored, checkpoint = read_shards(tmp_path)
+    tensors = TensorSet(checkpoint.read_spans, [View("w", stored)])
+    other = replace(tensors.infos["w"], shape=(7, 5), stop=7 * 5 * 4)
+    with pytest.raises(CheckpointError) as caught:
+        tensors.read_parts([other.rows(1, 2)])
+    assert str(caught.value) == "w is stored as (7, 6), and not as (1, 5); use tensors of this checkpoint"

@@ -37,6 +37,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     folder: Path
+    address: str
     missing = 404
     knows_head = True
     seen: list[tuple[str, str, dict[str, str]]]
@@ -82,7 +83,8 @@ def served(folder: Path, **others: Any) -> Iterator[tuple[WebDirectory, type[_Ha
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     retry = RetryPolicy(tries=2, timeout=2, sleep=lambda *_: None)
-    directory = WebDirectory(f"http://127.0.0.1:{server.server_port}/", retry=retry)
+    handler.address = f"http://127.0.0.1:{server.server_port}"
+    directory = WebDirectory(f"{handler.address}/", retry=retry)
     try:
         yield directory, handler
     finally:

@@ -9,7 +9,6 @@ Principal components of one path tell its shape and no mechanism: a random walk 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -17,9 +16,7 @@ import polars as pl
 from jaxtyping import Float
 
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.frames.grid import Grid
-from olmo_dynamics.frames.sketched import SKETCHES, Sketches
-from olmo_dynamics.store import Store
+from olmo_dynamics.frames.weights.sketch_stack import Stack, Stores, require_group
 
 PARTS = 32
 """Parts of the components that the jackknife leaves out in turn."""
@@ -27,60 +24,40 @@ PARTS = 32
 Grams = Float[np.ndarray, "part revision revision"]
 
 
-def trajectory(store: Store, by: Literal["all", "layer", "role"] = "all", *, components: int = 3) -> pl.DataFrame:
-    """Principal components of a store's revisions, from the dot products of their sketches.
+def trajectory(store: Stores, by: Literal["all", "layer", "role"] = "all", *, components: int = 3) -> pl.DataFrame:
+    """Principal components of a store's revisions, or of several stores', from the dot products of their sketches.
 
     With rows θ_r of all tensors (or of those of one layer or role) as one vector each, less their mean over revisions, the
     coordinate of revision r on component c is sqrt(λ_c) V[r, c] for eigenvectors V of the revisions' Gram matrix. The share
     is λ_c over the sum of all λ.
 
     Args:
-        store: a store with the group `sketches`; tensors that some revision lacks or has in another size, or that hold NaN or
-            Inf, are left out.
+        store: a store with the group `sketches`; or a list of them, or a dict by name, such as a run and its forks or two
+            seeds, whose revisions are then points of one plane. Tensors that some revision lacks or has in another size, or
+            that hold NaN or Inf, are left out.
         by: `all`, `layer` or `role`.
         components: the number of components.
 
     Returns:
-        One row per group, component and revision: the leading columns, `group` (`all`, a layer's number or a role),
-        `component` (from 1), `coordinate` (weight units; the sign is chosen so that the last revision's is positive),
-        `share`, and `share_se`, a jackknife over parts of the sketches.
+        One row per group, component and revision: of several stores, their name as `run`; the leading columns, `group`
+        (`all`, a layer's number or a role), `component` (from 1), `coordinate` (weight units; the sign is chosen so that the
+        last revision's is positive), `share`, and `share_se`, a jackknife over parts of the sketches.
 
     Raises:
-        OptionError: the store has no sketches of three revisions, or an option has another value.
+        OptionError: the stores have no sketches of three revisions, or such that cannot be compared, or an option has another
+            value.
     """
-    if by not in ("all", "layer", "role"):
-        raise OptionError(f"by must be all, layer or role (got {by!r})")
-    sketches = Sketches(store)
-    leading = Grid(store).leading.filter(
-        pl.col("revision").is_in([n for n in store.done if SKETCHES in store.recorded(n)])
-    )
-    if not 1 <= components < max(2, len(leading)):
+    require_group(by)
+    stack = Stack.of(store, least=3)
+    if not isinstance(components, int) or not 1 <= components < len(stack.leading):
         raise OptionError(
-            f"components must be between 1 and {len(leading) - 1}, fewer than revisions (got {components})"
+            f"components must be between 1 and {len(stack.leading) - 1}, fewer than revisions (got {components})"
         )
-    if len(leading) < 3:
-        raise OptionError(f"{store.path} must hold sketches of at least 3 revisions (got {len(leading)})")
-    held = list(map(sketches.of, leading["revision"]))
-    values, counts = np.stack([each.values for each in held]), held[0].counts
-    same = np.all([each.counts == counts for each in held], axis=0) & (counts >= 0)
-    whole = same & np.isfinite(values).all(axis=(0, 2))
     frames = [
-        _of_group(leading, group, values[:, members & whole], held[0].spread[members & whole], components)
-        for group, members in _groups(sketches, by)
-        if (members & whole).any()
+        _of_group(stack.leading, group, stack.values[:, members], stack.spread[members], components)
+        for group, members in stack.groups(by)
     ]
     return pl.concat(frames)
-
-
-def _groups(sketches: Sketches, by: str) -> Iterator[tuple[str, np.ndarray]]:
-    """The name of each group, and by tensor, whether it belongs to it."""
-    if by == "all":
-        yield "all", np.ones(len(sketches.tensors), dtype=bool)
-        return
-    labels = sketches.coordinates[by]
-    for label in dict.fromkeys(labels.tolist()):
-        if label != -1:
-            yield str(label), labels == label
 
 
 def _of_group(

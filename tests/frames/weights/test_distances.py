@@ -9,9 +9,9 @@ from safetensors.numpy import load_file
 
 import olmo_dynamics as od
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.frames.distances import between, displacement
-from olmo_dynamics.frames.sketched import concentrated, cosines, estimates, spread
-from olmo_dynamics.frames.weight_path import trajectory
+from olmo_dynamics.frames.weights.distances import between, displacement
+from olmo_dynamics.frames.weights.estimates import concentrated, cosines, estimates, spread
+from olmo_dynamics.frames.weights.weight_path import trajectory
 from olmo_dynamics.names import TensorInfo
 from olmo_dynamics.progress import Progress
 from olmo_dynamics.recorders.kernels.sketching import sketch
@@ -238,4 +238,18 @@ def test_refusals(run, store, tmp_path):
         'write between(store, "step0", "step100"), or between((a, "step0"), (b, "step0"))',
     )
     refused(lambda: trajectory(store, "step"), "by must be all, layer or role (got 'step')")
-    refused(lambda: trajectory(other), "components must be between 1 and 0, fewer than revisions (got 3)")
+    refused(lambda: trajectory(other), f"{other.path} must hold sketches of at least 3 revisions (got 1)")
+    refused(lambda: trajectory(store, components=4), "components must be between 1 and 3, fewer than revisions (got 4)")
+
+
+def test_arguments_of_another_kind_are_refused_in_one_line(store):
+    path = "run.zarr"
+    unopened = f"a store must be opened with od.open_store (got {path!r})"
+    refused(lambda: between((path, NAMES[0]), (store, NAMES[1])), unopened)
+    for measure in (trajectory, od.pairwise, od.embedding_decay):
+        refused(lambda measure=measure: measure(path), unopened)
+    refused(lambda: trajectory([store, path]), unopened)
+    a_list = "tensors must be a list of names or roles, such as ['q_proj'] (got 'q_proj')"
+    refused(lambda: displacement(store, tensors="q_proj"), a_list)
+    word = 'reference must be a word, or a pair such as (store, "step1000") (got None)'
+    refused(lambda: displacement(store, reference=None), word)

@@ -26,14 +26,14 @@ class StepIndex(PandasIndex):
         """The place of a step, or the places of several, as a list or as a slice with both ends included.
 
         Raises:
-            OptionError: no revision has that step, or several have it.
+            OptionError: no revision has that step, several have it, or it is not a number.
         """
         [label] = labels.values()
         if isinstance(label, slice):
             return IndexSelResult({self.dim: self._between(label)})
         if isinstance(label, xr.Variable | xr.DataArray) or np.asarray(label).dtype.kind == "b":
             return super().sel(labels, method, tolerance)
-        places = np.array([self._place(step, method, tolerance) for step in np.ravel(label)], dtype=np.int64)
+        places = np.array([self._place(step, method, tolerance) for step in np.ravel(label).tolist()], dtype=np.int64)
         return IndexSelResult({self.dim: places if np.ndim(label) else int(places[0])})
 
     @property
@@ -41,6 +41,7 @@ class StepIndex(PandasIndex):
         return np.asarray(self.index)
 
     def _place(self, step: Any, method: str | None, tolerance: Any) -> int:
+        _check_number(step)
         if method is not None:
             known = np.unique(self._steps[np.isfinite(self._steps)])
             [near] = type(self.index)(known).get_indexer([step], method, tolerance=tolerance)
@@ -52,6 +53,9 @@ class StepIndex(PandasIndex):
         return int(found[0])
 
     def _between(self, label: slice) -> np.ndarray:
+        for bound in (label.start, label.stop):
+            if bound is not None:
+                _check_number(bound)
         low = -np.inf if label.start is None else label.start
         high = np.inf if label.stop is None else label.stop
         found = np.flatnonzero((self._steps >= low) & (self._steps <= high))
@@ -74,3 +78,8 @@ class StepIndex(PandasIndex):
         nearest = known[np.argsort(abs(known - step), kind="stable")[:2]]
         steps = " and ".join(f"{each:.0f}" for each in sorted(nearest))
         return f"the nearest are {steps}, and method='nearest' takes one of them"
+
+
+def _check_number(step: Any) -> None:
+    if not isinstance(step, int | float | np.integer | np.floating):
+        raise OptionError(f"step must be a number, as in .sel(step=1000) (got {step!r})")

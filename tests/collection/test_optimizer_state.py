@@ -199,6 +199,16 @@ def test_a_damaged_state_is_left_out_in_one_line(shared: Path, tmp_path: Path) -
     assert set(od.open_store(tmp_path / "s.zarr").table("optimizer")["revision"]) == {"step80-unsharded"}
 
 
+def test_a_step_beyond_every_float_is_one_line(shared: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(shared / "data/native/olmo/tiny-olmo2", tmp_path / "run"))
+    file = run / "step40-unsharded" / "optim.pt"
+    state = torch.load(file, weights_only=True)
+    state["state"][0]["step"] = 10**400
+    torch.save(state, file)
+    with pytest.raises(CheckpointError, match=r"must be a number of at most 308 digits; fetch the file again$"):
+        collect(run, tmp_path / "s.zarr", revisions="step40-unsharded")
+
+
 # What this library writes, and what is live
 
 CONFIG = ModelConfig(

@@ -230,6 +230,12 @@ class TestCoordinates:
         with pytest.raises(OptionError, match=r"^step must be that of a revision \(got 900\); the nearest are"):
             norm.sel(step=900, method="nearest", tolerance=5)
 
+    @pytest.mark.parametrize(("label", "named"), [("10", "10"), ([None], None), (slice("a", None), "a")])
+    def test_a_step_is_a_number(self, label: object, named: object) -> None:
+        with pytest.raises(OptionError) as caught:
+            od.weights(MemorySource(RUN))[NORM].sel(step=label)
+        assert str(caught.value) == f"step must be a number, as in .sel(step=1000) (got {named!r})"
+
     def test_arrays_follow_xarrays_rules(self) -> None:
         up = od.weights(MemorySource(RUN))[UP]
         means = up.mean(["intermediate", "hidden"])

@@ -100,7 +100,8 @@ def build_state(
     return OptimizerState(
         {kind: TensorSet(read, to_views(some)) for kind, some in tensors.items()},
         TensorSet(read, named_views),
-        _steps_of_groups(named) | {name: step for parameter, step in steps.items() for name in pieces[parameter]},
+        _steps_of_groups(named, where)
+        | {name: step for parameter, step in steps.items() for name in pieces[parameter]},
         named,
         name or ("unknown" if lacking else "AdamW"),
         lacking,
@@ -187,10 +188,10 @@ def _lacking(stored: Mapping[str, Kinds], where: str) -> str:
     return ""
 
 
-def _steps_of_groups(groups: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+def _steps_of_groups(groups: Iterable[Mapping[str, Any]], where: str) -> dict[str, float]:
     """The steps that groups count for all of their parameters, as Muon and Dion do."""
     return {
-        name: float(group["step"])
+        name: _as_float(group["step"], name, where)
         for group in groups
         if isinstance(group.get("step"), int | float)
         for name in group["params"]
@@ -217,4 +218,13 @@ def _read_steps(read: SpanReader, stored: Mapping[str, Stored | float], where: s
             )
     raws = TensorSet(read, [View(parameter, tensor) for parameter, tensor in tensors.items()]).read_many(list(tensors))
     numbers = {name: np.frombuffer(raw, NUMPY_DTYPES[tensors[name].dtype])[0] for name, raw in raws.items()}
-    return {parameter: float(numbers.get(parameter, step)) for parameter, step in stored.items()}
+    return {parameter: _as_float(numbers.get(parameter, step), parameter, where) for parameter, step in stored.items()}
+
+
+def _as_float(step: Any, parameter: str, where: str) -> float:
+    try:
+        return float(step)
+    except OverflowError:
+        raise CheckpointError(
+            f"{where}: the step of {parameter} must be a number of at most 308 digits; fetch the file again"
+        ) from None

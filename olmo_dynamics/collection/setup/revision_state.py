@@ -189,7 +189,7 @@ def _numbers(group: Mapping[str, Any]) -> dict[str, float]:
     }
     found: dict[str, float] = {}
     for name, value in given.items():
-        with suppress(TypeError, ValueError):  # an array of one number, as where the trainer compiles its optimiser
+        with suppress(TypeError, ValueError, OverflowError):  # an array of one number, as of a compiled optimiser
             number = float(value)
             found |= {name: number} if math.isfinite(number) else {}
     return found

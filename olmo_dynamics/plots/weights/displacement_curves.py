@@ -114,4 +114,6 @@ def _said(rows: Rows, *, near: bool) -> str:
     few = int(rows.frame["concentrated"].sum()) if "concentrated" in rows.frame.columns else 0
     narrow = f" {few:,} of {rows.frame.height:,} intervals are too narrow: few elements hold the mass."
     rounded = " Dashed: what rounding to the published dtype makes by itself."
-    return (narrow if few else "") + (rounded if near else "")
+    layers = rows.frame["layer"] if rows.has_several("layer") else None
+    outside = " Grey lines lie outside the blocks." if layers is not None and layers.has_nulls() else ""
+    return outside + (narrow if few else "") + (rounded if near else "")

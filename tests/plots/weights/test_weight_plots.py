@@ -42,6 +42,9 @@ def test_displacement_has_a_line_and_a_band_per_layer_and_the_line_of_rounding()
 def test_every_column_of_the_table_is_drawn(y: str) -> None:
     chart = plots.displacement(tables.displacement(steps=FEW), y, x="tokens")
     assert drawn(chart)["area"] == LAYERS
+    assert "Grey" not in subtitle(chart)
+    outside = tables.displacement(steps=FEW).with_columns(layer=pl.col("layer").replace(0, None))
+    assert "Grey lines lie outside the blocks." in subtitle(plots.displacement(outside, y))
     few = tables.displacement(steps=FEW).with_columns(concentrated=pl.col("layer") == 0)
     told = re.search(r"(\d+) of (\d+) intervals are too narrow", subtitle(plots.displacement(few, y)))
     assert told and int(told[2]) == LAYERS * int(told[1])

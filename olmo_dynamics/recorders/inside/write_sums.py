@@ -65,7 +65,7 @@ class WriteSums:
 
     @property
     def status(self) -> Status:
-        """Whether the numbers are finite."""
+        """Measured, non-finite, or degenerate where the stream or a write is zero at some token."""
         if self._zeros:
             return Status.DEGENERATE
         return Status.MEASURED if math.isfinite(self._ratios + self._cosines) else Status.NONFINITE

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from olmo_dynamics.model import Compute, ModelConfig, Prepared, SiteValues, Stage, StreamedPass, model_sites, stages
@@ -27,6 +29,25 @@ def pass_context(config: ModelConfig, probe: ProbeTokens | None, until: int | No
     whole = until is None
     layers = config.layers if until is None else min(until, config.layers)
     return Context(config, probe, model_sites(config), layers, whole)
+
+
+def observation(
+    seen: SiteValues, mask: Bool[np.ndarray, "sequences positions"], reads: Reads = Reads.ACTIVATIONS
+) -> Observation:
+    """The values at a site, as recorders are shown them; `mask` is that of the whole probe."""
+    beside = dict(seen.beside)
+    return Observation(
+        values=seen.values,
+        reads=reads,
+        site=seen.site,
+        layer=seen.layer,
+        rows=seen.rows,
+        positions=seen.positions,
+        columns=seen.columns,
+        mask=mask[seen.rows, seen.positions],
+        window=beside.pop("window", None),
+        beside=beside,
+    )
 
 
 class RecordedPass:
@@ -83,24 +104,10 @@ class _ProbePass:
 
     def run(self, prepared: Prepared) -> list[Record]:
         of_parts = [self.recorders.fresh() for _ in self.streamed.parts]
-        self.streamed.run(prepared, lambda seen: of_parts[seen.part].observe(self._observation(seen)))
+        self.streamed.run(prepared, lambda seen: of_parts[seen.part].observe(observation(seen, self._mask)))
         for part in of_parts:
             self.recorders.merge(part)
         return self.recorders.finish_layer(prepared.stage.layer)
-
-    def _observation(self, seen: SiteValues) -> Observation:
-        beside = dict(seen.beside)
-        return Observation(
-            values=seen.values,
-            site=seen.site,
-            layer=seen.layer,
-            rows=seen.rows,
-            positions=seen.positions,
-            columns=seen.columns,
-            mask=self._mask[seen.rows, seen.positions],
-            window=beside.pop("window", None),
-            beside=beside,
-        )
 
 
 def _by_probe(

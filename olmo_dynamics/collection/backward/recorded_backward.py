@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from olmo_dynamics.collection.recorded_pass import pass_context
+from olmo_dynamics.collection.recorded_pass import observation, pass_context
 from olmo_dynamics.model import Compute, ModelConfig, Prepared, SiteValues, Stage, expected_shapes
 from olmo_dynamics.model.backward import BackwardPass, GradientObserver, TensorGradient, stages_back
 from olmo_dynamics.model.stream import HEAD
@@ -83,16 +83,4 @@ class RecordedBackward:
         )
 
     def _observe_site(self, seen: SiteValues) -> None:
-        self._recorders.observe(
-            Observation(
-                values=seen.values,
-                reads=Reads.GRADIENTS,
-                site=seen.site,
-                layer=seen.layer,
-                rows=seen.rows,
-                positions=seen.positions,
-                columns=seen.columns,
-                mask=self._mask[seen.rows, seen.positions],
-                beside=dict(seen.beside),
-            )
-        )
+        self._recorders.observe(observation(seen, self._mask, Reads.GRADIENTS))

@@ -117,17 +117,22 @@ def fork(
         if state.step == parent.step and not evaluator.rows:
             evaluator.measure(state)
         writer.write(state)
-        try:
-            train(
-                state, plan.recipe, plan.batches, callbacks=[*([evaluator] if evaluator.files else []), *chosen, writer]
-            )
-        except DivergedError:
-            writer.write(state)  # the last good one
-            raise
+        _train(state, plan, writer, [*([evaluator] if evaluator.files else []), *chosen])
     last = folder / checkpoint_name(state.step, state.tokens_seen)
     found = lineage["first_batch"]
     losses = (math.nan, math.nan, RESUMED) if resumed else (found["loss"], found["expected"], found["expected_from"])
     return Fork(plan, folder, last, *losses)
+
+
+def _train(
+    state: TrainState, plan: ForkPlan, writer: CheckpointWriter, callbacks: Sequence[Callable[[Event], None]]
+) -> None:
+    """Train to the end; where the loss diverges, the last good state is written first."""
+    try:
+        train(state, plan.recipe, plan.batches, callbacks=[*callbacks, writer])
+    except DivergedError:
+        writer.write(state)
+        raise
 
 
 def next_batches(

@@ -2,14 +2,18 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint requirements/lock.txt
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint requirements/lock.txt
 WORKERS ?= 2
+# Byte code of what was installed: compiled on all cores. Some packages hold templates that are no modules, hence the "|| true".
+COMPILE := $(BIN)/python -m compileall -q -q -j 0 $(VENV)/lib || true
 
 export OLMO_DYNAMICS_CACHE ?= $(CURDIR)/cache/olmo_dynamics
 # Idle compute threads sleep instead of spinning: on a machine shared with others the rest is several times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
+# Processes share the byte code of this package, even where the environment would not write it.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test slow check format docs notebooks bench lab lock clean
+.PHONY: help demo test tests slow check lint types format docs notebooks bench lab lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -17,17 +21,24 @@ help:  ## list the targets
 demo: $(VENV)/.run  ## pretrain a tiny OLMo offline, collect its revisions, write the report (minutes, two cores)
 	$(BIN)/olmo-dyn demo --out cache/demo
 
-test: check  ## every check, then every test that is not marked slow
+test: lint  ## every check, and every test that is not marked slow
+	$(MAKE) --no-print-directory --jobs 2 types tests
+
+tests: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) -m "not slow"
 
 slow: $(VENV)/.dev  ## the tests marked slow
 	$(BIN)/python -m pytest -m slow
 
-check: $(VENV)/.dev  ## lint, format, types, imports
+check: lint types  ## lint, format, types, imports
+
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
 
 format: $(VENV)/.dev  ## fix lint and format
 	$(BIN)/ruff check --fix-only --quiet .
@@ -62,8 +73,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.run: $(VENV)/bin/python pyproject.toml requirements/lock.txt
 	$(PIP) --editable .
+	$(COMPILE)
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.run
 	$(PIP) --editable '.[dev]'
+	$(COMPILE)
 	touch $@

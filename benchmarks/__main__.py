@@ -1,4 +1,4 @@
-"""Run the benchmarks: `python -m benchmarks [NAME …] [--shape 150m|1b] [--repeats N] [--whole]`."""
+"""Run the benchmarks: `python -m benchmarks [NAME …] [--shape 150m|1b] [--repeats N] [--whole] [--groups NAMES] [--dtype D]`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,31 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import against, collect, memory, network, overhead, parameters, startup, store, trainer, weights
+from benchmarks import (
+    against,
+    collect,
+    feed,
+    inside,
+    memory,
+    network,
+    overhead,
+    parameters,
+    startup,
+    store,
+    trainer,
+    weights,
+)
 from benchmarks.checkpoint import CACHE, RESULTS, SHAPES, make_checkpoint
 from benchmarks.forward_peers import LENGTH
 from benchmarks.interleave import Timing, interleave, median_seconds, print_table
 
 Timings = dict[str, list[Timing]]
 
-ALL = ("parameters", "weights", "collect", "network", "memory", "overhead", "trainer", "store", "startup")
-NEED_A_CHECKPOINT = {"parameters", "weights", "collect", "network", "overhead"}
+ALL = (
+    *("parameters", "weights", "collect", "network", "memory", "overhead", "inside", "feed"),
+    *("trainer", "store", "startup"),
+)
+NEED_A_CHECKPOINT = {"parameters", "weights", "collect", "network", "overhead", "inside", "feed"}
 
 
 def tokens_of(shape: str) -> str:
@@ -103,6 +119,33 @@ def run_overhead(folder: Path, shape: str, repeats: int) -> Timings:
     return timings
 
 
+def run_feed(folder: Path, shape: str, repeats: int) -> Timings:
+    weights.later_revision(folder)
+    timings = interleave("benchmarks.feed", feed.METHODS, arguments=[str(folder)], repeats=repeats)
+    fed, bare = feed.METHODS
+    print_table(f"Activation feed of two local revisions, {shape}, bf16, {tokens_of(shape)}", timings, reference=bare)
+    cpu = {method: statistics.median(each.cpu_seconds for each in taken) for method, taken in timings.items()}
+    print(f"rate of the feed: {cpu[bare] / cpu[fed]:.2f} of the bare pass by CPU time (target 0.8)")
+    return timings
+
+
+def run_inside(folder: Path, shape: str, repeats: int, *, chosen: str = "", dtype: str = "float32") -> Timings:
+    named = [each for each in chosen.split(",") if each]
+    methods = (inside.BARE, *named, *inside.PEERS) if named else inside.methods()
+    timings = interleave("benchmarks.inside", methods, arguments=[str(folder), dtype], repeats=repeats)
+    print_table(f"Groups beside the pass, {shape}, {dtype}, {tokens_of(shape)}", timings, reference=inside.BARE)
+    for clock in ("seconds", "cpu_seconds"):
+        medians = {name: statistics.median(getattr(each, clock) for each in taken) for name, taken in timings.items()}
+        ratios = {name: seconds / medians[inside.BARE] for name, seconds in medians.items()}
+        said = (f"{name} {ratio:.2f}" + limit_of(name) for name, ratio in ratios.items())
+        print(f"{clock.replace('_', ' ')} over the {inside.BARE}: {', '.join(said)}")
+    return timings
+
+
+def limit_of(group: str) -> str:
+    return f" (limit {inside.LIMITS[group]})" if group in inside.LIMITS else ""
+
+
 def run_trainer(repeats: int) -> Timings:
     timings = {}
     for title, taken in trainer.measure(repeats).items():
@@ -125,9 +168,11 @@ def main() -> None:
     parser.add_argument(
         "names", nargs="*", choices=[*ALL, []], metavar="NAME", help=f"of {', '.join(ALL)}; default: all"
     )
-    parser.add_argument("--shape", choices=[name for name in SHAPES if name != "tiny"], default="150m")
+    parser.add_argument("--shape", choices=list(SHAPES), default="150m")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--whole", action="store_true", help="memory with all 64 layers of a 32B model: 64 GB, minutes")
+    parser.add_argument("--groups", default="", help="of inside: groups with commas between them; default: all")
+    parser.add_argument("--dtype", choices=list(inside.DTYPES), default="float32", help="of inside")
     given = parser.parse_args()
     names = given.names or ALL
     shape, repeats = given.shape, given.repeats
@@ -139,6 +184,8 @@ def main() -> None:
         "network": lambda: run_network(folder, shape, min(repeats, 3)),
         "memory": lambda: run_memory(whole=given.whole),
         "overhead": lambda: run_overhead(folder, shape, repeats if shape != "1b" else min(repeats, 3)),
+        "feed": lambda: run_feed(folder, shape, min(repeats, 3)),
+        "inside": lambda: run_inside(folder, shape, repeats, chosen=given.groups, dtype=given.dtype),
         "trainer": lambda: run_trainer(repeats),
         "startup": lambda: run_startup(repeats),
     }

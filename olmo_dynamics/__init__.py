@@ -17,17 +17,20 @@ if TYPE_CHECKING:
     from olmo_dynamics.collecting import collect as collect
     from olmo_dynamics.collecting import plan as plan
     from olmo_dynamics.collecting import record as record
+    from olmo_dynamics.collecting import stream_activations as stream_activations
     from olmo_dynamics.errors import OlmoDynamicsError as OlmoDynamicsError
     from olmo_dynamics.forks import fork as fork
     from olmo_dynamics.frames import between as between
     from olmo_dynamics.frames import displacement as displacement
     from olmo_dynamics.frames import embedding_decay as embedding_decay
     from olmo_dynamics.frames import forest as forest
+    from olmo_dynamics.frames import join_scores as join_scores
     from olmo_dynamics.frames import metrics as metrics
     from olmo_dynamics.frames import moment_cosine as moment_cosine
     from olmo_dynamics.frames import open_store as open_store
     from olmo_dynamics.frames import pairwise as pairwise
     from olmo_dynamics.frames import rotation as rotation
+    from olmo_dynamics.frames import similarity as similarity
     from olmo_dynamics.frames import trajectory as trajectory
     from olmo_dynamics.frames.run import Run as Run
     from olmo_dynamics.lazy_weights import weights as weights
@@ -55,6 +58,7 @@ _HOMES = {
     "embedding_decay": "olmo_dynamics.frames",
     "forest": "olmo_dynamics.frames",
     "fork": "olmo_dynamics.forks",
+    "join_scores": "olmo_dynamics.frames",
     "load_model": "olmo_dynamics.loading",
     "metrics": "olmo_dynamics.frames",
     "moment_cosine": "olmo_dynamics.frames",
@@ -63,6 +67,8 @@ _HOMES = {
     "plan": "olmo_dynamics.collecting",
     "record": "olmo_dynamics.collecting",
     "rotation": "olmo_dynamics.frames",
+    "similarity": "olmo_dynamics.frames",
+    "stream_activations": "olmo_dynamics.collecting",
     "trajectory": "olmo_dynamics.frames",
     "weights": "olmo_dynamics.lazy_weights",
     "write_report": "olmo_dynamics.reporting",
@@ -87,6 +93,7 @@ __all__ = [
     "forest",
     "fork",
     "interventions",
+    "join_scores",
     "load_model",
     "metrics",
     "moment_cosine",
@@ -96,6 +103,8 @@ __all__ = [
     "plots",
     "record",
     "rotation",
+    "similarity",
+    "stream_activations",
     "trajectory",
     "weights",
     "write_report",

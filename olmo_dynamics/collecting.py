@@ -1,4 +1,4 @@
-"""Collect, plan and record as users call them: a run goes in by any of its names, a store with tables comes out.
+"""Collect, plan, record and stream activations as users call them: a run goes in by any of its names.
 
 >>> store = collect("cache/demo/run", out="cache/demo/store.zarr")  # doctest: +SKIP
 >>> store.table("parameters")  # doctest: +SKIP
@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Unpack
 
@@ -15,8 +15,10 @@ from torch import nn
 from olmo_dynamics import collection
 from olmo_dynamics.checkpoints import Source
 from olmo_dynamics.collection import CollectKeywords, LiveOptions, Plan
+from olmo_dynamics.collection.feed import ActivationFeed, FeedKeywords, FeedOptions
 from olmo_dynamics.frames import RecordedStore, open_store
 from olmo_dynamics.frames.run import Run
+from olmo_dynamics.names import Site
 from olmo_dynamics.progress import Progress
 from olmo_dynamics.store import Store
 
@@ -113,6 +115,36 @@ def record(
         StoreMismatchError: the store was made from another run, probe or dtype.
     """
     return open_store(collection.record(model, store, step=step, tokens=tokens, **options).path)
+
+
+def stream_activations(
+    run: Run | Source | str | Path,
+    *,
+    revisions: str | Collection[str] = "all",
+    site: Site | str = Site.RESIDUAL_OUT,
+    layer: int | Sequence[int] | None = None,
+    **options: Unpack[FeedKeywords],
+) -> ActivationFeed:
+    """Iterate over batches of activations of the same tokens in several revisions, for sparse autoencoders and probes.
+
+    Each batch has `activations` [revision, token, feature]. Nothing is written, and two layers' weights are held at a time. A
+    chunk of the text passes through one revision after another, so weights are read once per revision and chunk; `chunk_memory`
+    sets its size, and `print(feed)` tells how often that is.
+
+    Args:
+        run: a hub repo id, a folder of revisions, a native checkpoint store, or a `Run`.
+        revisions: a selection expression such as `stage1:log24,main`, or a list of its terms. They come in training order.
+        site: a place in the model, such as `residual_out`; see `Site`.
+        layer: a layer, counted from 0, or a list of them, which gives activations a layer axis; none outside the blocks.
+        **options: the text, the size of batches and chunks, and the device: see `FeedOptions`.
+
+    Raises:
+        SelectionError: the expression cannot be read or matches nothing, or a revision that it names is in quarantine.
+        OptionError: the model has no such site or layer, or an option is unknown or cannot be used.
+        ProbeError: the text cannot be read, or there is no tokenizer to read it with.
+        CheckpointError: a revision cannot be read, or differs from the first at the site; the message names it.
+    """
+    return ActivationFeed(_source(run), revisions, site=site, layer=layer, options=FeedOptions.of(options))
 
 
 def _source(run: Run | Source | str | Path) -> Source:

@@ -41,7 +41,18 @@ class OlmoDynamicsError(Exception):
 
 
 class OptionError(OlmoDynamicsError):
-    """An invalid argument."""
+    """An invalid argument.
+
+    `typed` is the message in the command line's words: its own, or the message with its first word as an option.
+
+        >>> OptionError("max_memory must be at least one byte; got 0", option="max_memory").typed
+        '--max-memory must be at least one byte; got 0'
+    """
+
+    def __init__(self, message: str = "", *, option: str = "", typed: str = "") -> None:
+        super().__init__(message)
+        spelled = f"--{option.replace('_', '-')}{message.removeprefix(option)}" if option else message
+        self.typed = typed or spelled
 
 
 class SourceError(OlmoDynamicsError):

@@ -88,7 +88,7 @@ class ForkMonitoring:
             return ()
         from olmo_dynamics.collection.options import CollectOptions
 
-        return CollectOptions(record=self.record).recorders
+        return CollectOptions(record=self.record, counts=(self.measure or {}).get("counts")).recorders
 
 
 MONITORING_OPTIONS = declared_options(ForkMonitoring)

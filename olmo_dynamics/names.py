@@ -39,6 +39,9 @@ WITHIN_LINE = re.compile(
 NO_LAYER = -1
 """Layer index of what lies outside the blocks: the embedding, the final norm, the head."""
 
+PUBLISHED = "published"
+"""The coordinate along `tensor` that keeps the stored names, in stores of families that name tensors in a way of their own."""
+
 NO_EXPERT = -1
 """Expert index of a tensor that belongs to none."""
 
@@ -179,8 +182,9 @@ class Site(StrEnum):
     """A named place in the forward pass where activations are read; `x` is the residual stream.
 
     Where norms are on sublayer outputs (OLMo 2, Olmo 3): `middle = x + norm(attention(x))`, `out = middle +
-    norm(mlp(middle))`. Where they are on inputs (OLMo 1, OLMoE): `middle = x + attention(norm(x))`, `out = middle +
-    mlp(norm(middle))`. A model lacks the sites of the norms that it does not have. What attention and the MLP read are
+    norm(mlp(middle))`. Where they are on inputs (OLMo 1, OLMoE, Llama): `middle = x + attention(norm(x))`, `out = middle +
+    mlp(norm(middle))`. A model lacks the sites of the norms that it does not have, and one whose attention and MLP read the same
+    stream (GPT-NeoX) has no stream between the two. What attention and the MLP read are
     `residual_in` and `residual_middle` in the former, `attention_input` and `mlp_input` in the latter.
     """
 
@@ -196,7 +200,7 @@ class Site(StrEnum):
     MLP_INPUT = "mlp_input"  # the stream after the MLP's or the experts' input norm  [N, hidden]
     ROUTER_LOGITS = "router_logits"  # the router's score of each expert              [N, experts]
     CHOSEN_EXPERTS = "chosen_experts"  # whole numbers, the most probable first       [N, experts per token]
-    MLP_HIDDEN = "mlp_hidden"  # silu(gate) * up, the input of down_proj; one MLP     [N, intermediate]
+    MLP_HIDDEN = "mlp_hidden"  # silu(gate) * up or gelu(up), down_proj's input; one MLP  [N, intermediate]
     MLP_OUTPUT = "mlp_output"  # after down_proj or the mixing, before any output norm [N, hidden]
     MLP_OUTPUT_NORMED = "mlp_output_normed"  # after the output norm                  [N, hidden]
     RESIDUAL_OUT = "residual_out"  # the stream leaving a block                       [N, hidden]

@@ -16,7 +16,8 @@ _READS_RESIDUAL = frozenset(
     {"embed_tokens", "lm_head", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "gate", "router"}
 )
 _WRITES_RESIDUAL = frozenset({"o_proj", "down_proj"})
-_ON_RESIDUAL = frozenset({"post_attention_layernorm", "post_feedforward_layernorm", "input_layernorm", "norm"})
+_NORMS = frozenset({"post_attention_layernorm", "post_feedforward_layernorm", "input_layernorm", "norm"})
+_ON_RESIDUAL = _NORMS | {f"{role}_bias" for role in _NORMS | _WRITES_RESIDUAL}
 
 
 def layer_of(name: str) -> int | None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import beartype  # noqa: F401 - before nnsight, which gives every object a method that this import would trip over
@@ -17,9 +22,10 @@ settings.load_profile("shared machine")
 # While tests run, the shapes in the signatures of these modules are checked at every call.
 SHAPED = {
     "interventions": ("edits", "effects", "tracing"),
-    "model": ("blocks", "language_model", "layers", "olmo1", "olmo2", "olmo3", "olmoe", "rope", "sites", "stream",
-              "weights"),
-    "recorders": ("activations", "embeddings", "losses", "massive", "outliers", "parameters", "routing",
+    "model": ("blocks", "language_model", "layers", "families.gpt_neox", "families.llama", "families.olmo1",
+              "families.olmo2", "families.olmo3", "families.olmoe", "rope", "sites", "stream", "weights"),
+    "recorders": ("experts.choice_counts", "experts.predicted_tokens", "experts.vocabulary",
+                  "activations", "embeddings", "losses", "massive", "outliers", "parameters", "routing",
                   "kernels.accumulators", "kernels.logit_sums", "kernels.magnitude_histogram", "kernels.moments",
                   "kernels.order_statistics", "kernels.tensor_stats", "kernels.tensor_stats_gpu", "kernels.token_codes"),
     "training": ("data.batch", "data.instances", "data.masks", "data.mixture", "data.sampler", "data.shuffle", "gradients",
@@ -39,6 +45,38 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.runs import write_run
 
     return write_run(tmp_path_factory.mktemp("runs") / "tiny", REVISIONS)
+
+
+@contextmanager
+def _of_all_workers(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """A folder that all worker processes of this test run share, held by one of them at a time."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the small demo with `run` and `corpus`, made once in a test run; copy it, never change it."""
+    from olmo_dynamics.experiments.demo import SMALL, pretrain
+
+    with _of_all_workers(tmp_path_factory, "small-run") as folder:
+        pretrain(folder, size=SMALL)
+        return folder
+
+
+@pytest.fixture(scope="session")
+def small_demo(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the small demo with all that it writes, made once in a test run; copy it, never change it."""
+    from olmo_dynamics.experiments.demo import SMALL, run_demo
+
+    with _of_all_workers(tmp_path_factory, "small-demo") as folder:
+        if not (folder / "report.html").is_file():  # written last
+            shutil.copytree(small_run, folder, dirs_exist_ok=True)
+            run_demo(folder, size=SMALL, quiet=True)
+        return folder
 
 
 @pytest.fixture(scope="session")

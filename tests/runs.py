@@ -28,6 +28,8 @@ FAMILIES = {
     "olmo2": {},
     "olmo3": {"num_hidden_layers": 4, "sliding_window": 8},
     "olmoe": {"num_hidden_layers": 3, "intermediate_size": 16, "num_experts": 8, "num_experts_per_tok": 2},
+    "gpt_neox": {"num_key_value_heads": None},
+    "llama": {"attention_bias": True, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
 }
 """What each family's config has beside `TINY`, or instead."""
 

@@ -3,7 +3,6 @@
 Folders, hubs and memory differ in three points only (which files there are, how spans of them are read, where a hash is
 found). Everything else is defined here, once, so every source refuses the same broken checkpoint with the same message.
 
-    >>> source = open_source("allenai/OLMo-2-0425-1B")                                          # doctest: +SKIP
     >>> with source.open(source.find("stage1-step10000-tokens21B")) as checkpoint:              # doctest: +SKIP
     ...     raw = checkpoint.read(checkpoint.tensors["model.norm.weight"])
 """
@@ -177,11 +176,9 @@ class Checkpoint(ABC):
 
     def _read_words(self) -> dict[str, Any]:
         size = self.files.get(CONFIG_FILE, 0)
-        if size > MAX_CONFIG_BYTES:
-            raise CheckpointError(
-                f"{self.label}: {CONFIG_FILE} must have at most {MAX_CONFIG_BYTES} bytes (got {size})"
-            )
         with self._naming_revision():
+            if size > MAX_CONFIG_BYTES:
+                raise CheckpointError(f"{CONFIG_FILE} must have at most {MAX_CONFIG_BYTES} bytes (got {size})")
             return parse_object(self.read_file(CONFIG_FILE), CONFIG_FILE, CheckpointError)
 
     @cached_property
@@ -200,6 +197,12 @@ class Checkpoint(ABC):
         if self.stored_as:
             return self.stored_as.weights, dict(self.stored_as.weights.infos)
         return formats.plain_weights(self.read_spans, self.files, lambda: self._words)
+
+    @property
+    def published_names(self) -> dict[str, str]:
+        """The stored name of each tensor, in a family that names tensors in a way of its own; empty in others."""
+        views, _ = self._weights
+        return views.stored_names if views and self._words.get("model_type") in formats.OWN_NAMES else {}
 
     @cached_property
     def nbytes(self) -> int:

@@ -64,7 +64,7 @@ def main() -> None:
     try:
         cli.main(prog_name="olmo-dyn", standalone_mode=False)
     except OlmoDynamicsError as error:
-        _stop("; ".join([str(error), *getattr(error, "__notes__", ())]), 2)
+        _stop("; ".join([getattr(error, "typed", str(error)), *getattr(error, "__notes__", ())]), 2)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)

@@ -37,6 +37,12 @@ _MEGABYTE = 1e6
               "group spectra: the largest, the 32 largest, or all. Default: norm.")  # fmt: skip
 @click.option("--lens-tokens", type=int, metavar="N", help="Tokens that the lens looks at, at least 512, for lens and writes. "
               "Default: 512.")  # fmt: skip
+@click.option("--counts", metavar="FILE", help="Counts for the group ngram: an .npz of unigram [V], pair [M, 2] and count [M], "
+              "or a file of token ids that is not the probe (a path or http address).")  # fmt: skip
+@click.option("--gram-tokens", type=int, metavar="N", help="The most tokens that representations are measured of, at least 4. "
+              "Default: 2048.")  # fmt: skip
+@click.option("--gram-sites", metavar="NAMES", help="Sites whose representations are measured, comma-separated. "
+              "Default: residual_out.")  # fmt: skip
 @click.option(
     "--tensors",
     default="",

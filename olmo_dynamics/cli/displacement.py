@@ -8,7 +8,7 @@ from olmo_dynamics.cli.printing import format_option, print_rows, quiet_option, 
 from olmo_dynamics.errors import OptionError, counted
 
 _SHOWN = ("revision", "tensor", "layer", "role", "distance", "distance_se", "relative", "relative_se", "angle", "angle_se",
-          "relative_floor")  # fmt: skip
+          "relative_floor", "left_out")  # fmt: skip
 
 
 @click.command()

@@ -53,8 +53,9 @@ def without_forward_groups(
 
 
 def exclusion_records(setup: CollectionSetup, groups: Collection[str], excluded: Collection[str]) -> Iterator[Record]:
-    """The status `excluded` of each excluded tensor in each group of weights that has a place for it."""
-    for recorder in setup.recorders_of(groups, Reads.WEIGHTS):
+    """The status `excluded` of each excluded tensor in each group of weights, or of their state, that has a place for it."""
+    readers = (recorder for reads in (Reads.WEIGHTS, Reads.OPTIMIZER) for recorder in setup.recorders_of(groups, reads))
+    for recorder in readers:
         names = {info.name for info in setup.tensors if info.name in excluded and recorder.selects(info)}
         for group in (each.name for each in recorder.groups if each.name in groups):
             status = setup.layout.groups[group][STATUS]

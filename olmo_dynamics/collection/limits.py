@@ -53,9 +53,9 @@ class Limits:
         for name in ("max_memory", "max_rate"):
             given = getattr(self, name)
             if given is not None and parse_bytes(given) < 1:
-                raise OptionError(f"{name} must be at least one byte; got {given!r}")
+                raise OptionError(f"{name} must be at least one byte; got {given!r}", option=name)
         if self.threads is not None and self.threads < 1:
-            raise OptionError(f"threads must be at least 1; got {self.threads}")
+            raise OptionError(f"threads must be at least 1; got {self.threads}", option="threads")
         self._parts()
 
     @property
@@ -88,7 +88,7 @@ class Limits:
         found = _SHARD.fullmatch(self.shard)
         part, parts = (int(found[1]), int(found[2])) if found else (0, 0)
         if not 1 <= part <= parts:
-            raise OptionError(f"shard must be K/N such as 2/8, K from 1 to N; got {self.shard!r}")
+            raise OptionError(f"shard must be K/N such as 2/8, K from 1 to N; got {self.shard!r}", option="shard")
         return part, parts
 
 

@@ -59,6 +59,7 @@ class LiveOptions(TypedDict, total=False):
     record: Collection[Recordable] | str
     tensors: Collection[str] | str
     sketch_size: int | None
+    counts: str | Path | None
     text: Collection[str | Path] | str | Path
     batch: str | tuple[int, int] | None
     device: str
@@ -82,7 +83,7 @@ def record(
     source, tokenizer = given.pop("source", type(model).__name__), given.pop("tokenizer", None)
     optimizer = given.pop("optimizer", None)
     files = model_files(model) | ({} if tokenizer is None else {"tokenizer.json": _tokenizer_json(tokenizer)})
-    chosen = CollectOptions(record=given.get("record", ()))
+    chosen = CollectOptions(record=given.get("record", ()), counts=given.get("counts"))
     if chosen.reads_state and (chosen.asked or optimizer is not None):
         files |= state_files(model, optimizer)
     probe = given.pop("probe", None)

@@ -67,7 +67,7 @@ class _Revision:
         if through is None or step.stage is None:
             return None
         checkpoint = self.stream.opened.checkpoint
-        return partial(through.prepare, step.stage, _weights(checkpoint, step.stage, self.kept | raw))
+        return partial(through.prepare, step.stage, stage_weights(checkpoint, step.stage, self.kept | raw))
 
     def run(self, step: Step, prepared: Prepared) -> list[Record]:
         """Carry the probe through a step's stage: forward, or back."""
@@ -151,7 +151,7 @@ class Measurer:
             self._backward(opened),
             frozenset(setup.measured(opened.groups)) - opened.excluded,
             setup.with_column_sums(opened.groups),
-            _used_again(opened.fetch_plan),
+            used_again(opened.fetch_plan),
         )
 
     def _ready(self, revision: _Revision, step: Step) -> _ReadyStep:
@@ -245,11 +245,12 @@ def _survey_of(work: Future[tuple[Prepared, dict[str, TensorStats]]], info: Tens
     return work.result()[1][info.name]
 
 
-def _used_again(fetch_plan: FetchPlan) -> set[str]:
+def used_again(fetch_plan: FetchPlan) -> set[str]:
     """Tensors that two stages use, as tied embeddings are; they are kept, so that no byte is read twice."""
     used = ((step.stage, {info.name for info in step.infos}) for step in fetch_plan.steps)
     return {name for stage, read in used if stage for name in stage.tensors if name not in read}
 
 
-def _weights(checkpoint: Checkpoint, stage: Stage, raw: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+def stage_weights(checkpoint: Checkpoint, stage: Stage, raw: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """The tensors of a stage, as they were stored, from the bytes that have come."""
     return {name: to_tensor(raw[name], checkpoint.tensors[name]) for name in stage.tensors}

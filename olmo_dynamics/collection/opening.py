@@ -142,7 +142,8 @@ def fetch_plan_of(
     measured = [name for name in setup.measured(groups) if name not in excluded]
     steps = plan_steps(checkpoint.tensors, passes, measured, limit=bounds.load)
     if state is not None:
-        moments = {name: state.moments_of(name) for name in setup.measured(groups, Reads.OPTIMIZER)}
+        kept = [name for name in setup.measured(groups, Reads.OPTIMIZER) if name not in excluded]
+        moments = {name: state.moments_of(name) for name in kept}
         steps += plan_states(moments, limit=bounds.load)
     shards: dict[str, list[TensorInfo]] = {file: [] for file in checkpoint.expected_sha256}
     for info in checkpoint.tensors.values():

@@ -15,11 +15,13 @@ import torch
 
 from olmo_dynamics.collection.limits import Limits
 from olmo_dynamics.errors import OptionError, reject_unknown
+from olmo_dynamics.probes.counting import CountsFile
 from olmo_dynamics.probes.token_sources import DTYPES as TOKEN_DTYPES
 from olmo_dynamics.quantities.declaration import Reads
 from olmo_dynamics.recorders import Recorder, find_recorders
+from olmo_dynamics.recorders.inside.ngram_source import NgramSource
 from olmo_dynamics.recorders.lookup import Recordable, built_in_groups, is_built_in
-from olmo_dynamics.recorders.recorder_options import ALL, with_options
+from olmo_dynamics.recorders.recorder_options import ALL, OPTIONS, with_options
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 """Compute dtypes of the forward pass."""
@@ -43,6 +45,9 @@ class CollectKeywords(TypedDict, total=False):
     sketch_size: int | None
     spectra: str | None
     lens_tokens: int | None
+    counts: str | Path | None
+    gram_tokens: int | None
+    gram_sites: str | Collection[str] | None
     max_memory: int | str
     max_rate: float | str | None
     threads: int | None
@@ -77,6 +82,10 @@ class CollectOptions:
         spectra: singular values to find of large matrices, for the group `spectra`: `norm`, the largest (the default), `top`, the
             32 largest, or `full`, all.
         lens_tokens: tokens that the lens looks at, at least 512, for the groups `lens` and `writes`; 512 unless given.
+        counts: for the group `ngram`: an .npz of counts (`unigram` [V], `pair` [M, 2], `count` [M]), or a file of token ids to
+            count (a path or an http address), which must not be the probe.
+        gram_tokens: the most tokens of the sample of the group `representations`, at least 4; 2,048 unless given.
+        gram_sites: sites whose representations are measured, as a list or a text with commas; `residual_out` unless given.
     """
 
     record: Collection[Recordable] | str = ()
@@ -94,16 +103,24 @@ class CollectOptions:
     sketch_size: int | None = None
     spectra: str | None = None
     lens_tokens: int | None = None
+    counts: str | Path | None = None
+    gram_tokens: int | None = None
+    gram_sites: str | Collection[str] | None = None
     recorders: tuple[Recorder, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", *DTYPES):
-            raise OptionError(f"dtype must be auto, {', '.join(DTYPES)}; got {self.dtype!r}")
+            raise OptionError(f"dtype must be auto, {', '.join(DTYPES)}; got {self.dtype!r}", option="dtype")
         if self.tokens_dtype not in (None, *TOKEN_DTYPES):
-            raise OptionError(f"tokens_dtype must be {' or '.join(TOKEN_DTYPES)} (got {self.tokens_dtype!r})")
+            raise OptionError(
+                f"tokens_dtype must be {' or '.join(TOKEN_DTYPES)} (got {self.tokens_dtype!r})", option="tokens_dtype"
+            )
         if self.until_layer is not None and self.until_layer < 0:
-            raise OptionError(f"until_layer must be a layer, counted from 0; got {self.until_layer}")
-        options = {"sketch_size": self.sketch_size, "spectra": self.spectra, "lens_tokens": self.lens_tokens}
+            raise OptionError(
+                f"until_layer must be a layer, counted from 0; got {self.until_layer}", option="until_layer"
+            )
+        counted = None if self.counts is None else NgramSource(CountsFile(self.counts, self.tokens_dtype))
+        options = {name: getattr(self, name) for name in OPTIONS} | {"counts": counted}
         object.__setattr__(self, "record", with_options(words(self.record), **options))
         object.__setattr__(self, "tensors", _patterns(self.tensors))
         object.__setattr__(self, "text", _paths("text", self.text))
@@ -113,7 +130,9 @@ class CollectOptions:
         found = find_recorders(self._asked)
         for recorder in found:
             self._check(recorder)
-        object.__setattr__(self, "recorders", tuple(each for each in found if not self._lies_behind(each)))
+        object.__setattr__(
+            self, "recorders", tuple(each for each in found if not (each.lacks or self._lies_behind(each)))
+        )
         _check_device(self.device)
         parse_batch(self.batch)
 
@@ -161,9 +180,13 @@ class CollectOptions:
         return [*built_in_groups(by_default=ALL not in self.record), *(each for each in self.record if each != ALL)]
 
     def _check(self, recorder: Recorder) -> None:
-        if (self.asked or not is_built_in(recorder)) and self._lies_behind(recorder):
-            names = {group.name for group in recorder.groups}
-            name = next((each for each in self.record if each in names), recorder.group.name)
+        if not self.asked and is_built_in(recorder):
+            return
+        names = {group.name for group in recorder.groups}
+        name = next((each for each in self.record if each in names), recorder.group.name)
+        if recorder.lacks:
+            raise OptionError(f"{name} {recorder.lacks}")
+        if self._lies_behind(recorder):
             raise OptionError(
                 f"{name} needs the whole forward pass, which is to end after layer {self.until_layer}; leave one out"
             )
@@ -200,11 +223,14 @@ def parse_batch(batch: str | tuple[int, int] | None) -> tuple[int, int] | None:
         return None
     parts = batch.lower().split("x") if isinstance(batch, str) else [str(part) for part in batch]
     if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise OptionError(f"batch must be BxT such as 8x512 (windows x tokens, T at least 2); got {batch!r}")
+        raise OptionError(
+            f"batch must be BxT such as 8x512 (windows x tokens, T at least 2); got {batch!r}", option="batch"
+        )
     windows, length = int(parts[0]), int(parts[1])
     if length < 2:
         raise OptionError(
-            f"batch must be BxT with T at least 2, since a window's first token is not scored; got {batch!r}"
+            f"batch must be BxT with T at least 2, since a window's first token is not scored; got {batch!r}",
+            option="batch",
         )
     return windows, length
 
@@ -249,6 +275,6 @@ def _check_device(device: str) -> None:
     try:
         kind = torch.device(device).type
     except RuntimeError:
-        raise OptionError(f"device must be cpu, cuda or cuda:N; got {device!r}") from None
+        raise OptionError(f"device must be cpu, cuda or cuda:N; got {device!r}", option="device") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise OptionError(f"device {device!r} needs a CUDA GPU, and torch sees none here; use --device cpu")

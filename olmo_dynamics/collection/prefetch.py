@@ -174,11 +174,14 @@ class RevisionStream:
 
 
 class Prefetcher:
-    """The streams to some revisions, in order; leaving its context closes whatever is open, at once."""
+    """The streams to some revisions, in order; leaving its context closes whatever is open, at once.
 
-    def __init__(self, opening: Opening, revisions: Sequence[Revision], bounds: Bounds) -> None:
+    Unless `hashed` is False, each stream finds the hash of its weights too.
+    """
+
+    def __init__(self, opening: Opening, revisions: Sequence[Revision], bounds: Bounds, *, hashed: bool = True) -> None:
         self.budget = MemoryBudget(bounds)
-        self._opening = opening
+        self._opening, self._hashed = opening, hashed
         self._streams = [RevisionStream(revision, self.budget) for revision in revisions]
         self._room = threading.Semaphore(1 + OPEN_AHEAD)
         self._stopped = False
@@ -217,8 +220,9 @@ class Prefetcher:
         for stream in self._streams:
             self._room.acquire()
             try:
-                if not self._stopped:
-                    self._fetch_one(stream)
+                if self._stopped:
+                    return
+                self._fetch_one(stream)
             except StoppedError:
                 return
             finally:
@@ -233,7 +237,8 @@ class Prefetcher:
         if self._stopped:
             opened.checkpoint.close()
             return
-        stream.weights_sha256 = self._readers.submit(opened.checkpoint.known_sha256)
+        if self._hashed:
+            stream.weights_sha256 = self._readers.submit(opened.checkpoint.known_sha256)
         stream.opening.set_result(opened)
         for load in opened.fetch_plan.loads:
             if stream.abandoned:

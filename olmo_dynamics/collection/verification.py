@@ -20,7 +20,16 @@ from torch import Tensor, nn
 
 from olmo_dynamics.checkpoints import Checkpoint
 from olmo_dynamics.errors import ConformanceError, OptionError
-from olmo_dynamics.model import ModelConfig, build_model, find_tap, load_model_weights, resolve_config, to_tensor
+from olmo_dynamics.model import (
+    ModelConfig,
+    build_model,
+    expected_shapes,
+    family_of,
+    find_tap,
+    load_model_weights,
+    resolve_config,
+    to_tensor,
+)
 from olmo_dynamics.names import Site
 
 TOLERANCE = 1e-4
@@ -51,7 +60,8 @@ def verify(checkpoint: Checkpoint, token_ids: Int[Tensor, "batch positions"]) ->
     weights = {name: to_tensor(raw[name], info).float() for name, info in checkpoint.tensors.items()}
     config = resolve_config(checkpoint.config, checkpoint.tensors, checkpoint.read_many)
     ours = _our_states(config, weights, token_ids)
-    theirs = _their_states(checkpoint.config, weights, token_ids)
+    published = family_of(config.model_type).publish(config, {name: weights[name] for name in expected_shapes(config)})
+    theirs = _their_states(checkpoint.config, published, token_ids)
     if not config.has_head:
         del theirs[_LOGITS]  # of a head that transformers draws at random
     for place, state in theirs.items():
@@ -104,8 +114,8 @@ def _their_states(config: Mapping[str, Any], weights: Mapping[str, Tensor], toke
     finally:
         if shown:
             bars.enable_progress_bar()
-    modules = {_after(layer): block for layer, block in enumerate(model.model.layers)}
-    with _reading({"after the embedding": model.model.embed_tokens, **modules}) as states:
+    modules = {_after(layer): block for layer, block in enumerate(model.base_model.layers)}
+    with _reading({"after the embedding": model.get_input_embeddings(), **modules}) as states:
         states[_LOGITS] = model.eval()(token_ids).logits
     return states
 

@@ -6,11 +6,29 @@
 
 from olmo_dynamics.frames.averages import macro_average
 from olmo_dynamics.frames.curves import metrics
-from olmo_dynamics.frames.experts import pool_experts
+from olmo_dynamics.frames.experts import (
+    Choices,
+    churn,
+    co_activation,
+    domain_specialisation,
+    expert_balance,
+    expert_counts,
+    expert_tokens,
+    most_together,
+    pool_experts,
+    saturation,
+    token_counts,
+    vocabulary_specialisation,
+)
+from olmo_dynamics.frames.inside.per_revision import per_revision
+from olmo_dynamics.frames.inside.row_gradients import row_gradients
+from olmo_dynamics.frames.inside.token_classes import token_classes
+from olmo_dynamics.frames.inside.uniform_attention import uniform_attention, uniform_prefix_matching
 from olmo_dynamics.frames.lineage import Forest, forest
 from olmo_dynamics.frames.outlier_births import births
 from olmo_dynamics.frames.recorded import RecordedStore, export, open_store
-from olmo_dynamics.frames.router_saturation import saturation
+from olmo_dynamics.frames.scores.score_matching import JoinedScores, join_scores
+from olmo_dynamics.frames.similarity_pairs import similarity
 from olmo_dynamics.frames.tables import table, table_names
 from olmo_dynamics.frames.thinning import thin
 from olmo_dynamics.frames.weights.distances import between, displacement
@@ -20,24 +38,42 @@ from olmo_dynamics.frames.weights.weight_pairs import pairwise
 from olmo_dynamics.frames.weights.weight_path import trajectory
 
 __all__ = [
+    "Choices",
     "Forest",
+    "JoinedScores",
     "RecordedStore",
     "between",
     "births",
+    "churn",
+    "co_activation",
     "displacement",
+    "domain_specialisation",
     "embedding_decay",
+    "expert_balance",
+    "expert_counts",
+    "expert_tokens",
     "export",
     "forest",
+    "join_scores",
     "macro_average",
     "metrics",
     "moment_cosine",
+    "most_together",
     "open_store",
     "pairwise",
+    "per_revision",
     "pool_experts",
     "rotation",
+    "row_gradients",
     "saturation",
+    "similarity",
     "table",
     "table_names",
     "thin",
+    "token_classes",
+    "token_counts",
     "trajectory",
+    "uniform_attention",
+    "uniform_prefix_matching",
+    "vocabulary_specialisation",
 ]

@@ -1,4 +1,4 @@
-"""Models: reimplementations of the OLMo families, whose code defines the activations that the package measures.
+"""Models: reimplementations of families, whose code defines the activations that the package measures.
 
     >>> from olmo_dynamics.model import MODEL_TYPES
     >>> "olmo2" in MODEL_TYPES
@@ -14,36 +14,47 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from olmo_dynamics.model.build import build_model, expected_shapes, init_weights, model_sites
-    from olmo_dynamics.model.config import MODEL_TYPES, Experts, ModelConfig, Yarn
+    from olmo_dynamics.model.config import Experts, ModelConfig
     from olmo_dynamics.model.config_json import parse_config, to_config_json, unknown_keys
+    from olmo_dynamics.model.families.gpt_neox import GptNeox
+    from olmo_dynamics.model.families.llama import Llama
+    from olmo_dynamics.model.families.olmo1 import Olmo1
+    from olmo_dynamics.model.families.olmo2 import Olmo2
+    from olmo_dynamics.model.families.olmo3 import Olmo3
+    from olmo_dynamics.model.families.olmoe import Olmoe
+    from olmo_dynamics.model.family import MODEL_TYPES, Family, family_of
     from olmo_dynamics.model.heads import has_other_head, missing_head, resolve_config
     from olmo_dynamics.model.language_model import LanguageModel
-    from olmo_dynamics.model.olmo1 import Olmo1
-    from olmo_dynamics.model.olmo2 import Olmo2
-    from olmo_dynamics.model.olmo3 import Olmo3
-    from olmo_dynamics.model.olmoe import Olmoe
     from olmo_dynamics.model.rope import Rope
+    from olmo_dynamics.model.rope_scaling import DynamicScaling, LinearScaling, Llama3Scaling, Yarn
     from olmo_dynamics.model.sites import Tap, find_tap, taps
     from olmo_dynamics.model.stream import Compute, Prepared, SiteValues, Stage, StreamedPass, stages
     from olmo_dynamics.model.weights import check_shapes, load_model_weights, to_tensor
 
 _HOME = {
-    "MODEL_TYPES": "config",
+    "MODEL_TYPES": "family",
     "Compute": "stream",
     "Experts": "config",
+    "Family": "family",
+    "family_of": "family",
+    "GptNeox": "families.gpt_neox",
     "LanguageModel": "language_model",
+    "Llama": "families.llama",
     "ModelConfig": "config",
-    "Olmo1": "olmo1",
-    "Olmo2": "olmo2",
-    "Olmo3": "olmo3",
-    "Olmoe": "olmoe",
+    "Olmo1": "families.olmo1",
+    "Olmo2": "families.olmo2",
+    "Olmo3": "families.olmo3",
+    "Olmoe": "families.olmoe",
     "Prepared": "stream",
     "SiteValues": "stream",
     "Rope": "rope",
     "Stage": "stream",
     "StreamedPass": "stream",
     "Tap": "sites",
-    "Yarn": "config",
+    "DynamicScaling": "rope_scaling",
+    "LinearScaling": "rope_scaling",
+    "Llama3Scaling": "rope_scaling",
+    "Yarn": "rope_scaling",
     "build_model": "build",
     "check_shapes": "weights",
     "expected_shapes": "build",
@@ -65,8 +76,14 @@ _HOME = {
 __all__ = [
     "MODEL_TYPES",
     "Compute",
+    "DynamicScaling",
     "Experts",
+    "Family",
+    "GptNeox",
     "LanguageModel",
+    "LinearScaling",
+    "Llama",
+    "Llama3Scaling",
     "ModelConfig",
     "Olmo1",
     "Olmo2",
@@ -82,6 +99,7 @@ __all__ = [
     "build_model",
     "check_shapes",
     "expected_shapes",
+    "family_of",
     "find_tap",
     "has_other_head",
     "init_weights",

@@ -15,16 +15,10 @@ import torch
 from torch import nn
 
 from olmo_dynamics.model.config import ModelConfig
+from olmo_dynamics.model.family import family_of
 from olmo_dynamics.model.language_model import LanguageModel
-from olmo_dynamics.model.olmo1 import Olmo1
-from olmo_dynamics.model.olmo2 import Olmo2
-from olmo_dynamics.model.olmo3 import Olmo3
-from olmo_dynamics.model.olmoe import Olmoe
 from olmo_dynamics.model.sites import taps
 from olmo_dynamics.names import Site
-
-FAMILIES = {"olmo": Olmo1, "olmo2": Olmo2, "olmo3": Olmo3, "olmoe": Olmoe}
-"""The class of each `model_type`."""
 
 INIT_STD = 0.02
 INIT_CUT = 3.0  # in standard deviations
@@ -38,7 +32,7 @@ def build_model(
     Call `load_model_weights` or `init_weights` next.
     """
     with torch.device("meta"):
-        model = FAMILIES[config.model_type](config).to(dtype)
+        model: LanguageModel = family_of(config.model_type).network(config).to(dtype)
     return model if torch.device(device).type == "meta" else model.to_empty(device=device)
 
 
@@ -56,15 +50,15 @@ def model_sites(config: ModelConfig) -> tuple[Site, ...]:
 
 @torch.no_grad()
 def init_weights(model: nn.Module, seed: int) -> None:
-    """Initialise weights as OLMo 2 does: norms 1, all else normal with standard deviation 0.02, truncated at ±0.06.
+    """Initialise weights as OLMo 2 does: norms 1, biases 0, all else normal with standard deviation 0.02, truncated at ±0.06.
 
     Olmo 3 and OLMoE are initialised the same way; the first OLMo 1 models had smaller values in deeper layers. Values are
     drawn in float32 on the CPU in the order of the parameters' names, so a seed gives the same weights on every device.
     """
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
-            parameter.fill_(1.0)
+            parameter.fill_(0.0 if name.endswith(".bias") else 1.0)
             continue
         drawn = torch.empty(parameter.shape)
         nn.init.trunc_normal_(drawn, std=INIT_STD, a=-INIT_CUT * INIT_STD, b=INIT_CUT * INIT_STD, generator=generator)

@@ -12,60 +12,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from olmo_dynamics.errors import ConfigError, UnknownModelError
+from olmo_dynamics.errors import ConfigError
 from olmo_dynamics.model.config_schema import (
     MAX_LAYERS,
     MAX_POSITIONS,
     MAX_WIDTH,
     brief,
     require_count,
-    require_positive,
+    require_positive_fields,
 )
+from olmo_dynamics.model.family import Family, family_of
+from olmo_dynamics.model.rope_scaling import DynamicScaling, Scaling, Yarn
 
-MODEL_TYPES = ("olmo", "olmo2", "olmo3", "olmoe")
-"""The `model_type`s whose forward pass is implemented."""
-
-OWNERS = {
-    "clip_qkv": ("olmo", "olmoe"),
-    "sliding_window": ("olmo3",),
-    "sliding_layers": ("olmo3",),
-    "sliding_rope_theta": ("olmo3",),
-    "experts": ("olmoe",),
-}
-"""The families that have a field which the others lack."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Yarn:
-    """YaRN: RoPE stretched to longer texts than in pretraining, by slowing the slow pairs down `factor` times.
-
-    Raises:
-        ConfigError: the factor is below 1, or another number is not above 0.
-    """
-
-    factor: float
-    original_positions: int  # the length in pretraining
-    beta_fast: float = 32.0  # pairs that turn more often than this over the original positions are unchanged
-    beta_slow: float = 1.0  # pairs that turn less often are stretched in full
-    attention_factor: float | None = None  # `magnitude`, if it is not 0.1 ln(factor) + 1
-
-    def __post_init__(self) -> None:
-        require_count("original_max_position_embeddings", self.original_positions, MAX_POSITIONS)
-        _require_positive(self, ("factor", "beta_fast", "beta_slow"))
-        if self.attention_factor is not None:
-            _require_positive(self, ("attention_factor",))
-        if self.factor < 1:
-            raise ConfigError(f"factor must be at least 1 to stretch RoPE (got {self.factor!r}); correct the config")
-
-    @property
-    def magnitude(self) -> float:
-        """The factor of cosine and sine; attention's logits grow by its square."""
-        return 0.1 * math.log(self.factor) + 1 if self.attention_factor is None else self.attention_factor
+PARTS = (
+    "clip_qkv", "sliding_window", "sliding_layers", "sliding_rope_theta", "experts", "scaling", "attention_bias", "mlp_bias",
+    "rotary_dim", "activation", "parallel_residual",
+)  # fmt: skip
+"""The fields of a `ModelConfig` that only some families have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,16 +84,22 @@ class ModelConfig:
     sliding_layers: tuple[int, ...] = ()
     sliding_rope_theta: float | None = None  # of sliding layers; None: the same as elsewhere
     experts: Experts | None = None
+    scaling: Scaling | None = None  # stretches RoPE in another way than YaRN
+    attention_bias: bool = False  # of all four projections
+    mlp_bias: bool = False
+    rotary_dim: int | None = None  # features of a head that are rotated, the first ones; None: all
+    activation: str | None = None  # of an MLP without a gate
+    parallel_residual: bool = False  # attention and the MLP read the same stream
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        require_known(self.model_type)
+        family = family_of(self.model_type)
         for name, most in _COUNTS.items():
             require_count(name, getattr(self, name), most)
-        _require_positive(self, ("norm_eps", "rope_theta"))
-        _require_positive(
+        require_positive_fields(self, ("norm_eps", "rope_theta"))
+        require_positive_fields(
             self, (name for name in ("clip_qkv", "sliding_rope_theta") if getattr(self, name) is not None)
         )
         if self.heads % self.kv_heads:
@@ -138,19 +110,30 @@ class ModelConfig:
             raise ConfigError(
                 f"head_dim must be even, because RoPE turns pairs (got {self.head_dim}); correct the config"
             )
+        if self.rotary_dim is not None and (self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim):
+            raise ConfigError(
+                f"rotary_dim must be even and from 2 to head_dim (got {self.rotary_dim} of {self.head_dim}); correct the config"
+            )
         if self.yarn and not self.rope_theta > 1:
             raise ConfigError(f"rope_theta must be above 1 for YaRN (got {self.rope_theta!r}); correct the config")
-        self._check_parts()
+        if self.yarn and self.scaling:
+            raise ConfigError(f"scaling must be left out beside yarn (got {self.scaling!r}); correct the config")
+        if isinstance(self.scaling, DynamicScaling) and self.rotated < 4:
+            raise ConfigError(
+                f"head_dim must be at least 4 for dynamic RoPE scaling (got {self.rotated}); correct the config"
+            )
+        self._check_parts(family)
 
-    def _check_parts(self) -> None:
-        for part, owners in OWNERS.items():
-            if self.model_type not in owners and getattr(self, part) not in (None, ()):
+    def _check_parts(self, family: Family) -> None:
+        for part in PARTS:
+            given = getattr(self, part)
+            if part not in family.parts and given not in (None, False, ()):
                 raise ConfigError(
-                    f"{part} must be left out for {self.model_type}, which does not have it (got {getattr(self, part)!r}); "
+                    f"{part} must be left out for {self.model_type}, which does not have it (got {given!r}); "
                     "correct the config"
                 )
-        if self.model_type == "olmoe" and self.experts is None:
-            raise ConfigError("experts must be given for olmoe (got None); correct the config")
+            if part in family.needed and given is None:
+                raise ConfigError(f"{part} must be given for {self.model_type} (got None); correct the config")
         if self.sliding_layers:
             require_count("sliding_window", self.sliding_window, MAX_POSITIONS)
         outside = sorted(layer for layer in set(self.sliding_layers) if not 0 <= layer < self.layers)
@@ -169,6 +152,11 @@ class ModelConfig:
         """Features of all keys (or values) of one token: `kv_heads * head_dim`."""
         return self.kv_heads * self.head_dim
 
+    @property
+    def rotated(self) -> int:
+        """Features of a head that RoPE rotates."""
+        return self.head_dim if self.rotary_dim is None else self.rotary_dim
+
     def window(self, layer: int) -> int | None:
         """The number of positions visible to a token of this layer, including its own; None if all before it are visible."""
         return self.sliding_window if layer in self.sliding_layers else None
@@ -183,19 +171,6 @@ _COUNTS = {
 }
 
 
-def require_known(model_type: object) -> None:
-    """Check that the forward pass of a model type is implemented.
-
-    Raises:
-        UnknownModelError: it is not.
-    """
-    if model_type not in MODEL_TYPES:
-        raise UnknownModelError(
-            f"model_type must be one of {', '.join(MODEL_TYPES)} to run a forward pass (got {brief(model_type)}); "
-            "record parameters only, which needs no forward pass"
-        )
-
-
 def refuse(key: str, given: object, needed: str) -> NoReturn:
     """Reject a key of a `config.json` that asks for a computation which is not implemented.
 
@@ -205,8 +180,3 @@ def refuse(key: str, given: object, needed: str) -> NoReturn:
     raise ConfigError(
         f"{key} must be {needed} for the forward pass implemented here (got {brief(given)}); record parameters only"
     )
-
-
-def _require_positive(owner: object, names: Iterable[str]) -> None:
-    for name in names:
-        require_positive(name, getattr(owner, name))

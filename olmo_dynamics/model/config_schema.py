@@ -12,7 +12,7 @@ headers of the weights, which `check_sizes` does before anything is built from t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from olmo_dynamics.errors import ConfigError
@@ -93,6 +93,16 @@ def require_positive(name: str, value: object) -> None:
         raise ConfigError(f"{name} must be from {SMALLEST:g} to {LARGEST:g} (got {brief(value)}); correct the config")
 
 
+def require_positive_fields(owner: object, names: Iterable[str]) -> None:
+    """Check that fields of an object are numbers above 0 that arithmetic can use.
+
+    Raises:
+        ConfigError: one of them is not.
+    """
+    for name in names:
+        require_positive(name, getattr(owner, name))
+
+
 def _require_whole(name: str, value: object, least: int, most: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{name} must be a whole number of at least {least} (got {brief(value)}); correct the config")
@@ -153,7 +163,19 @@ _ROPE_KEYS: dict[str, Check] = {
     "rope_type": _text,
     "type": _text,
     "original_max_position_embeddings": _whole(1, MAX_POSITIONS),
-    **dict.fromkeys(("rope_theta", "factor", "beta_fast", "beta_slow", "attention_factor"), require_positive),
+    **dict.fromkeys(
+        (
+            "rope_theta",
+            "factor",
+            "beta_fast",
+            "beta_slow",
+            "attention_factor",
+            "low_freq_factor",
+            "high_freq_factor",
+            "partial_rotary_factor",
+        ),
+        require_positive,
+    ),
 }
 
 _KEYS: dict[str, Check] = {
@@ -166,8 +188,12 @@ _KEYS: dict[str, Check] = {
          "num_experts_per_tok"), _whole(1, MAX_WIDTH)
     ),
     **dict.fromkeys(("num_experts", "num_local_experts"), _whole(0, MAX_WIDTH)),
-    **dict.fromkeys(("rms_norm_eps", "layer_norm_eps", "rope_theta", "clip_qkv"), require_positive),
-    **dict.fromkeys(("tie_word_embeddings", "norm_topk_prob"), _flag),
+    **dict.fromkeys(
+        ("rms_norm_eps", "layer_norm_eps", "rope_theta", "clip_qkv", "rotary_pct", "rotary_emb_base"), require_positive
+    ),
+    **dict.fromkeys(
+        ("tie_word_embeddings", "norm_topk_prob", "attention_bias", "mlp_bias", "use_parallel_residual"), _flag
+    ),
     **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), _token_ids),
     "layer_types": _layer_types,
     "rope_scaling": _rope,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.model.config import ModelConfig
-from olmo_dynamics.model.rope import Rope, rope_positions, rope_table
+from olmo_dynamics.model.rope import Rope, rope_positions, rope_table, scaled_table
 from olmo_dynamics.model.sites import Tap
 from olmo_dynamics.names import Site
 
@@ -62,7 +62,16 @@ class LanguageModel(nn.Module):
         """Each block's rotation table of the first `positions` positions, in float32 at least; here all blocks share one."""
         config = self.config
         places = rope_positions(positions, device=device, dtype=dtype)
-        table = rope_table(places, head_dim=config.head_dim, theta=config.rope_theta, yarn=config.yarn)
+        if config.scaling is None:
+            table = rope_table(places, head_dim=config.rotated, theta=config.rope_theta, yarn=config.yarn)
+        else:
+            table = scaled_table(
+                places,
+                rotary_dim=config.rotated,
+                theta=config.rope_theta,
+                scaling=config.scaling,
+                max_positions=config.max_positions,
+            )
         return (table,) * config.layers
 
     def embed(self, token_ids: Int[Tensor, "batch positions"]) -> Float[Tensor, "batch positions hidden"]:

@@ -21,9 +21,19 @@ from olmo_dynamics.names import Site
 class RMSNorm(nn.RMSNorm):
     """`weight * x / sqrt(mean(x**2) + eps)`, computed in float32 and rounded once."""
 
-    def forward(self, x: Float[Tensor, "batch positions width"]) -> Float[Tensor, "batch positions width"]:
+    def forward(self, x: Float[Tensor, "*tokens width"]) -> Float[Tensor, "*tokens width"]:
         """Vectors of RMS 1, times the weight; in `x`'s dtype, also where autocast keeps the weight in another."""
         return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
+class AffineLayerNorm(nn.LayerNorm):
+    """`weight * (x - mean(x)) / sqrt(variance(x) + eps) + bias`, computed in float32 and rounded once."""
+
+    def forward(self, x: Float[Tensor, "*tokens width"]) -> Float[Tensor, "*tokens width"]:
+        """Vectors of mean 0 and variance 1, times the weight and plus the bias, in `x`'s dtype."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        weight, bias = self.weight.to(wide.dtype), self.bias.to(wide.dtype)
+        return F.layer_norm(wide, wide.shape[-1:], weight, bias, self.eps).to(x.dtype)
 
 
 class SwiGLU(nn.Module):
@@ -31,9 +41,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def gated(self, x: Float[Tensor, "*tokens hidden"]) -> Float[Tensor, "*tokens intermediate"]:
         """The input of `down_proj`."""
@@ -69,10 +79,11 @@ class CausalAttention(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         self.window: int | None = None  # a token sees all before it
-        self.q_proj = nn.Linear(config.hidden_size, config.query_width, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, config.kv_width, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, config.kv_width, bias=False)
-        self.o_proj = nn.Linear(config.query_width, config.hidden_size, bias=False)
+        bias = config.attention_bias
+        self.q_proj = nn.Linear(config.hidden_size, config.query_width, bias=bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.kv_width, bias=bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.kv_width, bias=bias)
+        self.o_proj = nn.Linear(config.query_width, config.hidden_size, bias=bias)
         self.query = Tap(Site.QUERY, layer)
         self.key = Tap(Site.KEY, layer)
         self.query_rotated = Tap(Site.QUERY_ROTATED, layer)

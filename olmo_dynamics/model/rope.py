@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from olmo_dynamics.model.config import Yarn
+from olmo_dynamics.model.rope_scaling import DynamicScaling, LinearScaling, Llama3Scaling, Scaling, Yarn
 
 
 class Rope(NamedTuple):
@@ -43,13 +43,42 @@ def rope_table(
     positions: Float[Tensor, " positions"], *, head_dim: int, theta: float, yarn: Yarn | None = None
 ) -> Rope:
     """The table of angles `position * theta**(-2j / head_dim)` of pair `j`, or of those angles after YaRN."""
-    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=positions.dtype) / head_dim
-    frequencies = 1.0 / theta**exponents
+    frequencies = pair_frequencies(positions, head_dim, theta)
     if yarn is None:
         angles = torch.outer(positions, frequencies)
         return Rope(angles.cos(), angles.sin())
     angles = torch.outer(positions, stretched(frequencies, theta, yarn))
     return Rope(angles.cos() * yarn.magnitude, angles.sin() * yarn.magnitude)
+
+
+def scaled_table(
+    positions: Float[Tensor, " positions"], *, rotary_dim: int, theta: float, scaling: Scaling, max_positions: int
+) -> Rope:
+    """The table of a model whose rotation is stretched in another way than by YaRN."""
+    if isinstance(scaling, DynamicScaling):
+        theta = scaling.theta(theta, rotary_dim=rotary_dim, excess=len(positions) / max_positions)
+    frequencies = pair_frequencies(positions, rotary_dim, theta)
+    if isinstance(scaling, LinearScaling):
+        frequencies = frequencies / scaling.factor
+    if isinstance(scaling, Llama3Scaling):
+        frequencies = slowed(frequencies, scaling)
+    angles = torch.outer(positions, frequencies)
+    return Rope(angles.cos(), angles.sin())
+
+
+def pair_frequencies(like: Float[Tensor, " positions"], rotary_dim: int, theta: float) -> Float[Tensor, " pairs"]:
+    """The frequency `theta**(-2j / rotary_dim)` of each pair `j`, on the device and in the dtype of `like`."""
+    exponents = torch.arange(0, rotary_dim, 2, device=like.device, dtype=like.dtype) / rotary_dim
+    frequencies: Tensor = 1.0 / theta**exponents
+    return frequencies
+
+
+def slowed(frequencies: Float[Tensor, " pairs"], scaling: Llama3Scaling) -> Float[Tensor, " pairs"]:
+    """Frequencies after Llama 3.1's stretching, by the number of turns that a pair makes over the original positions."""
+    turns = scaling.original_positions * frequencies / (2 * math.pi)
+    span = scaling.high_freq_factor - scaling.low_freq_factor
+    kept = ((turns - scaling.low_freq_factor) / span).clamp(0, 1)
+    return frequencies * kept + frequencies / scaling.factor * (1 - kept)
 
 
 def stretched(frequencies: Float[Tensor, " pairs"], theta: float, yarn: Yarn) -> Float[Tensor, " pairs"]:
@@ -74,7 +103,12 @@ def stretched(frequencies: Float[Tensor, " pairs"], theta: float, yarn: Yarn) ->
 def rotate(
     x: Float[Tensor, "batch positions heads head_dim"], rope: Rope
 ) -> Float[Tensor, "batch positions heads head_dim"]:
-    """Rotate each pair of queries or keys by its position's angle; computed in the table's dtype, returned in `x`'s."""
+    """Rotate each pair of queries or keys by its position's angle; computed in the table's dtype, returned in `x`'s.
+
+    With fewer pairs in the table than in a head, the first features are rotated, and the others stay as they are.
+    """
     cos, sin = rope.cos[:, None, :], rope.sin[:, None, :]
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+    width = 2 * cos.shape[-1]
+    first, second = x[..., :width].chunk(2, dim=-1)
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+    return turned if width == x.shape[-1] else torch.cat((turned, x[..., width:]), dim=-1)

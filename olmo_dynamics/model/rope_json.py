@@ -1,8 +1,6 @@
-"""Rotary position embeddings in a `config.json`, in any of its three spellings.
+"""Rotary position embeddings in a `config.json`, in either of its spellings.
 
-transformers 4 wrote `rope_theta` and `rope_scaling`. transformers 5 writes `rope_parameters`; Olmo 3 has one for its full
-layers and one for its sliding layers. A flat theta applies to every layer, as in training; only the stretching is limited
-to full layers.
+transformers 4 wrote `rope_theta` and `rope_scaling`. transformers 5 writes `rope_parameters`.
 
     >>> from olmo_dynamics.model.rope_json import read_rope
     >>> read_rope({"model_type": "olmo2", "rope_theta": 5e5, "rope_scaling": None})
@@ -11,17 +9,21 @@ to full layers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
 from typing import Any
 
 from olmo_dynamics.errors import ConfigError
-from olmo_dynamics.model.config import ModelConfig, Yarn, refuse
+from olmo_dynamics.model.config import ModelConfig, refuse
 from olmo_dynamics.model.config_schema import brief
+from olmo_dynamics.model.rope_scaling import DynamicScaling, LinearScaling, Llama3Scaling, Scaling, Yarn
 
-FULL, SLIDING = "full_attention", "sliding_attention"
-"""The names of a layer's kind of attention in `layer_types` and `rope_parameters`."""
+THETA = 10_000.0
+"""RoPE's base where a config gives none, in most families."""
 
-_DEFAULT_THETA = {"olmo3": 500_000.0}  # 10000 elsewhere
+KINDS = ("default", "yarn")
+"""The kinds of RoPE that OLMo's families have."""
+
 _SAME: dict[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (None, 1),
     "mscale": (None,),
@@ -30,17 +32,15 @@ _SAME: dict[str, tuple[Any, ...]] = {
 }
 """Keys that change the computation, and the values for which it is as implemented; None also means an absent key."""
 
-_Rope = Mapping[str, Any]
+Rope = Mapping[str, Any]
 
 
-def read_rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the fields of a `ModelConfig` that define the rotation of queries and keys.
+def read_rope(config: Mapping[str, Any], *, theta: float = THETA, kinds: Sequence[str] = KINDS) -> dict[str, Any]:
+    """Read the fields of a `ModelConfig` that define the rotation of queries and keys; `theta` is the base if none is given.
 
     Raises:
-        ConfigError: spellings contradict each other, or ask for a kind of RoPE that is not implemented.
+        ConfigError: spellings contradict each other, or ask for a kind of RoPE that is not among `kinds`.
     """
-    if config["model_type"] == "olmo3" and config.get("rope_parameters"):
-        return _by_layer_type(config)
     if config.get("rope_parameters") and config.get("rope_scaling"):
         raise ConfigError(
             "rope_parameters and rope_scaling must not be given together "
@@ -48,22 +48,14 @@ def read_rope(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     key = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
     rope = config.get(key) or {}
-    return {"rope_theta": _theta(key, rope, config), "yarn": _yarn(key, rope, config)}
+    scaling = read_scaling(key, rope, config, kinds)
+    found: dict[str, Any] = {"rope_theta": read_theta(key, rope, config, theta)}
+    return found | ({"yarn": scaling} if scaling is None or isinstance(scaling, Yarn) else {"scaling": scaling})
 
 
 def write_rope(config: ModelConfig) -> dict[str, Any]:
-    """The inverse of `read_rope`, in the spelling of transformers 4 and, for Olmo 3, also in that of 5.
-
-    transformers 5.23 gives sliding layers a theta of 500000 if only a flat theta is written, even another one.
-    """
-    scaling = _scaling(config.yarn)
-    written: dict[str, Any] = {"rope_theta": config.rope_theta, "rope_scaling": scaling}
-    if config.model_type == "olmo3":
-        written["rope_parameters"] = {
-            FULL: (scaling or {"rope_type": "default"}) | {"rope_theta": config.rope_theta},
-            SLIDING: {"rope_type": "default", "rope_theta": config.sliding_rope_theta or config.rope_theta},
-        }
-    return written
+    """The inverse of `read_rope`, in the spelling of transformers 4."""
+    return {"rope_theta": config.rope_theta, "rope_scaling": write_scaling(config.yarn or config.scaling)}
 
 
 def as_float(value: Any) -> Any:
@@ -71,25 +63,12 @@ def as_float(value: Any) -> Any:
     return float(value) if type(value) is int else value
 
 
-def _by_layer_type(config: Mapping[str, Any]) -> dict[str, Any]:
-    key, ropes = "rope_parameters", config["rope_parameters"]
-    if not all(name in (FULL, SLIDING) and isinstance(rope, Mapping) for name, rope in ropes.items()):
-        refuse(key, ropes, f"given for {FULL} and {SLIDING} apart")
-    full, sliding = ropes.get(FULL, {}), ropes.get(SLIDING, {})
-    if _yarn(f"{key} of {SLIDING}", sliding, config):
-        refuse(f"{key} of {SLIDING}", sliding, "of rope_type 'default'")
-    yarn, scaling = _yarn(key, full, config), config.get("rope_scaling")
-    if scaling and _yarn("rope_scaling", scaling, config) != yarn:
-        raise ConfigError(
-            f"rope_scaling must equal {key} of {FULL} (got {brief(scaling)} and {brief(full)}); remove the wrong one"
-        )
-    theta, own = _theta(key, full, config), sliding.get("rope_theta")
-    sliding_theta = _theta(key, {}, config) if own is None else as_float(own)
-    return {"rope_theta": theta, "yarn": yarn, "sliding_rope_theta": None if sliding_theta == theta else sliding_theta}
+def read_theta(key: str, rope: Rope, config: Mapping[str, Any], default: float) -> float:
+    """RoPE's base: from an object of RoPE's parameters, which the config has under `key`, or from the config itself.
 
-
-def _theta(key: str, rope: _Rope, config: Mapping[str, Any]) -> float:
-    """RoPE's base: from `rope_parameters`, or from the config itself, or else the family's default."""
+    Raises:
+        ConfigError: both give one, and they differ; or the base is null.
+    """
     found = [theta for theta in (rope.get("rope_theta"), config.get("rope_theta")) if theta is not None]
     if not found and "rope_theta" in config:
         refuse("rope_theta", None, "a number")  # some models were trained further without positions
@@ -97,17 +76,22 @@ def _theta(key: str, rope: _Rope, config: Mapping[str, Any]) -> float:
         raise ConfigError(
             f"rope_theta must be one number (got {found[0]!r} in {key} and {found[1]!r} outside it); remove one"
         )
-    return as_float(found[0]) if found else _DEFAULT_THETA.get(config["model_type"], 10_000.0)
+    return as_float(found[0]) if found else default
 
 
-def _yarn(key: str, rope: _Rope, config: Mapping[str, Any]) -> Yarn | None:
-    """The stretching of RoPE, None if there is none."""
+def read_scaling(
+    key: str, rope: Rope, config: Mapping[str, Any], kinds: Sequence[str] = KINDS
+) -> Yarn | Scaling | None:
+    """The stretching of RoPE by an object of its parameters, which the config has under `key`; None if it asks for none.
+
+    Raises:
+        ConfigError: it asks for a kind of RoPE that is not among `kinds`.
+    """
     kind = rope.get("rope_type", rope.get("type", "default"))
-    of_layers = any(name in rope for name in (FULL, SLIDING)) or any(
-        isinstance(each, Mapping) for each in rope.values()
-    )
-    if kind not in ("default", "yarn") or of_layers:
-        refuse(key, dict(rope), "of rope_type 'default' or 'yarn'")
+    of_layers = any(name.endswith("_attention") or isinstance(each, Mapping) for name, each in rope.items())
+    if kind not in kinds or of_layers:
+        *others, last = map(repr, kinds)
+        refuse(key, dict(rope), f"of rope_type {', '.join(others)} or {last}")
     for name, same in _SAME.items():
         if rope.get(name) not in same:
             refuse(
@@ -115,22 +99,31 @@ def _yarn(key: str, rope: _Rope, config: Mapping[str, Any]) -> Yarn | None:
             )
     if kind == "default":
         return None
-    optional = ("beta_fast", "beta_slow", "attention_factor")
-    given: dict[str, Any] = {name: rope[name] for name in optional if rope.get(name) is not None}
-    given["factor"] = rope.get("factor")
-    return Yarn(
-        original_positions=rope.get("original_max_position_embeddings", config["max_position_embeddings"]), **given
-    )
+    form = _FORMS[kind]
+    given = {field: rope[name] for field, name in _KEYS[form].items() if rope.get(name) is not None}
+    required = {each.name: None for each in fields(form) if each.default is MISSING}
+    if "original_positions" in required:
+        required["original_positions"] = config["max_position_embeddings"]
+    scaling: Yarn | Scaling = form(**required | given)
+    return scaling
 
 
-def _scaling(yarn: Yarn | None) -> dict[str, Any] | None:
-    if yarn is None:
+def write_scaling(scaling: Yarn | Scaling | None) -> dict[str, Any] | None:
+    """The object of RoPE's parameters that `read_scaling` reads; None without stretching."""
+    if scaling is None:
         return None
-    written = {
-        "rope_type": "yarn",
-        "factor": yarn.factor,
-        "original_max_position_embeddings": yarn.original_positions,
-        "beta_fast": yarn.beta_fast,
-        "beta_slow": yarn.beta_slow,
-    }
-    return written if yarn.attention_factor is None else written | {"attention_factor": yarn.attention_factor}
+    form = type(scaling)
+    [kind] = [kind for kind, each in _FORMS.items() if each is form]
+    values = {name: getattr(scaling, field) for field, name in _KEYS[form].items()}
+    return {"rope_type": kind} | {name: value for name, value in values.items() if value is not None}
+
+
+_FORMS: dict[str, type[Any]] = {
+    "yarn": Yarn,
+    "linear": LinearScaling,
+    "dynamic": DynamicScaling,
+    "llama3": Llama3Scaling,
+}
+_SPELLED = {"original_positions": "original_max_position_embeddings"}
+_KEYS = {form: {each.name: _SPELLED.get(each.name, each.name) for each in fields(form)} for form in _FORMS.values()}
+"""The key of each field of a way to stretch RoPE."""

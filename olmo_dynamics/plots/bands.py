@@ -55,7 +55,9 @@ def distribution_fan(
     level = "token_quantile" if "token_quantile" in frame.columns else "quantile"
     require(frame, level, "value")
     named = frame.rename({level: "quantile"}) if level != "quantile" else frame
-    several = [name for name in ("role", "site", "layer") if name in frame.columns and frame[name].n_unique() > 1]
+    several = [
+        name for name in ("role", "site", "embedding", "layer") if name in frame.columns and frame[name].n_unique() > 1
+    ]
     text = [pl.format("layer {}", "layer") if name == "layer" else pl.col(name) for name in several]
     panel = pl.concat_str(text or [pl.lit("")], separator=PARTS, ignore_nulls=True).alias("panel")
     return _fan(named.with_columns(panel), find(quantity), "panel", x=x, style=style)

@@ -102,12 +102,6 @@ BRANCHES = Caption(
     ("standard definition",),
 )
 
-LOGITS = Caption(
-    "The log-sum-exp of the logits is free to drift, since the softmax ignores a common shift. It starts near the logarithm "
-    "of the vocabulary size; a z-loss pulls it towards zero.",
-    ("OLMo 2, arXiv:2501.00656", "OLMo-core, cross_entropy_loss"),
-)
-
 _OLMOE = "OLMoE, section 5, arXiv:2409.02060"
 
 LOAD_IMBALANCE = Caption(

@@ -147,6 +147,9 @@ class Group:
 RECORDER = "recorder"
 """The attribute that names the class that measured a group; a store accepts any other class there."""
 
+DESCRIPTIVE = frozenset({RECORDER, "counts_file"})
+"""Attributes that tell of a group and decide no number: a store accepts any other value there."""
+
 RESERVED_GROUPS = ("revisions", "probe")
 """Groups of every store that hold no measurement."""
 

@@ -14,6 +14,7 @@ from olmo_dynamics.recorders.activations import ActivationRecorder
 from olmo_dynamics.recorders.base import Observation, Recorder
 from olmo_dynamics.recorders.context import Context, PlainProbe, ProbeTokens
 from olmo_dynamics.recorders.embeddings import EmbeddingRecorder, measure_embedding
+from olmo_dynamics.recorders.experts.choice_counts import domain_specialisation
 from olmo_dynamics.recorders.kernels.tensor_stats import (
     BlockStats,
     TensorStats,
@@ -31,7 +32,7 @@ from olmo_dynamics.recorders.optimizer_moments import OptimizerRecorder
 from olmo_dynamics.recorders.outliers import OutlierRecorder
 from olmo_dynamics.recorders.parameters import ParameterRecorder, measure_tensor
 from olmo_dynamics.recorders.recorder_set import RecorderSet
-from olmo_dynamics.recorders.routing import RoutingRecorder, domain_specialisation
+from olmo_dynamics.recorders.routing import RoutingRecorder
 
 __all__ = [
     "BUILT_IN",

@@ -189,7 +189,7 @@ class _Gathered:
         assert self._elements is not None
         moments = self._elements.central_moments()
         abs_max = float(self._feature_maxima.max())
-        abs_median = self._elements.median() if not math.isnan(abs_max) else math.nan
+        abs_median = min(self._elements.median(), abs_max) if not math.isnan(abs_max) else math.nan
         ratios = (kurtosis(moments), self._sparsity_sum, self._max_median_sum, ratio(1.0, abs_median))
         status = Status.MEASURED if np.isfinite(ratios).all() else Status.DEGENERATE
         return {

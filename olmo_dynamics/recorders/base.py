@@ -170,6 +170,11 @@ class Recorder:
         return (self.group,)
 
     @property
+    def lacks(self) -> str:
+        """The option that it cannot do without and was not given, as "needs …"; `all` leaves it out then. Empty if it has all."""
+        return ""
+
+    @property
     def reads_probe(self) -> bool:
         """True if it needs the tokens of a probe."""
         return self.needs_probe or self.reads in (Reads.ACTIVATIONS, Reads.GRADIENTS)

@@ -23,17 +23,21 @@ from olmo_dynamics.quantities.declaration import Group, Reads
 from olmo_dynamics.recorders.activations import ActivationRecorder
 from olmo_dynamics.recorders.base import Recorder
 from olmo_dynamics.recorders.embeddings import EmbeddingRecorder
+from olmo_dynamics.recorders.experts.expert_geometry import ExpertGeometryRecorder
 from olmo_dynamics.recorders.gradients import GradientRecorder, GradientRowRecorder
 from olmo_dynamics.recorders.head_spectra import HeadSpectraRecorder
 from olmo_dynamics.recorders.inside.attention import AttentionRecorder
 from olmo_dynamics.recorders.inside.in_context import InContextRecorder
 from olmo_dynamics.recorders.inside.induction import InductionRecorder
 from olmo_dynamics.recorders.inside.lens import LensRecorder
+from olmo_dynamics.recorders.inside.ngram import NgramRecorder
+from olmo_dynamics.recorders.inside.ngram_samples import NgramSampleRecorder
 from olmo_dynamics.recorders.inside.writes import WritesRecorder
 from olmo_dynamics.recorders.losses import LossRecorder
 from olmo_dynamics.recorders.optimizer_moments import OptimizerRecorder
 from olmo_dynamics.recorders.outliers import OutlierRecorder
 from olmo_dynamics.recorders.parameters import ParameterRecorder
+from olmo_dynamics.recorders.representations.representation_recorder import RepresentationRecorder
 from olmo_dynamics.recorders.routing import RoutingRecorder
 from olmo_dynamics.recorders.sketches import SketchRecorder
 from olmo_dynamics.recorders.spectra import SpectraRecorder
@@ -45,6 +49,7 @@ BUILT_IN: tuple[type[Recorder], ...] = (
     OutlierRecorder,
     LossRecorder,
     RoutingRecorder,
+    ExpertGeometryRecorder,
     SketchRecorder,
     SpectraRecorder,
     HeadSpectraRecorder,
@@ -54,6 +59,9 @@ BUILT_IN: tuple[type[Recorder], ...] = (
     LensRecorder,
     InductionRecorder,
     InContextRecorder,
+    NgramRecorder,
+    NgramSampleRecorder,
+    RepresentationRecorder,
     GradientRecorder,
     GradientRowRecorder,
 )

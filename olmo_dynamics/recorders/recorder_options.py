@@ -7,12 +7,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import partial
+
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.recorders.base import Recorder
 from olmo_dynamics.recorders.inside.lens import LensRecorder
+from olmo_dynamics.recorders.inside.ngram import NgramRecorder
+from olmo_dynamics.recorders.inside.ngram_samples import NgramSampleRecorder
+from olmo_dynamics.recorders.inside.ngram_source import NgramSource
 from olmo_dynamics.recorders.inside.writes import WritesRecorder
 from olmo_dynamics.recorders.lookup import Recordable
 from olmo_dynamics.recorders.optimizer_moments import OptimizerRecorder
+from olmo_dynamics.recorders.representations.representation_recorder import RepresentationRecorder
 from olmo_dynamics.recorders.sketches import SketchRecorder
 from olmo_dynamics.recorders.spectra import SpectraRecorder
 
@@ -23,25 +30,45 @@ _RECORDERS: dict[str, tuple[type[Recorder], ...]] = {
     "sketch_size": (SketchRecorder, OptimizerRecorder),
     "spectra": (SpectraRecorder,),
     "lens_tokens": (LensRecorder, WritesRecorder),
+    "counts": (NgramRecorder, NgramSampleRecorder),
+    "gram_tokens": (RepresentationRecorder,),
+    "gram_sites": (RepresentationRecorder,),
 }
 
+OPTIONS = tuple(_RECORDERS)
+"""The names of these options."""
 
-def with_options(record: tuple[Recordable, ...], **options: int | str | None) -> tuple[Recordable, ...]:
+_ARGUMENTS = {"gram_tokens": "tokens", "gram_sites": "sites"}
+"""The arguments of options of recorders that have several; of any other it is the first."""
+
+
+def with_options(
+    record: tuple[Recordable, ...], **options: int | str | Collection[str] | NgramSource | None
+) -> tuple[Recordable, ...]:
     """The groups and recorders to record, with recorders by their options in place of their groups' names.
 
     Raises:
         OptionError: an option is given whose groups are not recorded, or a recorder refuses its value.
     """
+    made: dict[type[Recorder], partial[Recorder]] = {}
     for option, value in options.items():
-        if value is not None:
-            record = _with_option(record, option, value)
-    return record
+        for kind in _asked(record, option) if value is not None else ():
+            before = made.get(kind, partial(kind))
+            argument = _ARGUMENTS.get(option)
+            made[kind] = partial(before, **{argument: value}) if argument else partial(before, value)
+    replaced = [kind.group.name for kind in made]
+    return (*(each for each in record if each not in replaced), *(make() for make in made.values()))
 
 
-def _with_option(record: tuple[Recordable, ...], option: str, value: int | str) -> tuple[Recordable, ...]:
-    kinds = {kind.group.name: kind for kind in _RECORDERS[option]}
+def _asked(record: tuple[Recordable, ...], option: str) -> list[type[Recorder]]:
+    """The recorders of an option whose groups are recorded."""
+    groups = tuple(dict.fromkeys(kind.group.name for kind in _RECORDERS[option]))
     given = {each for each in record if isinstance(each, str)}
-    named = [name for name in kinds if name in given or ALL in given]
+    named = [kind for kind in _RECORDERS[option] if kind.group.name in given or ALL in given]
     if not named:
-        raise OptionError(f"{option} needs the group {' or '.join(kinds)}; record it too, or leave {option} out")
-    return (*(each for each in record if each not in named), *(kinds[name](value) for name in named))  # type: ignore[call-arg]
+        typed = f"--{option.replace('_', '-')}"
+        raise OptionError(
+            f"{option} needs the group {' or '.join(groups)}; record it too, or leave {option} out",
+            typed=f"{typed} needs --record {' or --record '.join(groups)}; add it, or leave {typed} out",
+        )
+    return named

@@ -1,4 +1,4 @@
-"""Routing of tokens: the load, the probabilities and the co-activation of the experts of each layer.
+"""Routing of tokens: the load, the probabilities, the co-activation and the specialisation of the experts of each layer.
 
     >>> recorder = RoutingRecorder().start(Context(probe=probe))  # doctest: +SKIP
     >>> recorder.observe(seen)  # doctest: +SKIP
@@ -23,6 +23,15 @@ from olmo_dynamics.quantities import GROUPS, find
 from olmo_dynamics.quantities.declaration import Record, Status
 from olmo_dynamics.recorders.base import Observation, Recorder
 from olmo_dynamics.recorders.context import ProbeTokens
+from olmo_dynamics.recorders.experts.across_layers import VOCABULARIES, LayerChoices, records_across
+from olmo_dynamics.recorders.experts.choice_counts import (
+    balance_loss,
+    co_activation,
+    count_choices,
+    domain_specialisation,
+    load_entropy,
+)
+from olmo_dynamics.recorders.experts.predicted_tokens import PredictedTokens
 
 DEAD_BELOW = 0.1
 """An expert is dead if its load is below this share of the mean load."""
@@ -33,7 +42,8 @@ _NO_EXPERT = -1  # chosen by padding, and by tokens that were not seen
 class RoutingRecorder(Recorder):
     """The group `routing`, for any number of layers; recorders that saw different sequences merge exactly.
 
-    Sums over probabilities are kept sequence by sequence, so that the order in which sequences come changes no bit.
+    Sums over probabilities are kept sequence by sequence, so that the order in which sequences come changes no bit. The choices
+    of all layers are kept to the end, when they are compared with each other and with the tokens that the model predicts.
     """
 
     group = GROUPS["routing"]
@@ -41,9 +51,23 @@ class RoutingRecorder(Recorder):
 
     def __init__(self) -> None:
         self._layers: dict[int, _Layer] = {}
+        self._finished: dict[int, LayerChoices] = {}
+        self._predicted: PredictedTokens | None = None
+
+    def sites_in(self, available: Sequence[Site]) -> frozenset[Site]:
+        """The router's sites, and the logits for the predicted tokens, if there are any."""
+        routed = super().sites_in(available)
+        return routed | {Site.LOGITS} & set(available) if routed else routed
+
+    def kept_bytes(self) -> int:
+        """The choices of all layers, and the predicted tokens with their logits."""
+        config, probe = self.context.config, self.context.probe
+        if config is None or config.experts is None or probe is None:
+            return 0
+        return int(probe.mask.size * (2 * config.experts.per_token * self.context.layers + 16))
 
     def labels(self) -> Mapping[str, Sequence[str | int | float]]:
-        """The experts, the experts again as partners, and the choices of a token."""
+        """The experts, the experts again as partners, the choices of a token, layers again, and the kinds of token ids."""
         assert self.context.config is not None
         assert self.context.config.experts is not None
         experts = self.context.config.experts
@@ -51,10 +75,15 @@ class RoutingRecorder(Recorder):
             "expert": range(experts.count),
             "partner": range(experts.count),
             "choice": range(1, experts.per_token + 1),
+            "later_layer": range(self.context.layers),
+            "vocabulary": VOCABULARIES,
         }
 
     def observe(self, seen: Observation) -> None:
-        """Add the router logits, or the chosen experts, of some sequences and positions of the probe."""
+        """Add the router logits, the chosen experts, or the model's logits, of some sequences and positions of the probe."""
+        if seen.site is Site.LOGITS:
+            self._held_predictions().observe(seen)
+            return
         layer, values, shape = self._layers.setdefault(seen.layer, _Layer()), seen.values, self._probe.mask.shape
         if seen.site is Site.ROUTER_LOGITS:
             if layer.scores is None:
@@ -69,15 +98,32 @@ class RoutingRecorder(Recorder):
         """Add the sequences that `other` saw."""
         for layer, seen in other._layers.items():
             self._layers.setdefault(layer, _Layer()).merge(seen)
+        if other._predicted is not None:
+            self._held_predictions().take(other._predicted)
 
     def finish_layer(self, layer: int) -> list[Record]:
         """The records of one layer, whose state is dropped."""
         seen = self._layers.pop(layer, None)
         if seen is None or seen.scores is None or seen.chosen is None:
             return []
-        measured = _measured(seen.scores, seen.chosen)
+        measured = list(_measured(seen.scores, seen.chosen))
+        self._finished[layer] = LayerChoices(seen.chosen, seen.scores.mean_probability, seen.scores.mean_square)
         records = [Record(find(f"routing/{name}"), np.asarray(value), {"layer": layer}) for name, value in measured]
         return records + self._by_domain(layer, seen.chosen, seen.scores.experts)
+
+    def finish(self) -> Iterator[Record]:
+        """The records that compare layers, and of token ids."""
+        if not self._finished:
+            return
+        predicted = None if self._predicted is None else self._predicted.tokens
+        for name, values, at in records_across(self._finished, self._probe, predicted):
+            yield Record(find(f"routing/{name}"), np.asarray(values), at)
+
+    def _held_predictions(self) -> PredictedTokens:
+        if self._predicted is None:
+            shape, size = self._probe.mask.shape, self._probe.tokenizer_size
+            self._predicted = PredictedTokens.zeros(shape, tokenizer_size=size)
+        return self._predicted
 
     @property
     def _probe(self) -> ProbeTokens:
@@ -95,34 +141,58 @@ class RoutingRecorder(Recorder):
 
 @dataclass
 class _Scores:
-    """Sums by sequence: of probabilities over tokens, of the squares of log-sum-exp, and the number of tokens."""
+    """Sums by sequence: of probabilities over tokens, of the squares of log-sum-exp, of the gaps from one rank of the logits to
+    the next, and the number of tokens."""
 
     probabilities: Float64[np.ndarray, "sequences experts"]
     squares: Float64[np.ndarray, " sequences"]
+    gaps: Float64[np.ndarray, "sequences ranks"]
     tokens: Int64[np.ndarray, " sequences"]
 
     @classmethod
     def zeros(cls, sequences: int, experts: int) -> _Scores:
-        return cls(np.zeros((sequences, experts)), np.zeros(sequences), np.zeros(sequences, dtype=np.int64))
+        gaps, tokens = np.zeros((sequences, experts - 1)), np.zeros(sequences, dtype=np.int64)
+        return cls(np.zeros((sequences, experts)), np.zeros(sequences), gaps, tokens)
 
     @property
     def experts(self) -> int:
         return int(self.probabilities.shape[1])
 
+    @property
+    def mean_probability(self) -> Float64[np.ndarray, " experts"]:
+        """NaN without tokens, as the mean square."""
+        return self._mean(self.probabilities)
+
+    @property
+    def mean_square(self) -> float:
+        return float(self._mean(self.squares))
+
+    def margin(self, per_token: int) -> float:
+        """The mean gap from the last logit that is chosen to the next; NaN where all experts are chosen."""
+        return float(self._mean(self.gaps[:, per_token - 1])) if per_token < self.experts else math.nan
+
     def add(
         self, logits: Float[Tensor, "batch positions experts"], mask: Bool[np.ndarray, "batch positions"], rows: slice
     ) -> None:
         wide = logits.detach().cpu().double()
+        ranked = wide.sort(dim=-1, descending=True).values
         probabilities, squares = wide.softmax(dim=-1).numpy(), wide.logsumexp(dim=-1).square().numpy()
+        gaps = (ranked[..., :-1] - ranked[..., 1:]).numpy()
         for row, real in enumerate(mask):
             self.probabilities[rows.start + row] += probabilities[row, real].sum(axis=0)
             self.squares[rows.start + row] += squares[row, real].sum()
+            self.gaps[rows.start + row] += gaps[row, real].sum(axis=0)
             self.tokens[rows.start + row] += real.sum()
 
     def merge(self, other: _Scores) -> None:
         self.probabilities += other.probabilities
         self.squares += other.squares
+        self.gaps += other.gaps
         self.tokens += other.tokens
+
+    def _mean(self, sums: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return np.asarray(sums.sum(axis=0) / self.tokens.sum())
 
 
 @dataclass
@@ -143,13 +213,13 @@ class _Layer:
 
 def _measured(scores: _Scores, chosen: Int16[np.ndarray, "sequences positions k"]) -> Iterator[tuple[str, object]]:
     """Every quantity that is not by domain."""
-    tokens, sent = int(scores.tokens.sum()), _sent(chosen)
+    sent = _sent(chosen)
     yield "chosen_experts", chosen
-    if tokens == 0 or not len(sent):
+    if scores.tokens.sum() == 0 or not len(sent):
         yield "status", np.uint8(Status.NOT_MEASURED)
         return
     counts = count_choices(sent, scores.experts)
-    probabilities, router_z = scores.probabilities.sum(axis=0) / tokens, scores.squares.sum() / tokens
+    probabilities, router_z = scores.mean_probability, scores.mean_square
     entropy = load_entropy(counts)
     yield "expert_load", counts / counts.sum()
     yield "mean_probability", probabilities
@@ -159,6 +229,7 @@ def _measured(scores: _Scores, chosen: Int16[np.ndarray, "sequences positions k"
     yield "dead_experts", np.int64((counts < DEAD_BELOW * counts.mean()).sum())
     yield "balance_loss", balance_loss(counts, probabilities)
     yield "router_z", router_z
+    yield "router_margin", scores.margin(chosen.shape[-1])
     finite = np.isfinite(probabilities).all() and np.isfinite(router_z)
     status = Status.NONFINITE if not finite else Status.DEGENERATE if math.isnan(entropy) else Status.MEASURED
     yield "status", np.uint8(status)
@@ -168,49 +239,3 @@ def _sent(chosen: Int16[np.ndarray, "sequences positions k"]) -> Int64[np.ndarra
     """The choices of the tokens that were seen."""
     sent: np.ndarray = chosen[chosen[..., 0] != _NO_EXPERT].astype(np.int64)
     return sent
-
-
-def count_choices(chosen: Int64[np.ndarray, "tokens k"], experts: int) -> Int64[np.ndarray, " experts"]:
-    """N_i: the number of tokens sent to each expert."""
-    return np.bincount(chosen.ravel(), minlength=experts)
-
-
-def domain_specialisation(
-    counts: Int64[np.ndarray, "*domains experts"], per_token: int
-) -> Float64[np.ndarray, "*domains experts"]:
-    """The share of each domain's tokens sent to each expert; sums to `per_token`, NaN for a domain without tokens.
-
-    OLMoE, arXiv:2409.02060, equation 7: `counts` are N_i(D), of which each token gave `per_token`.
-    """
-    tokens = counts.sum(axis=-1, keepdims=True) / per_token
-    shares: np.ndarray = np.divide(counts, tokens, out=np.full(counts.shape, math.nan), where=tokens > 0)
-    return shares
-
-
-def co_activation(chosen: Int64[np.ndarray, "tokens k"], experts: int) -> Float[np.ndarray, "experts experts"]:
-    """N_ij / N_i: the share of the tokens of expert i that are sent to j as well, whatever their ranks among the k.
-
-    OLMoE, arXiv:2409.02060, equation 6. NaN on the diagonal, and in the row of an expert without tokens.
-    """
-    pairs = np.zeros((experts, experts), dtype=np.int64)
-    for first in range(chosen.shape[1]):
-        for second in range(first):
-            places = chosen[:, first] * experts + chosen[:, second]
-            pairs += np.bincount(places, minlength=experts * experts).reshape(experts, experts)
-    counts = np.broadcast_to(count_choices(chosen, experts)[:, None], pairs.shape)
-    defined = (counts > 0) & ~np.eye(experts, dtype=bool)
-    shares: np.ndarray = np.divide(pairs + pairs.T, counts, out=np.full(pairs.shape, math.nan), where=defined)
-    return shares.astype(np.float32, copy=False)
-
-
-def load_entropy(counts: Int64[np.ndarray, " experts"]) -> float:
-    """-sum_i load_i ln load_i / ln E, between 0 and 1; NaN for a single expert."""
-    if len(counts) == 1:
-        return math.nan
-    loads = counts[counts > 0] / counts.sum()
-    return float(-(loads * np.log(loads)).sum() / math.log(len(counts)))
-
-
-def balance_loss(counts: Int64[np.ndarray, " experts"], probabilities: Float64[np.ndarray, " experts"]) -> float:
-    """(E/k) sum_i f_i P_i, f_i = N_i / N: 1 where balanced, as in OLMo-core; the Hugging Face function gives k there."""
-    return float(len(counts) * (counts / counts.sum()) @ probabilities)

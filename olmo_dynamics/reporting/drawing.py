@@ -16,7 +16,7 @@ import polars as pl
 
 from olmo_dynamics import plots
 from olmo_dynamics.errors import OlmoDynamicsError
-from olmo_dynamics.frames import RecordedStore, births, displacement, pairwise, saturation, thin, trajectory
+from olmo_dynamics.frames import RecordedStore, births, displacement, pairwise, thin, trajectory
 from olmo_dynamics.plots import AnyChart, Style
 from olmo_dynamics.plots.axes import time_scale
 from olmo_dynamics.plots.captions import Caption
@@ -55,6 +55,11 @@ class Drawn:
         return bool(self.chosen["step"].is_not_null().any())
 
     @property
+    def over_time(self) -> bool:
+        """True if several revisions have a place in training, so that curves and maps over time say something."""
+        return self.has_steps and len(self.revisions) > 1
+
+    @property
     def left_out(self) -> dict[str, str]:
         """The chosen revisions that are not drawn, with the reasons."""
         without = self.chosen.filter(~pl.col("revision").is_in(self.revisions))
@@ -85,10 +90,6 @@ class Drawn:
     def births(self, threshold: float) -> pl.DataFrame:
         """The outlier features, with `threshold` in units of a token's own RMS."""
         return self.only(births(self.store, threshold=threshold, relative=True))
-
-    def saturation(self) -> pl.DataFrame:
-        """The router saturation of each layer."""
-        return self.only(saturation(self.store))
 
     def displacement(
         self, *, by: Literal["tensor", "layer", "role", "all"] = "tensor", reference: str = "first"

@@ -20,6 +20,12 @@ from olmo_dynamics.plots.page import Section
 from olmo_dynamics.quantities import find
 from olmo_dynamics.reporting.declared import declared_sections
 from olmo_dynamics.reporting.drawing import Drawn
+from olmo_dynamics.reporting.expert_sections import experts, likeness, routing, token_ids
+from olmo_dynamics.reporting.gradient_sections import gradient_rows, gradient_stream, gradients
+from olmo_dynamics.reporting.inside_sections import attention, head_spectra, induction, lens, writes
+from olmo_dynamics.reporting.ngram_sections import ngrams
+from olmo_dynamics.reporting.representation_sections import representations
+from olmo_dynamics.reporting.token_sections import head_logits, massive, positions, rows, tokens
 from olmo_dynamics.reporting.weight_sections import moved_weights, optimizer, predictions, spectra
 
 _STREAM = (Site.EMBEDDING.value, Site.RESIDUAL_OUT.value)
@@ -30,17 +36,28 @@ _THRESHOLDS = (6.0, 3.0)  # multiples of a token's own RMS; the first that some 
 def sections(store: Drawn) -> Iterator[Section]:
     """The sections of every group of a store; of a group without sections of its own here, those of its declaration."""
     drawers: dict[str, tuple[Callable[[Drawn], Iterator[Section]], ...]] = {
-        "loss": (_loss,),
+        "loss": (_loss, positions),
         "parameters": (_weights,),
         "sketches": (moved_weights,),
         "spectra": (spectra,),
         "optimizer": (optimizer,),
-        "embeddings": (_embeddings,),
+        "embeddings": (_embeddings, rows),
         "activations": (_stream, _stream_outliers),
-        "outliers": (_births,),
-        "logits": (_logits,),
-        "routing": (_routing, _experts),
-        "tokens": (),  # a curve per token is not a picture
+        "outliers": (_births, massive),
+        "head_spectra": (head_spectra,),
+        "attention": (attention,),
+        "writes": (writes,),
+        "lens": (lens,),
+        "induction": (induction,),
+        "representations": (representations,),
+        "logits": (head_logits,),
+        "routing": (routing, experts, token_ids),
+        "experts": (likeness,),
+        "ngram": (ngrams,),
+        "tokens": (tokens,),
+        "gradients": (gradients,),
+        "gradient_stream": (gradient_stream,),
+        "gradient_rows": (gradient_rows,),
     }
     for group, drawn_by in drawers.items():
         if group in store.groups:
@@ -137,52 +154,3 @@ def _first_births(store: Drawn) -> AnyChart:
             return store.draw(plots.outlier_births, born, note=note, probe=True)
     lowest = _THRESHOLDS[-1]
     raise OptionError(f"no feature reaches {lowest:g} times the token's own RMS in enough layers and tokens")
-
-
-def _logits(store: Drawn) -> Iterator[Section]:
-    make = partial(store.draw, plots.trajectory, store.table("logits"), "lse_mean", probe=True)
-    yield store.section("Logits of the head", make, captions.LOGITS.of(find("logits/lse_mean")))
-
-
-def _routing(store: Drawn) -> Iterator[Section]:
-    layers = store.table("routing")
-    panel = partial(store.draw, plots.norms_panel, layers, "load_imbalance", probe=True)
-    imbalance = captions.LOAD_IMBALANCE.of(find("routing/load_imbalance"))
-    yield store.section("Load over experts, layer by layer", panel, imbalance)
-    curves = partial(store.draw, partial(plots.trajectory, color="layer"), layers, "router_z", probe=True)
-    yield store.section("Size of the router's logits", curves, captions.ROUTER_LOGITS.of(find("routing/router_z")))
-    yield store.section("Router saturation", partial(_saturation, store), captions.SATURATION)
-
-
-def _saturation(store: Drawn) -> AnyChart:
-    if len(store.revisions) < 2:
-        raise OptionError(f"it needs at least two revisions to compare (got {len(store.revisions)})")
-    return store.draw(plots.saturation, store.saturation(), probe=True)
-
-
-def _experts(store: Drawn) -> Iterator[Section]:
-    loads = partial(_three_layers, store, "routing.expert_load")
-    yield store.section(
-        "Use of experts", lambda: store.draw(plots.expert_load, loads(), probe=True), captions.EXPERT_LOAD
-    )
-    yield store.section("Specialisation of experts", partial(_specialisation, store), captions.SPECIALISATION)
-
-
-def _specialisation(store: Drawn) -> AnyChart:
-    """Bars of the last revision."""
-    shares = _three_layers(store, "routing.domain_specialisation")
-    last = shares.filter(pl.col("revision") == shares["revision"][-1])
-
-    def chart(frame: pl.DataFrame, *, x: str, style: plots.Style) -> AnyChart:
-        return plots.domain_specialisation(frame, style=style)
-
-    return store.draw(chart, last, note=f"revision {last['revision'][0]}", probe=True)
-
-
-def _three_layers(store: Drawn, name: str) -> pl.DataFrame:
-    """Only the first layer, the middle one and the last, for which a page has room."""
-    frame = store.table(name)
-    layers = frame["layer"].unique().sort()
-    if layers.is_empty():
-        raise OptionError(f"the table {name} must hold values to draw (got none)")
-    return frame.filter(pl.col("layer").is_in([layers[0], layers[(len(layers) - 1) // 2], layers[-1]]))

@@ -21,7 +21,8 @@ from functools import cached_property
 import numpy as np
 
 from olmo_dynamics.errors import StoreError
-from olmo_dynamics.quantities.declaration import RECORDER, STATUS, Group, Quantity
+from olmo_dynamics.names import PUBLISHED
+from olmo_dynamics.quantities.declaration import DESCRIPTIVE, STATUS, Group, Quantity
 from olmo_dynamics.store.checksums import DOCUMENT_HASH
 
 REVISION = "revision"
@@ -85,13 +86,13 @@ class Axis:
             raise StoreError(f"axis {self.name} has no {label!r}; it has {_summary(self.labels)}") from None
 
     def difference(self, other: Axis) -> str:
-        """The first difference between the two, in words; empty if there is none."""
+        """The first difference between the two, in words; empty if there is none, or only published names differ."""
         if len(self) != len(other):
             return f"{self.name} has {len(self)} labels, not {len(other)}"
         if not np.array_equal(self.labels, other.labels):
             first = int(np.flatnonzero(self.labels != other.labels)[0])
             return f"{self.name} {first} is {_shown(self.labels[first])}, not {_shown(other.labels[first])}"
-        for name in {**self.coordinates, **other.coordinates}:
+        for name in {**self.coordinates, **other.coordinates}.keys() - {PUBLISHED}:
             mine, theirs = self.coordinates.get(name), other.coordinates.get(name)
             if mine is None or theirs is None or not np.array_equal(mine, theirs):
                 return f"the {name} along {self.name} differs"
@@ -223,7 +224,7 @@ def _difference(mine: Group, theirs: Group) -> str:
         return f"group {mine.name} lies on {_axes(mine.axes)}, not {_axes(theirs.axes)}"
     for name in {**mine.attributes, **theirs.attributes}:
         held, given = mine.attributes.get(name), theirs.attributes.get(name)
-        if held != given and name != RECORDER:
+        if held != given and name not in DESCRIPTIVE:
             return f"attribute {name} of group {mine.name} is {_or_absent(held)}, not {_or_absent(given)}"
     return next(_differing_quantities(mine, theirs), "")
 

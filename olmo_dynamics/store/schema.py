@@ -260,5 +260,6 @@ _AXES = {
     "position": ("token position in its sequence", "tokens"),
     "expert": ("expert of a layer", "1"),
     "partner": ("another expert of the layer", "1"),
+    "order": ("order of an n-gram model", "1"),
     "choice": ("rank by router probability, 1 the most probable", "1"),
 }

@@ -168,3 +168,19 @@ def test_the_plan_names_the_compute_dtype(run: Run, tiny_run: Path, tmp_path: Pa
     given = ("collect", str(tiny_run), "--out", str(tmp_path / "s.zarr"), "--dry-run", *OPTIONS)
     assert json.loads(run(*given, "--format", "json")[1])["dtype"] == "float32"
     assert "dtype      bfloat16 (of the forward pass)" in run(*given, "--dtype", "bfloat16")[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--spectra", "top"), "--spectra needs --record spectra; add it, or leave --spectra out"),
+        (("--sketch-size", "64"),
+         "--sketch-size needs --record sketches or --record optimizer; add it, or leave --sketch-size out"),
+        (("--max-memory", "0"), "--max-memory must be at least one byte; got '0'"),
+        (("--shard", "3/2"), "--shard must be K/N such as 2/8, K from 1 to N; got '3/2'"),
+        (("--batch", "8"), "--batch must be BxT such as 8x512 (windows x tokens, T at least 2); got '8'"),
+    ],
+)  # fmt: skip
+def test_options_are_named_as_they_are_typed(options: tuple[str, str], message: str, run: Run, tmp_path: Path) -> None:
+    given = ("collect", str(tmp_path), "--out", str(tmp_path / "s.zarr"), "--record", "loss", *options)
+    assert run(*given) == (2, "", f"olmo-dyn: {message}\n")

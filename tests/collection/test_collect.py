@@ -16,7 +16,7 @@ import pytest
 import torch
 import xarray as xr
 from safetensors.torch import load_file, save_file
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import GPTBigCodeConfig, GPTBigCodeForCausalLM
 
 from olmo_dynamics.checkpoints import open_source, parse_revision
 from olmo_dynamics.checkpoints.hub import HubSource
@@ -155,24 +155,22 @@ def test_nan_in_the_weights_is_recorded_and_reported(tmp_path: Path) -> None:
 
 
 def test_an_unknown_model_type_still_has_parameters(tmp_path: Path) -> None:
-    """Pythia's architecture under Pythia's revision names, as transformers writes it."""
-    config = GPTNeoXConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=64
-    )
+    """A family whose forward pass is not implemented, with fused projections, under Pythia's revision names."""
+    config = GPTBigCodeConfig(n_embd=16, n_layer=2, n_head=2, n_inner=32, vocab_size=64, n_positions=32)
     steps = (0, 1, 512, 143000)
     for step in steps:
         torch.manual_seed(step)
-        GPTNeoXForCausalLM(config).save_pretrained(tmp_path / "run" / f"step{step}")
+        GPTBigCodeForCausalLM(config).save_pretrained(tmp_path / "run" / f"step{step}")
     store = collect(tmp_path / "run", out=tmp_path / "store.zarr", progress=Progress())
     assert store.groups == ("parameters",)
     table = store.table("parameters")
     assert table["step"].unique().sort().to_list() == list(steps)
-    fused = table.filter(role="query_key_value", step=143000)
+    fused = table.filter(role="c_attn", step=143000)
     assert fused["layer"].to_list() == [0, 1]
     weights = reference.weights(tmp_path / "run" / "step143000")
     for row in fused.iter_rows(named=True):
         assert row["l2_norm"] == pytest.approx(float(np.linalg.norm(weights[row["tensor"]])), rel=1e-12)
-    with pytest.raises(UnknownModelError, match=r"olmo2.*gpt_neox"):
+    with pytest.raises(UnknownModelError, match=r"olmo2.*gpt_bigcode"):
         collect(tmp_path / "run", out=tmp_path / "other.zarr", record=("activations",), progress=Progress())
     assert not (tmp_path / "other.zarr").exists()
     assert ">Weight norms over training</h2>" in render_report(store)

@@ -18,6 +18,7 @@ from olmo_dynamics.collecting import collect
 from olmo_dynamics.collection.setup.typical import SAMPLE, TypicalRevision, _ends_first
 from olmo_dynamics.errors import CheckpointError, ConfigError
 from olmo_dynamics.frames import open_store
+from olmo_dynamics.model import MODEL_TYPES
 from olmo_dynamics.names import Revision
 from olmo_dynamics.progress import Progress
 from tests.listening import Notes
@@ -99,8 +100,8 @@ ODD: dict[str, tuple[Callable[[Path], object], str]] = {  # and the reason, wher
         "collect it into a store of its own",
     ),
     "a config of another model": (
-        lambda revision: edit_config(revision, model_type="llama"),
-        "{name}: model_type must be one of olmo, olmo2, olmo3, olmoe to run a forward pass (got 'llama'); "
+        lambda revision: edit_config(revision, model_type="qwen3"),
+        "{name}: model_type must be one of " + ", ".join(MODEL_TYPES) + " to run a forward pass (got 'qwen3'); "
         "record parameters only, which needs no forward pass",
     ),
     "a hostile config": (

@@ -27,6 +27,7 @@ from olmo_dynamics.frames import RecordedStore
 from olmo_dynamics.model import ModelConfig
 from olmo_dynamics.names import TensorInfo
 from olmo_dynamics.progress import Progress
+from olmo_dynamics.quantities.declaration import Status
 from olmo_dynamics.recorders.kernels.sketching import sketch
 from olmo_dynamics.training.checkpoint import write_checkpoint
 from olmo_dynamics.training.recipe import Recipe
@@ -50,6 +51,7 @@ from tests.recorders.test_six_kinds import Moments
 from tests.runs import tiny_model, write_revision
 
 NUMBERS = ("exp_avg_rms", "exp_avg_sq_mean", "update_rms", "eps_dominance", "signal_to_noise", "optimizer_step")
+EMBEDDING = "model.embed_tokens.weight"
 State = Mapping[str, torch.Tensor]
 
 
@@ -197,6 +199,27 @@ def test_a_damaged_state_is_left_out_in_one_line(shared: Path, tmp_path: Path) -
         collect(run, tmp_path / "s.zarr", progress=heard)
     assert [note.partition(":")[0] for note in heard.notes] == ["step40-unsharded is left out"]
     assert set(od.open_store(tmp_path / "s.zarr").table("optimizer")["revision"]) == {"step80-unsharded"}
+
+
+def test_a_tensor_without_any_state_is_not_measured_and_the_others_are(shared: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(shared / "data/native/olmo/tiny-olmo2", tmp_path / "run"))
+    whole = recorded(collect(run, tmp_path / "whole.zarr", revisions=LAST), LAST)
+    state = torch.load(run / LAST / "optim.pt", weights_only=True)
+    group = state["param_groups"][-1]  # of the embedding alone
+    [frozen] = group["params"]
+    assert group["param_names"] == ["module.transformer.wte.weight"]
+    del state["state"][frozen]
+    torch.save(state, run / LAST / "optim.pt")
+    store = collect(run, tmp_path / "s.zarr", ["parameters", "optimizer"], revisions=LAST)
+    assert store.group("optimizer").attributes["optimizer"] == "AdamW"
+    assert recorded(store, LAST) == {name: each for name, each in whole.items() if name != EMBEDDING}
+    statuses = dict(zip(store.axis("tensor").labels.tolist(), store.row("optimizer", LAST)["status"], strict=True))
+    assert {name for name, status in statuses.items() if status != Status.MEASURED} == {EMBEDDING}
+    assert statuses[EMBEDDING] == Status.NOT_MEASURED
+    with od.Run(run).source.open(od.Run(run).source.find(LAST)) as checkpoint:
+        assert checkpoint.stored_as is not None
+        with pytest.raises(CheckpointError, match="has no state; fetch the file again"):
+            checkpoint.stored_as.optimizer.require_adamw()
 
 
 def test_a_step_beyond_every_float_is_one_line(shared: Path, tmp_path: Path) -> None:

@@ -12,15 +12,18 @@ from huggingface_hub import close_session, constants
 from safetensors.numpy import load_file, save
 
 from olmo_dynamics.auditing import audit
+from olmo_dynamics.auditing.quarantine import Quarantine, QuarantineEntry, save_quarantine
 from olmo_dynamics.checkpoints.http.retry import RetryPolicy
 from olmo_dynamics.checkpoints.hub import HubSource
 from olmo_dynamics.collecting import collect, plan
 from olmo_dynamics.frames import RecordedStore, open_store
 from olmo_dynamics.quantities.declaration import Status
 from olmo_dynamics.reporting import render_report
+from tests.conformance.drawn_runs import NAMES, draw_run
 from tests.conftest import REVISIONS
 from tests.hub import LocalHub
 from tests.listening import Notes
+from tests.model.drawing import tiny_config
 
 REPO = "tiny-org/shards"
 FILES = tuple(f"model-{number:05}-of-00003.safetensors" for number in (1, 2, 3))
@@ -110,3 +113,16 @@ def test_a_collection_goes_on_without_them_unless_it_is_asked_to_measure_all(
     assert open_store(store.path).lacking("loss") == (WRONG,)
     found = plan(source, include_quarantined=True, **OPTIONS)
     assert found.notes == () and found.to_do == REVISIONS
+
+
+def test_the_state_of_an_excluded_tensor_is_not_measured(tmp_path: Path) -> None:
+    run = draw_run(tmp_path, tiny_config(layers=1))
+    name = "model.layers.0.mlp.up_proj.weight"
+    entry = QuarantineEntry(("the bytes of another step",), tensors=(name,))
+    file = save_quarantine(Quarantine(str(run.folder), {NAMES[1]: entry}), tmp_path / "quarantine.json")
+    store = collect(run.folder, out=tmp_path / "s.zarr", record="optimizer", quarantine=file, progress=Notes())
+    for revision in NAMES:
+        row, tensors = store.row("optimizer", revision), store.axis("tensor").labels.tolist()
+        excluded = [tensor for tensor, status in zip(tensors, row["status"], strict=True) if status == Status.EXCLUDED]
+        assert excluded == ([name] if revision == NAMES[1] else [])
+        assert np.isnan(row["exp_avg_rms"]).sum() == len(excluded)

@@ -19,7 +19,9 @@ def make_probe(folder, config, sequences=11, positions=12):
 
 
 def recorded(model, probe, *, until=None, ahead=False, **compute):
-    forward = RecordedPass(model.config, probe, [each() for each in BUILT_IN], until=until, compute=Compute(**compute))
+    forward = RecordedPass(
+        model.config, probe, [each() for each in BUILT_IN if not each().lacks], until=until, compute=Compute(**compute)
+    )
     weights = {stage.name: {name: model.state_dict()[name] for name in stage.tensors} for stage in forward.stages}
     if ahead:
         ready = [forward.prepare(stage, weights[stage.name]) for stage in forward.stages]
@@ -57,7 +59,7 @@ def test_until_a_layer_nothing_later_is_recorded(tmp_path):
     for key, values in part.items():
         np.testing.assert_array_equal(values, whole[key])
     assert {key[0].split("/")[0] for key in part} == {
-        "activations", "outliers", "attention", "writes", "induction",
+        "activations", "outliers", "attention", "writes", "induction", "representations",
     }  # fmt: skip
     assert not any("llmint8" in key[0] for key in part)
     assert len(stages(model.config, until=2)) == 3

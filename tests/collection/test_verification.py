@@ -8,6 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
     Olmo3Config,
@@ -45,8 +49,10 @@ def write(folder: Path, config: object, kind: type) -> Path:
         (Olmo2Config(**TINY), Olmo2ForCausalLM),
         (Olmo3Config(**TINY | SLIDING), Olmo3ForCausalLM),
         (OlmoeConfig(**TINY | EXPERTS), OlmoeForCausalLM),
+        (LlamaConfig(**TINY, attention_bias=True), LlamaForCausalLM),
+        (GPTNeoXConfig(**TINY | {"num_key_value_heads": 4}), GPTNeoXForCausalLM),
     ],
-    ids=["olmo", "olmo2", "olmo3", "olmoe"],
+    ids=["olmo", "olmo2", "olmo3", "olmoe", "llama", "gpt_neox"],
 )
 def test_every_family_agrees_with_transformers(config: object, kind: type, tmp_path: Path) -> None:
     run = write(tmp_path / "run", config, kind)

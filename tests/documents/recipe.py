@@ -133,7 +133,6 @@ class Reader:
             **os.environ,
             "PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": os.pathsep.join(map(str, (self.package, self.folder / "site"))),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
         }
         found = subprocess.run(

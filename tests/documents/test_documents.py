@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import linecache
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,12 +26,10 @@ def blocks(page: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from olmo_dynamics.experiments.demo import SMALL, run_demo
-
+def demo_folder(small_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("documents")
     (folder / "cache" / "stores").mkdir(parents=True)
-    run_demo(folder / "cache" / "demo", size=SMALL, quiet=True)
+    shutil.copytree(small_demo, folder / "cache" / "demo")
     return folder
 
 

@@ -10,22 +10,17 @@ import pytest
 from safetensors.numpy import load_file
 
 import olmo_dynamics as od
-from olmo_dynamics.experiments.demo import SMALL, pretrain
+from olmo_dynamics.experiments.demo import SMALL
 from tests.conftest import ROOT
 from tests.documents.recipe import Reader
 
 PAGES = ROOT / "docs" / "how-to"
 
 
-@pytest.fixture(scope="module")
-def demo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pretrain(tmp_path_factory.mktemp("demo"), size=SMALL)
-
-
 @pytest.fixture
-def reader(tmp_path: Path, demo_run: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
+def reader(tmp_path: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
     """A reader in a folder that holds the demo's run."""
-    shutil.copytree(demo_run, tmp_path / "cache" / "demo" / "run")
+    shutil.copytree(small_run / "run", tmp_path / "cache" / "demo" / "run")
     monkeypatch.chdir(tmp_path)
     return Reader(tmp_path)
 
@@ -64,4 +59,4 @@ def test_add_a_plot(reader: Reader) -> None:
 def test_add_a_model_family(reader: Reader) -> None:
     reader.copy_package()
     reader.follow(PAGES / "add-a-model-family.md")
-    assert len(od.open_store("llama.zarr").done) == 2
+    assert len(od.open_store("qwen3.zarr").done) == 2

@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 import olmo_dynamics as od
 from olmo_dynamics.cli import cli
 from olmo_dynamics.errors import CheckpointError, OptionError
-from olmo_dynamics.experiments.demo import SMALL, pretrain
 from olmo_dynamics.forks import ForkMonitoring, MonitoredForkKeywords
 from olmo_dynamics.progress import Progress
 from olmo_dynamics.reporting import render_report
@@ -32,10 +31,10 @@ CURVE = ("step", "tokens", "loss", "gradient_norm", "learning_rate")
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def demo(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The small demo's run, and its tokens; read them, never change them."""
     out = tmp_path_factory.mktemp("demo")
-    run = pretrain(out, size=SMALL)
+    run = shutil.copytree(small_run, out, dirs_exist_ok=True) / "run"
     return run, out / "corpus" / "train.npy"
 
 

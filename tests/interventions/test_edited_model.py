@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from olmo_dynamics.errors import OptionError
@@ -175,6 +175,7 @@ def test_what_changes_nothing_changes_nothing_bit_for_bit(config, seed, dtype):
 @settings(max_examples=8, deadline=None)
 @given(config=configs(), seed=st.integers(0, 99))
 def test_a_model_without_its_last_residual_guesses_evenly(config, seed):
+    assume(config.model_type != "gpt_neox")  # the bias of its final norm remains
     tiny, probe = open_model(random_model(config, seed=seed)), make_probe(config, seed=seed)
     effect = tiny.ablate(probe, range(config.hidden_size), layer=config.layers - 1)
     assert effect.loss_after == pytest.approx(math.log(config.vocab_size), abs=1e-5)

@@ -10,11 +10,15 @@ from torch import Tensor
 
 from olmo_dynamics.model import (
     MODEL_TYPES,
+    DynamicScaling,
     Experts,
     LanguageModel,
+    LinearScaling,
+    Llama3Scaling,
     ModelConfig,
     Yarn,
     build_model,
+    family_of,
     load_model_weights,
     to_config_json,
 )
@@ -34,7 +38,11 @@ def configs(draw: st.DrawFn, model_type: str | None = None) -> ModelConfig:
     kv_heads, layers = draw(st.sampled_from([1, 2, 3])), draw(st.integers(1, 3))
     heads, hidden_size = kv_heads * draw(st.integers(1, 3)), draw(st.sampled_from([24, 48, 96]))
     head_dim = draw(st.sampled_from([2, 8, 16]))
-    if model_type == "olmoe":  # transformers' has heads that are the hidden size together
+    if model_type == "llama":  # transformers' has a hidden size that its heads divide
+        head_dim, hidden_size = draw(st.sampled_from([4, 8, 16])), heads * draw(st.sampled_from([6, 12]))
+    if model_type == "gpt_neox":
+        kv_heads = heads
+    if model_type in ("olmoe", "gpt_neox"):  # transformers' has heads that are the hidden size together
         head_dim = draw(st.sampled_from([8, 16]))
         hidden_size = heads * head_dim
     return ModelConfig(
@@ -46,12 +54,11 @@ def configs(draw: st.DrawFn, model_type: str | None = None) -> ModelConfig:
         head_dim=head_dim,
         intermediate_size=draw(st.sampled_from([16, 40, 96])),
         vocab_size=draw(st.sampled_from([32, 97])),
-        max_positions=64,
+        max_positions=draw(st.sampled_from([8, 64])),
         norm_eps=1e-5 if model_type == "olmo" else draw(st.sampled_from([1e-6, 1e-5, 1e-2])),
         rope_theta=draw(st.sampled_from([100.0, 1e4, 5e5])),
         tied_embeddings=draw(st.booleans()),
-        yarn=draw(st.none() | yarns),
-        **draw(_PARTS[model_type](layers)),
+        **{"yarn": draw(st.none() | yarns)} | draw(_PARTS[model_type](layers)),
     )
 
 
@@ -69,19 +76,73 @@ def _sliding(layers: int) -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
+scalings = st.one_of(
+    st.builds(LinearScaling, factor=st.sampled_from([1.0, 4.0])),
+    st.builds(DynamicScaling, factor=st.sampled_from([2.0, 8.0])),
+    st.builds(
+        Llama3Scaling,
+        factor=st.sampled_from([8.0, 32.0]),
+        low_freq_factor=st.sampled_from([1.0, 2.0]),
+        high_freq_factor=st.just(4.0),
+        original_positions=st.sampled_from([8, 32, 8192]),
+    ),
+)
+
+
+def _biased(layers: int) -> st.SearchStrategy[dict[str, Any]]:
+    ropes = st.fixed_dictionaries({"yarn": st.none() | yarns}) | st.fixed_dictionaries(
+        {"yarn": st.none(), "scaling": scalings}
+    )
+    biases = st.fixed_dictionaries({"attention_bias": st.booleans(), "mlp_bias": st.booleans()})
+    return st.builds(lambda one, other: one | other, ropes, biases)
+
+
+def _partly_rotated(layers: int) -> st.SearchStrategy[dict[str, Any]]:
+    ropes = st.fixed_dictionaries({"yarn": st.none() | yarns}) | st.fixed_dictionaries(
+        {"yarn": st.none(), "scaling": scalings}
+    )
+    parts = st.fixed_dictionaries(
+        {
+            "rotary_dim": st.sampled_from([4, 6, 8]),
+            "activation": st.sampled_from(["gelu", "gelu_new", "gelu_fast"]),
+            "attention_bias": st.booleans(),
+            "parallel_residual": st.booleans(),
+        }
+    )
+    return st.builds(lambda one, other: one | other, ropes, parts)
+
+
 def _mixed(layers: int) -> st.SearchStrategy[dict[str, Any]]:
     counts = st.integers(1, 6).flatmap(lambda count: st.tuples(st.just(count), st.integers(1, count)))
     experts = st.builds(lambda n, flag: Experts(count=n[0], per_token=n[1], renormalized=flag), counts, st.booleans())
     return st.fixed_dictionaries({"clip_qkv": st.sampled_from([None, 0.5]), "experts": experts})
 
 
-_PARTS = {"olmo": _clipped, "olmo2": lambda _: st.just({}), "olmo3": _sliding, "olmoe": _mixed}
+_PARTS = {
+    "olmo": _clipped,
+    "olmo2": lambda _: st.just({}),
+    "olmo3": _sliding,
+    "olmoe": _mixed,
+    "llama": _biased,
+    "gpt_neox": _partly_rotated,
+}
 
 _PLAIN_PARTS: dict[str, dict[str, Any]] = {
     "olmo": {"clip_qkv": 0.5, "norm_eps": 1e-5},
     "olmo2": {},
     "olmo3": {"sliding_window": 4, "sliding_layers": (0, 1), "yarn": Yarn(factor=4.0, original_positions=8)},
     "olmoe": {"experts": Experts(count=5, per_token=2)},
+    "gpt_neox": {
+        "kv_heads": 4,
+        "rotary_dim": 6,
+        "activation": "gelu",
+        "attention_bias": True,
+        "parallel_residual": True,
+    },
+    "llama": {
+        "attention_bias": True,
+        "scaling": Llama3Scaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_positions=16),
+    },
 }
 
 
@@ -131,10 +192,15 @@ def same_in_transformers(model: LanguageModel, attention: str = "sdpa") -> trans
         attn_implementation=attention,
         experts_implementation="eager",
     )
-    loaded = theirs.load_state_dict(fused_experts(model.state_dict()), strict=False)
+    loaded = theirs.load_state_dict(as_in_transformers(model.config, model.state_dict()), strict=False)
     assert loaded.unexpected_keys == []
     assert loaded.missing_keys == (["lm_head.weight"] if model.config.tied_embeddings else [])
     return theirs.eval()
+
+
+def as_in_transformers(config: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as transformers holds them in memory, from those of our model."""
+    return family_of(config.model_type).publish(config, fused_experts(tensors))
 
 
 def fused_experts(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,8 +8,9 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from scipy import special
 
-from olmo_dynamics.model import ModelConfig
+from olmo_dynamics.model import DynamicScaling, LinearScaling, Llama3Scaling, ModelConfig
 
 Array = np.ndarray
 
@@ -17,20 +18,26 @@ Array = np.ndarray
 def numpy_logits(config: ModelConfig, weights: dict[str, Array], token_ids: Array) -> Array:
     """Logits `[positions, vocabulary]`."""
 
+    def centred(x: Array) -> Array:
+        return (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(x.var(axis=-1, keepdims=True) + config.norm_eps)
+
     def norm(x: Array, name: str) -> Array:
         if config.model_type == "olmo":
-            return (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(x.var(axis=-1, keepdims=True) + config.norm_eps)
+            return centred(x)
+        if config.model_type == "gpt_neox":
+            return weights[name] * centred(x) + weights[name.replace(".weight", ".bias")]
         return weights[name] * x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + config.norm_eps)
 
     x = weights["model.embed_tokens.weight"][token_ids]
     for layer in range(config.layers):
         at = f"model.layers.{layer}."
-        if config.model_type in ("olmo", "olmoe"):
-            x = x + attention(config, weights, norm(x, at + "input_layernorm.weight"), layer, norm)
-            x = x + fed(config, weights, norm(x, at + "post_attention_layernorm.weight"), layer)
-        else:
+        if at + "post_feedforward_layernorm.weight" in weights:
             x = x + norm(attention(config, weights, x, layer, norm), at + "post_attention_layernorm.weight")
             x = x + norm(fed(config, weights, x, layer), at + "post_feedforward_layernorm.weight")
+        else:
+            written = attention(config, weights, norm(x, at + "input_layernorm.weight"), layer, norm)
+            read = x if config.parallel_residual else x + written
+            x = x + written + fed(config, weights, norm(read, at + "post_attention_layernorm.weight"), layer)
     head = "model.embed_tokens.weight" if config.tied_embeddings else "lm_head.weight"
     return norm(x, "model.norm.weight") @ weights[head].T
 
@@ -39,9 +46,13 @@ def attention(
     config: ModelConfig, weights: dict[str, Array], x: Array, layer: int, norm: Callable[[Array, str], Array]
 ) -> Array:
     at, positions = f"model.layers.{layer}.self_attn.", np.arange(len(x))
-    q, k, v = (x @ weights[at + f"{role}_proj.weight"].T for role in "qkv")
-    if config.model_type != "olmo":
-        q, k = norm(q, at + "q_norm.weight"), norm(k, at + "k_norm.weight")
+    q, k, v = (linear(weights, x, at + f"{role}_proj") for role in "qkv")
+    if at + "q_norm.weight" in weights:  # of all heads together, or of each by itself
+        width = len(weights[at + "q_norm.weight"]), len(weights[at + "k_norm.weight"])
+        q, k = (
+            norm(t.reshape(len(x), -1, size), at + f"{role}_norm.weight").reshape(len(x), -1)
+            for t, size, role in zip((q, k), width, "qk", strict=True)
+        )
     if config.clip_qkv:
         q, k, v = (np.minimum(np.maximum(t, -config.clip_qkv), config.clip_qkv) for t in (q, k, v))
     window = config.sliding_window if layer in config.sliding_layers else len(x)
@@ -54,20 +65,49 @@ def attention(
         scores[(behind < 0) | (behind >= window)] = -np.inf
         weight = np.exp(scores - scores.max(axis=1, keepdims=True))
         heads.append(weight / weight.sum(axis=1, keepdims=True) @ v[:, shared])
-    return np.concatenate(heads, axis=1) @ weights[at + "o_proj.weight"].T
+    return linear(weights, np.concatenate(heads, axis=1), at + "o_proj")
+
+
+def linear(weights: dict[str, Array], x: Array, name: str) -> Array:
+    return x @ weights[name + ".weight"].T + weights.get(name + ".bias", 0)
 
 
 def turned(config: ModelConfig, layer: int, x: Array) -> Array:
-    half = config.head_dim // 2
+    width = config.head_dim if config.rotary_dim is None else config.rotary_dim
+    x, rest = x[:, :width], x[:, width:]
+    half = width // 2
     sliding = layer in config.sliding_layers
     theta = (config.sliding_rope_theta if sliding else None) or config.rope_theta
+    if isinstance(config.scaling, DynamicScaling) and len(x) > config.max_positions:
+        grown = config.scaling.factor * len(x) / config.max_positions - (config.scaling.factor - 1)
+        theta = theta * grown ** (width / (width - 2))
     frequencies, magnitude = theta ** (-np.arange(half) / half), 1.0
+    if isinstance(config.scaling, LinearScaling):
+        frequencies = frequencies / config.scaling.factor
+    if isinstance(config.scaling, Llama3Scaling):
+        frequencies = np.array([llama3_frequency(config.scaling, frequency) for frequency in frequencies])
     if config.yarn and not sliding:
         frequencies, magnitude = yarn_frequencies(config, frequencies), config.yarn.attention_factor
         magnitude = magnitude or 1 + math.log(config.yarn.factor) / 10
     turn = np.exp(1j * np.outer(np.arange(len(x)), frequencies))
     z = magnitude * (x[:, :half] + 1j * x[:, half:]) * turn
-    return np.concatenate([z.real, z.imag], axis=1)
+    return np.concatenate([z.real, z.imag, rest], axis=1)
+
+
+def llama3_frequency(scaling: Llama3Scaling, frequency: float) -> float:
+    """A pair's frequency, by its wavelength in positions."""
+    wavelength = 2 * math.pi / frequency
+    longest, shortest = (
+        scaling.original_positions / factor for factor in (scaling.low_freq_factor, scaling.high_freq_factor)
+    )
+    if wavelength < shortest:
+        return frequency
+    if wavelength > longest:
+        return frequency / scaling.factor
+    smooth = (scaling.original_positions / wavelength - scaling.low_freq_factor) / (
+        scaling.high_freq_factor - scaling.low_freq_factor
+    )
+    return (1 - smooth) * frequency / scaling.factor + smooth * frequency
 
 
 def yarn_frequencies(config: ModelConfig, frequencies: Array) -> Array:
@@ -78,7 +118,7 @@ def yarn_frequencies(config: ModelConfig, frequencies: Array) -> Array:
         len(frequencies) * math.log(yarn.original_positions / (times * 2 * math.pi), config.rope_theta)
         for times in (yarn.beta_fast, yarn.beta_slow)
     )
-    first, last = max(math.floor(fast), 0), min(math.ceil(slow), config.head_dim - 1)
+    first, last = max(math.floor(fast), 0), min(math.ceil(slow), 2 * len(frequencies) - 1)
     for pair, frequency in enumerate(frequencies):
         share = (pair - first) / (last - first if last != first else 0.001)
         share = min(max(share, 0.0), 1.0)
@@ -90,9 +130,14 @@ def fed(config: ModelConfig, weights: dict[str, Array], x: Array, layer: int) ->
     at = f"model.layers.{layer}.mlp."
 
     def swiglu(x: Array, at: str) -> Array:
-        gate, up = (x @ weights[at + f"{role}_proj.weight"].T for role in ("gate", "up"))
-        return gate / (1 + np.exp(-gate)) * up @ weights[at + "down_proj.weight"].T
+        gate, up = (linear(weights, x, at + f"{role}_proj") for role in ("gate", "up"))
+        return linear(weights, gate / (1 + np.exp(-gate)) * up, at + "down_proj")
 
+    if config.activation:
+        up = linear(weights, x, at + "up_proj")
+        cubic = np.tanh(math.sqrt(2 / math.pi) * (up + 0.044715 * up**3))
+        bell = special.erf(up / math.sqrt(2)) if config.activation == "gelu" else cubic
+        return linear(weights, up / 2 * (1 + bell), at + "down_proj")
     if config.experts is None:
         return swiglu(x, at)
     written = np.zeros_like(x)

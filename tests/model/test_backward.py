@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from olmo_dynamics.checkpoints.formats.families.neox_names import published_name
 from olmo_dynamics.model import MODEL_TYPES, Compute, expected_shapes, model_sites, stages, taps
 from olmo_dynamics.model.backward import BackwardPass, GradientObserver, stages_back
 from olmo_dynamics.model.stream import HEAD
@@ -67,13 +68,18 @@ def of_transformers(model, ids, mask):
         theirs.zero_grad()
         loss.backward(retain_graph=True)
         for name, parameter in theirs.named_parameters():
-            for ours, gradient in apart(name, parameter.grad):
+            for ours, gradient in apart(model.config, name, parameter.grad):
                 found[ours][window] = gradient.clone()
     return found
 
 
-def apart(name, gradient):
-    """A parameter of transformers as ours: experts are apart, gate above up."""
+def apart(config, name, gradient):
+    """A parameter of transformers as ours: experts are apart, gate above up; queries, keys and values of each head."""
+    if config.model_type == "gpt_neox":
+        names = [ours for ours in expected_shapes(config) if published_name(ours) == name]
+        parts = gradient.unflatten(0, (config.heads, len(names), -1)).unbind(1) if len(names) > 1 else [gradient]
+        yield from zip(names, (part.reshape(-1, *gradient.shape[1:]) for part in parts), strict=True)
+        return
     layer, _, role = name.partition(".experts.")
     if not role:
         yield name, gradient

@@ -11,8 +11,20 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from olmo_dynamics.errors import CheckpointError, ConfigError, UnknownModelError
-from olmo_dynamics.model import Experts, ModelConfig, Yarn, build_model, parse_config, to_config_json, unknown_keys
-from olmo_dynamics.model.config_json import _READ
+from olmo_dynamics.model import (
+    MODEL_TYPES,
+    DynamicScaling,
+    Experts,
+    LinearScaling,
+    ModelConfig,
+    Yarn,
+    build_model,
+    family_of,
+    parse_config,
+    to_config_json,
+    unknown_keys,
+)
+from olmo_dynamics.model.config_json import _READ, known_keys
 from tests.model.drawing import configs, distance, random_model, random_tokens, tiny_config
 
 LEAST = {
@@ -112,13 +124,23 @@ def test_written_configs_are_read_back(config, pad, eos):
         ("olmo2", {"hidden_size": 40, "eos_token_id": (3, 4)}),
         ("olmo2", {"yarn": Yarn(factor=4.0, original_positions=16)}),
         ("olmo3", {}),
+        ("llama", {"attention_bias": True, "mlp_bias": True}),
+        ("llama", {"scaling": LinearScaling(factor=4.0), "tied_embeddings": True}),
+        ("llama", {"scaling": DynamicScaling(factor=4.0), "max_positions": 4}),
+        ("gpt_neox", {"attention_bias": False, "rotary_dim": 10}),
+        ("gpt_neox", {"parallel_residual": False, "scaling": LinearScaling(factor=2.0), "activation": "gelu_new"}),
         ("olmoe", {"experts": Experts(count=4, per_token=3, renormalized=True), "clip_qkv": 0.5}),
     ],
 )
 def test_transformers_loads_what_we_write(tmp_path, family, changes):
     model = random_model(tiny_config(family, **changes))
     (tmp_path / "config.json").write_text(json.dumps(to_config_json(model.config, dtype="float32")))
-    save_file(model.state_dict(), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    weights = family_of(family).publish(model.config, model.state_dict())
+    save_file(
+        {name: tensor.contiguous() for name, tensor in weights.items()},
+        tmp_path / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     assert theirs.dtype == torch.float32
     assert parse_config(theirs.config.to_dict()) == model.config
@@ -127,10 +149,10 @@ def test_transformers_loads_what_we_write(tmp_path, family, changes):
         assert distance(model(token_ids), theirs(token_ids).logits) <= 1e-5
 
 
-@pytest.mark.parametrize("model_type", ["llama", None])
+@pytest.mark.parametrize("model_type", ["qwen3", "olmo_hybrid", None])
 def test_unknown_model_types_can_still_be_recorded(model_type):
     message = (
-        rf"^model_type must be one of olmo, olmo2, olmo3, olmoe to run a forward pass \(got {model_type!r}\); "
+        rf"^model_type must be one of {', '.join(MODEL_TYPES)} to run a forward pass \(got {model_type!r}\); "
         r"record parameters only, which needs no forward pass$"
     )
     with pytest.raises(UnknownModelError, match=message):
@@ -341,8 +363,13 @@ ROPE = st.dictionaries(st.sampled_from((*ROPE_WORDS, "full_attention", "sliding_
 
 @settings(max_examples=400, deadline=None)
 @given(
-    family=st.sampled_from(["olmo", "olmo2", "olmo3", "olmoe"]),
-    changes=st.dictionaries(st.sampled_from(sorted(_READ)), st.one_of(JSON, ROPE), min_size=1, max_size=3),
+    family=st.sampled_from(MODEL_TYPES),
+    changes=st.dictionaries(
+        st.sampled_from(sorted(_READ.union(*map(known_keys, MODEL_TYPES)))),
+        st.one_of(JSON, ROPE),
+        min_size=1,
+        max_size=3,
+    ),
 )
 def test_any_json_is_a_config_or_the_one_error(family, changes):
     given_config = LEAST | {"model_type": family, "num_experts": 4 if family == "olmoe" else None} | changes

@@ -20,9 +20,12 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.models.gpt_neox import modeling_gpt_neox
+from transformers.models.llama import modeling_llama
 from transformers.models.olmo2 import modeling_olmo2
 from transformers.models.olmoe import modeling_olmoe
 
+from olmo_dynamics.checkpoints import FolderSource
 from olmo_dynamics.model import (
     MODEL_TYPES,
     LanguageModel,
@@ -36,12 +39,13 @@ from olmo_dynamics.model import (
     parse_config,
     taps,
     to_config_json,
+    to_tensor,
 )
-from olmo_dynamics.names import NO_LAYER, Site
+from olmo_dynamics.names import NO_LAYER, Revision, Site
 from tests.model.drawing import (
+    as_in_transformers,
     configs,
     distance,
-    fused_experts,
     random_model,
     random_tokens,
     same_in_transformers,
@@ -58,7 +62,8 @@ def cross_entropy(logits: Tensor, token_ids: Tensor) -> Tensor:
 
 
 def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
-    return fused_experts({name: parameter.grad for name, parameter in model.named_parameters()})
+    found = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return as_in_transformers(model.config, found) if isinstance(model, LanguageModel) else found
 
 
 def whole(tensors: dict[str, Tensor]) -> Tensor:
@@ -141,18 +146,33 @@ def test_bfloat16_logits_equal_transformers_to_rounding(family, data, batch, see
 
 @contextmanager
 def rounding_as_olmo2(theirs: transformers.PreTrainedModel) -> Iterator[transformers.PreTrainedModel]:
-    """transformers' OLMoE multiplies by norm weights, and turns queries and keys, after rounding to bfloat16, which is less
-    exact than what it does for OLMo 2, and we for all; here it does as for OLMo 2.
+    """transformers' OLMoE and Llama multiply by norm weights, these and GPT-NeoX turn queries and keys, and GPT-NeoX computes
+    GELU's approximation, after rounding to bfloat16, which is less exact than what it does for OLMo 2, and we for all; here
+    they do as OLMo 2.
     """
-    if theirs.config.model_type != "olmoe":
+    written = {"olmoe": modeling_olmoe, "llama": modeling_llama, "gpt_neox": modeling_gpt_neox}.get(
+        theirs.config.model_type
+    )
+    if written is None:
         yield theirs
         return
-    theirs.model.rotary_emb = modeling_olmo2.Olmo2RotaryEmbedding(theirs.config)
+    theirs.base_model.rotary_emb.forward = MethodType(
+        modeling_olmo2.Olmo2RotaryEmbedding.forward, theirs.base_model.rotary_emb
+    )
     for norm in theirs.modules():
-        if isinstance(norm, modeling_olmoe.OlmoeRMSNorm):
+        if isinstance(norm, modeling_olmoe.OlmoeRMSNorm | modeling_llama.LlamaRMSNorm):
             norm.forward = MethodType(modeling_olmo2.Olmo2RMSNorm.forward, norm)
-    with patch.object(modeling_olmoe, "apply_rotary_pos_emb", modeling_olmo2.apply_rotary_pos_emb):
+    for mlp in theirs.modules():
+        if isinstance(mlp, modeling_gpt_neox.GPTNeoXMLP) and theirs.config.hidden_act != "gelu":
+            mlp.act = torch.nn.GELU(approximate="tanh")  # theirs rounds after every operation
+    with patch.object(written, "apply_rotary_pos_emb", rotated_as_olmo2):
         yield theirs
+
+
+def rotated_as_olmo2(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    width = cos.shape[-1]  # the rest of a head is not rotated
+    turned = modeling_olmo2.apply_rotary_pos_emb(q[..., :width], k[..., :width], cos, sin)
+    return tuple(torch.cat((t, x[..., width:]), dim=-1) for t, x in zip(turned, (q, k), strict=True))
 
 
 def test_bfloat16_olmoe_is_not_far_from_transformers_own_rounding():
@@ -199,24 +219,27 @@ def seen_by_theirs(model: torch.nn.Module, token_ids: Tensor) -> dict[tuple[Site
         def hook(module, inputs, output):
             value = inputs[0] if entering else output
             value = value[part] if isinstance(value, tuple) else value
-            seen[site, layer] = value.view(*token_ids.shape, value.shape[-1])  # routers see tokens in one row
+            seen[site, layer] = value.reshape(*token_ids.shape, -1)  # routers see tokens in one row
 
         module.register_forward_hook(hook)
 
-    keep(model.model.embed_tokens, Site.EMBEDDING)
-    keep(model.model.norm, Site.FINAL_NORM)
+    neox = model.config.model_type == "gpt_neox"
+    keep(model.get_input_embeddings(), Site.EMBEDDING)
+    keep(model.base_model.final_layer_norm if neox else model.model.norm, Site.FINAL_NORM)
     keep(model.lm_head, Site.LOGITS)
-    for layer, block in enumerate(model.model.layers):
+    for layer, block in enumerate(model.base_model.layers):
         keep(block, Site.RESIDUAL_IN, layer, entering=True)
-        keep(block.self_attn, Site.ATTENTION_OUTPUT, layer)
+        attention = block.attention if neox else block.self_attn
+        keep(attention, Site.ATTENTION_OUTPUT, layer)
         keep(block.mlp, Site.MLP_OUTPUT, layer)
         keep(block, Site.RESIDUAL_OUT, layer)
-        if hasattr(block.self_attn, "q_norm"):
-            keep(block.self_attn.q_norm, Site.QUERY, layer)
-            keep(block.self_attn.k_norm, Site.KEY, layer)
+        if hasattr(attention, "q_norm"):
+            keep(attention.q_norm, Site.QUERY, layer)
+            keep(attention.k_norm, Site.KEY, layer)
         if hasattr(block, "input_layernorm"):
             keep(block.input_layernorm, Site.ATTENTION_INPUT, layer)
-            keep(block.post_attention_layernorm, Site.RESIDUAL_MIDDLE, layer, entering=True)
+            if not getattr(block, "use_parallel_residual", False):
+                keep(block.post_attention_layernorm, Site.RESIDUAL_MIDDLE, layer, entering=True)
             keep(block.post_attention_layernorm, Site.MLP_INPUT, layer)
         else:
             keep(block.post_attention_layernorm, Site.ATTENTION_OUTPUT_NORMED, layer)
@@ -226,7 +249,7 @@ def seen_by_theirs(model: torch.nn.Module, token_ids: Tensor) -> dict[tuple[Site
             keep(block.mlp.gate, Site.ROUTER_LOGITS, layer)
             keep(block.mlp.gate, Site.CHOSEN_EXPERTS, layer, part=2)
         else:
-            keep(block.mlp.down_proj, Site.MLP_HIDDEN, layer, entering=True)
+            keep(block.mlp.dense_4h_to_h if neox else block.mlp.down_proj, Site.MLP_HIDDEN, layer, entering=True)
     with torch.no_grad(), showing_queries(model, seen):
         model(token_ids)
     return seen
@@ -254,8 +277,8 @@ def test_every_site_holds_what_transformers_has_there(family):
     ours, theirs = seen_by_ours(model, token_ids), seen_by_theirs(same_in_transformers(model), token_ids)
     sites = model_sites(model.config)
     assert sorted(ours) == sorted((site, n) for site in sites for n in (range(3) if site.in_block else [NO_LAYER]))
-    clipped = {Site.QUERY, Site.KEY} if family == "olmo" else set()  # where transformers has no module to hook
-    assert {site for site, _ in theirs} == set(sites) - clipped
+    unhooked = {Site.QUERY, Site.KEY} if family in ("olmo", "llama", "gpt_neox") else set()  # no module there
+    assert {site for site, _ in theirs} == set(sites) - unhooked
     for place in theirs:
         assert ours[place].shape == theirs[place].shape
         assert distance(ours[place], theirs[place]) <= 1e-5, place
@@ -264,8 +287,11 @@ def test_every_site_holds_what_transformers_has_there(family):
 def test_families_differ_in_their_sites():
     dense = set(Site) - {Site.ROUTER_LOGITS, Site.CHOSEN_EXPERTS}
     read, written = {Site.ATTENTION_INPUT, Site.MLP_INPUT}, {Site.ATTENTION_OUTPUT_NORMED, Site.MLP_OUTPUT_NORMED}
-    assert set(model_sites(tiny_config("olmo"))) == dense - written
+    assert set(model_sites(tiny_config("olmo"))) == set(model_sites(tiny_config("llama"))) == dense - written
     assert set(model_sites(tiny_config("olmo2"))) == set(model_sites(tiny_config("olmo3"))) == dense - read
+    parallel, one_by_one = (tiny_config("gpt_neox", parallel_residual=flag) for flag in (True, False))
+    assert set(model_sites(one_by_one)) == dense - written
+    assert set(model_sites(parallel)) == dense - written - {Site.RESIDUAL_MIDDLE}
     assert set(model_sites(tiny_config("olmoe"))) == set(Site) - written - {Site.MLP_HIDDEN}
 
 
@@ -287,7 +313,7 @@ def test_an_edit_at_a_tap_reaches_the_logits(family):
     token_ids = random_tokens(model.config, 1, 6)
     with torch.no_grad():
         before = model(token_ids)
-        tap = find_tap(model, Site.RESIDUAL_MIDDLE, 1)
+        tap = find_tap(model, Site.ATTENTION_OUTPUT, 1)
         handle = tap.register_forward_hook(lambda tap, inputs, x: torch.zeros_like(x))
         after = model(token_ids)
         handle.remove()
@@ -308,16 +334,18 @@ def test_logits_do_not_depend_on_later_tokens(family):
 
 
 @families
-def test_the_padding_row_is_trained_where_transformers_leaves_it_alone(family):
+def test_the_padding_row_is_trained_also_where_transformers_leaves_it_alone(family):
+    left_alone = family != "gpt_neox"  # transformers' GPT-NeoX gives its embedding no padding_idx
     ours = random_model(tiny_config(family, pad_token_id=1))
     theirs = same_in_transformers(ours)
     token_ids = torch.tensor([[1, 5, 1, 7, 8]])
     cross_entropy(ours(token_ids), token_ids).backward()
     cross_entropy(theirs(token_ids).logits, token_ids).backward()
-    our_gradient, their_gradient = ours.model.embed_tokens.weight.grad, theirs.model.embed_tokens.weight.grad
-    assert their_gradient[1].norm() == 0
+    our_gradient, their_gradient = ours.model.embed_tokens.weight.grad, theirs.get_input_embeddings().weight.grad
+    assert (their_gradient[1].norm() == 0) == left_alone
     assert our_gradient[1].norm() > 0
-    assert distance(our_gradient[2:], their_gradient[2:]) <= 1e-5
+    compared = [row for row in range(len(our_gradient)) if row != 1 or not left_alone]
+    assert distance(our_gradient[compared], their_gradient[compared]) <= 1e-5
 
 
 def written_configs(facts: dict[str, Any]) -> list[dict[str, Any]]:
@@ -348,7 +376,7 @@ def test_published_models_have_exactly_their_parameters(shared):
             padded = replace(config, vocab_size=facts["native_padded_vocab"], yarn=None, max_positions=1)
             assert parameter_count(padded) == facts["native_total_params"], name
     assert len(checked) >= 27
-    assert {facts["model_type"] for facts in checked.values()} >= set(MODEL_TYPES)
+    assert {facts["model_type"] for facts in checked.values()} >= {"olmo", "olmo2", "olmo3", "olmoe"}
 
 
 @families
@@ -358,9 +386,13 @@ def test_names_and_shapes_are_those_that_transformers_writes(family, tmp_path):
     config = tiny_config(family)
     theirs = same_in_transformers(random_model(config))
     theirs.save_pretrained(tmp_path)
-    stored = load_file(tmp_path / "model.safetensors")
+    written = load_file(tmp_path / "model.safetensors")
+    with FolderSource(tmp_path.parent).open(Revision(tmp_path.name)) as checkpoint:
+        infos = checkpoint.tensors
+        stored = {name: to_tensor(checkpoint.read(info), info) for name, info in infos.items()}
     assert {name: tuple(tensor.shape) for name, tensor in stored.items()} == expected_shapes(config)
-    check_shapes(config, stored)
+    check_shapes(config, infos)
+    assert set(written) == set(checkpoint.published_names.values() or infos)
     read = parse_config(json.loads((tmp_path / "config.json").read_text()))
     assert to_config_json(read) == to_config_json(config)
     token_ids, again = random_tokens(config, 2, 7), build_model(read, device="cpu")
@@ -388,7 +420,7 @@ def test_init_weights_are_cut_normals_that_a_seed_fixes(family):
         assert torch.equal(tensor, again[name])
         assert torch.equal(tensor.bfloat16(), rounded[name])
         if tensor.ndim == 1:
-            assert torch.equal(tensor, torch.ones_like(tensor))
+            assert torch.equal(tensor, torch.full_like(tensor, 0.0 if name.endswith(".bias") else 1.0))
     embedding = first["model.embed_tokens.weight"].double()
     assert embedding.abs().max() <= 0.06
     # a normal cut off at 3 standard deviations keeps sqrt(0.97334) of its spread

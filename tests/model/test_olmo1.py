@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from olmo_dynamics.model import Olmo1, build_model, expected_shapes, find_tap, parse_config, to_config_json
-from olmo_dynamics.model.olmo1 import LayerNorm
+from olmo_dynamics.model.families.olmo1 import LayerNorm
 from olmo_dynamics.names import Site
 from tests.model.drawing import distance, random_model, random_tokens, same_in_transformers, tiny_config
 

@@ -81,7 +81,10 @@ def assert_everywhere(ours: Seen, theirs: Seen, equal) -> None:
         assert equal(ours[place], theirs[place]), place
 
 
-@pytest.mark.parametrize("family", MODEL_TYPES)
+@pytest.mark.parametrize(
+    "family",  # test_weights_are_cast_to_the_compute_dtype compares one config of each family as exactly
+    [pytest.param(each, marks=[pytest.mark.slow] if each in ("llama", "gpt_neox") else []) for each in MODEL_TYPES],
+)
 @settings(max_examples=8, deadline=None)
 @given(data=st.data(), sequences=st.integers(1, 20), positions=st.integers(1, 12), at_once=st.integers(1, 3))
 def test_every_site_is_bit_for_bit_the_resident_model(family, data, sequences, positions, at_once):
@@ -171,7 +174,7 @@ def take(weights: dict[str, Tensor], names: Iterable[str]) -> tuple[dict[str, Te
     return taken, [weakref.ref(tensor) for tensor in taken.values()]
 
 
-@pytest.mark.parametrize("family", ["olmo2", "olmoe"])
+@pytest.mark.parametrize("family", ["olmo2", pytest.param("olmoe", marks=pytest.mark.slow)])
 def test_a_stage_lets_its_weights_go(family):
     model = random_model(tiny_config(family))
     streamed = StreamedPass(model.config, random_tokens(model.config, 2, 5))

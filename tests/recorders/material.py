@@ -11,17 +11,21 @@ from olmo_dynamics.model import to_tensor
 from olmo_dynamics.names import NO_LAYER, Site, TensorInfo
 from olmo_dynamics.quantities.declaration import Reads, Record
 from olmo_dynamics.recorders import BUILT_IN, Context, Observation, Recorder
+from olmo_dynamics.recorders.experts.expert_geometry import ExpertGeometryRecorder
 from olmo_dynamics.recorders.head_spectra import HeadSpectraRecorder
 from olmo_dynamics.recorders.inside.attention import AttentionRecorder
 from olmo_dynamics.recorders.inside.in_context import InContextRecorder
 from olmo_dynamics.recorders.inside.induction import InductionRecorder
 from olmo_dynamics.recorders.inside.lens import LensRecorder
+from olmo_dynamics.recorders.inside.ngram import NgramRecorder
+from olmo_dynamics.recorders.inside.ngram_samples import NgramSampleRecorder
 from olmo_dynamics.recorders.inside.writes import WritesRecorder
 
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 LAYERS_AT_MOST = 8
 OF_A_MODEL = (
-    HeadSpectraRecorder, AttentionRecorder, WritesRecorder, LensRecorder, InductionRecorder, InContextRecorder,
+    ExpertGeometryRecorder, HeadSpectraRecorder, AttentionRecorder, WritesRecorder, LensRecorder, InductionRecorder,
+    InContextRecorder, NgramRecorder, NgramSampleRecorder,
 )  # fmt: skip
 """Recorders that need a model beside the values of a site or a tensor; they have tests of their own."""
 

@@ -217,6 +217,12 @@ def test_constant_and_zero_activations_are_degenerate():
         assert np.isnan(zero[name]), name
 
 
+def test_clipped_values_have_no_median_above_the_largest():
+    x = torch.tensor([[[0.5, -0.5, 0.5, 0.123456789]]])
+    found = record(x, dtype=torch.float32)
+    assert (found["abs_median"], found["abs_max"], found["max_sparsity"]) == (0.5, 0.5, 0)
+
+
 def test_one_silent_token_is_degenerate_not_infinite():
     x = np.random.default_rng(0).standard_normal((1, 4, 6))
     x[0, 2] = 0

@@ -12,8 +12,8 @@ from olmo_dynamics.recorders import BUILT_IN, LossRecorder, ParameterRecorder, R
 from olmo_dynamics.recorders.lookup import built_in_groups, is_built_in, origin
 
 GROUPS = (
-    "parameters, embeddings, activations, outliers, logits, loss, tokens, routing, sketches, spectra, head_spectra, optimizer, "
-    "attention, writes, lens, induction, gradients, gradient_stream, gradient_rows"
+    "parameters, embeddings, activations, outliers, logits, loss, tokens, routing, experts, sketches, spectra, head_spectra, "
+    "optimizer, attention, writes, lens, induction, ngram, representations, gradients, gradient_stream, gradient_rows"
 )
 WRITTEN = """
 from olmo_dynamics import Group, Quantity, Reads, Recorder

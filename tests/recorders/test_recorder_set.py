@@ -130,7 +130,7 @@ def test_sites_needed():
     assert recorders({"loss"}).sites == {Site.LOGITS}
     assert recorders({"outliers"}).sites == {Site.EMBEDDING, Site.RESIDUAL_MIDDLE, Site.RESIDUAL_OUT}
     assert recorders({"activations"}).sites == set(ALL_SITES) - UNREAD - {Site.LOGITS, Site.CHOSEN_EXPERTS}
-    assert recorders({"routing"}).sites == ROUTING
+    assert recorders({"routing"}).sites == ROUTING | {Site.LOGITS}
     assert recorders().sites == set(ALL_SITES) - UNREAD
 
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from olmo_dynamics.names import Site
+from olmo_dynamics.names import NO_LAYER, Site
 from olmo_dynamics.quantities import of_group
 from olmo_dynamics.quantities.declaration import Status
 from olmo_dynamics.recorders import RoutingRecorder, domain_specialisation
@@ -44,11 +44,17 @@ def measured(probe, logits, chosen):
 
 
 def keyed(records):
-    return {(r.quantity.name, r.at["layer"], r.at.get("domain")): r.values for r in records}
+    """Values by name, layer, and the label of another axis, if there is one."""
+    return {(r.quantity.name, r.at.get("layer"), other_label(r.at)): r.values for r in records}
+
+
+def other_label(at):
+    return next((at[axis] for axis in ("domain", "vocabulary", "later_layer") if axis in at), None)
 
 
 def scalars(probe, logits, chosen):
-    return {name: values for (name, _, domain), values in measured(probe, logits, chosen).items() if domain is None}
+    found = measured(probe, logits, chosen)
+    return {name: values for (name, layer, other), values in found.items() if layer is not None and other is None}
 
 
 def assert_identical(a, b):
@@ -58,7 +64,12 @@ def assert_identical(a, b):
 
 
 def test_every_quantity_is_measured():
-    found = {record.quantity.name for record in everything(_recorded(*drawn(0)))}
+    probe, logits, chosen = drawn(0)
+    recorder = recorder_of(probe)
+    for layer in (0, 1):
+        show(recorder, logits, chosen, slice(0, 4), layer=layer)
+    recorder.observe(shown(Site.LOGITS, NO_LAYER, torch.zeros(4, 6, 9), probe.mask))
+    found = {record.quantity.name for record in everything(recorder)}
     assert found == {quantity.name for quantity in of_group("routing")}
 
 
@@ -116,8 +127,9 @@ def test_an_independent_count(seed):
     wide = logits.double().numpy()
     exp = np.exp(wide)
     p_mean = np.mean([exp[t] / exp[t].sum() for t in tokens], axis=0)
-    scalar = {name: found[name, 0, None] for name in ("expert_load", "mean_probability", "load_imbalance", "load_entropy",
-                                                      "dead_experts", "balance_loss", "router_z", "status")}  # fmt: skip
+    names = ("expert_load", "mean_probability", "load_imbalance", "load_entropy", "dead_experts", "balance_loss", "router_z",
+             "router_margin", "status")  # fmt: skip
+    scalar = {name: found[name, 0, None] for name in names}
     load = sent / (3 * len(tokens))
     some = load[load > 0]
     expected = {
@@ -125,6 +137,7 @@ def test_an_independent_count(seed):
         "load_entropy": -(some * np.log(some)).sum() / np.log(7), "dead_experts": (sent < 0.1 * sent.mean()).sum(),
         "balance_loss": 7 / 3 * sum(sent[i] / len(tokens) * p_mean[i] for i in range(7)),
         "router_z": np.mean([np.log(exp[t].sum()) ** 2 for t in tokens]), "status": Status.MEASURED,
+        "router_margin": np.mean([sorted(wide[t])[-3] - sorted(wide[t])[-4] for t in tokens]),
     }  # fmt: skip
     for name, value in expected.items():
         np.testing.assert_allclose(scalar[name], value, rtol=1e-12, err_msg=name)
@@ -161,7 +174,7 @@ def test_experts_are_only_names(seed):
     renamed = torch.empty_like(logits)
     renamed[..., names] = logits
     ours, theirs = measured(probe, logits, chosen), measured(probe, renamed, names[chosen])
-    for name in ("load_imbalance", "load_entropy", "dead_experts", "balance_loss", "router_z"):
+    for name in ("load_imbalance", "load_entropy", "dead_experts", "balance_loss", "router_z", "router_margin"):
         np.testing.assert_allclose(ours[name, 0, None], theirs[name, 0, None], rtol=1e-12)
     np.testing.assert_array_equal(ours["expert_load", 0, None], theirs["expert_load", 0, None][names])
     np.testing.assert_array_equal(
@@ -207,6 +220,7 @@ def test_a_single_expert_has_no_entropy():
     probe, logits, chosen = drawn(0, experts=1, per_token=1)
     found = scalars(probe, logits, chosen)
     assert np.isnan(found["load_entropy"]) and found["status"] == Status.DEGENERATE
+    assert np.isnan(found["router_margin"])
     assert found["balance_loss"] == 1
 
 
@@ -231,7 +245,7 @@ def test_finishing_a_layer_drops_it():
     for layer in (0, 1):
         show(recorder, logits, chosen, slice(0, 4), layer=layer)
     assert {record.at["layer"] for record in recorder.finish_layer(1)} == {1}
-    assert {record.at["layer"] for record in everything(recorder)} == {0}
+    assert {record.at["layer"] for record in recorder.finish_layer(0)} == {0}
     assert list(recorder.finish_layer(1)) == []
 
 

@@ -182,7 +182,16 @@ def test_sketches_are_recorded_where_they_are_asked_for(tmp_path):
     plain = od.collect(run, out=tmp_path / "plain.zarr", tokens=tokens, progress=Progress())
     every = od.collect(run, out=tmp_path / "all.zarr", record="all", tokens=tokens, progress=Progress())
     assert "sketches" not in plain.groups
-    looking = {"attention", "writes", "lens", "induction", "gradients", "gradient_stream", "gradient_rows"}
+    looking = {
+        "attention",
+        "writes",
+        "lens",
+        "induction",
+        "representations",
+        "gradients",
+        "gradient_stream",
+        "gradient_rows",
+    }
     assert set(every.groups) - set(plain.groups) == {"sketches", "spectra", "head_spectra", *looking}
     assert every.group("sketches").attributes["size"] == 1024
 

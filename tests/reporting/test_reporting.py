@@ -21,7 +21,7 @@ from olmo_dynamics.reporting import render_report, write_report
 from tests.plots.drawing import encodings
 from tests.plots.test_page import data_of, rows_of
 from tests.runs import write_run
-from tests.store.synthetic import add, new_store, records
+from tests.store.synthetic import GROUPS, add, new_store, records
 
 
 def collected(folder: Path, *names: str, **options: object) -> RecordedStore:
@@ -51,7 +51,7 @@ def test_parameters_alone(tiny_run: Path, tmp_path: Path) -> None:
 
 
 def test_two_revisions_with_one_step_are_drawn_once(tmp_path: Path) -> None:
-    text = render_report(collected(tmp_path, "step10", "step_10", "step20"))
+    text = render_report(collected(tmp_path, "step10", "step_10", "step20", record=("parameters", "loss")))
     assert "step_10 (has another&#x27;s step)" in text
 
 
@@ -83,7 +83,17 @@ TWO_STAGES = (
 @pytest.fixture(scope="module")
 def staged(tmp_path_factory: pytest.TempPathFactory) -> RecordedStore:
     """A training in two stages of which the second has three ingredients, with every group."""
-    store = new_store(tmp_path_factory.mktemp("staged") / "s.zarr")
+    return two_stages(tmp_path_factory.mktemp("staged"))
+
+
+@pytest.fixture(scope="module")
+def staged_weights(tmp_path_factory: pytest.TempPathFactory) -> RecordedStore:
+    """The same training with losses and norms of weights alone."""
+    return two_stages(tmp_path_factory.mktemp("weights"), ("parameters", "loss"))
+
+
+def two_stages(folder: Path, groups: tuple[str, ...] = GROUPS) -> RecordedStore:
+    store = new_store(folder / "s.zarr", groups)
     for seed, name in enumerate(TWO_STAGES):
         told = parse_revision(name)
         position = None if told.step is None else told.step + (20 if told.stage == 2 else 0)
@@ -111,8 +121,8 @@ def test_every_chart_of_two_stages_and_three_ingredients_is_drawn_by_position(st
     }
 
 
-def test_a_report_draws_the_chosen_part_of_a_store(staged: RecordedStore) -> None:
-    text = render_report(staged, revisions="stage2:ingredient2", tensors=("q_proj", "*down*"))
+def test_a_report_draws_the_chosen_part_of_a_store(staged_weights: RecordedStore) -> None:
+    text = render_report(staged_weights, revisions="stage2:ingredient2", tensors=("q_proj", "*down*"))
     assert "<dt>revisions drawn</dt><dd>2, chosen by stage2:ingredient2</dd>" in text
     assert "<dt>tensors drawn</dt><dd>q_proj, *down*</dd>" in text
     norms = charts_of(text)["Weight norms over training"]
@@ -160,14 +170,14 @@ def test_an_empty_group_says_so_in_its_place_and_the_others_are_drawn(tmp_path: 
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(
-    staged: RecordedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    staged_weights: RecordedStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(DiskFullError) as caught:
-        write_report(staged, tmp_path / "report.html")
+        write_report(staged_weights, tmp_path / "report.html")
     target = tmp_path / "report.html"
     assert str(caught.value) == f"{target} cannot be written (No space left on device); make room or give another --out"
     assert list(tmp_path.iterdir()) == []

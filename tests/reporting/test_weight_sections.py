@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import polars as pl
 
 import olmo_dynamics as od
-from olmo_dynamics.experiments.demo import SMALL, pretrain
 from olmo_dynamics.progress import Progress
 from olmo_dynamics.reporting import render_report
 from olmo_dynamics.reporting.weight_sections import optimizer, spectra
@@ -18,8 +18,9 @@ MOVED = ("Distance from the first weights", "Angle to the first weights", "Turns
          "Similarity of revisions")  # fmt: skip
 
 
-def test_sketches_embeddings_and_a_fork(tmp_path: Path) -> None:
-    run, data = pretrain(tmp_path, size=SMALL), [tmp_path / "corpus" / "train.npy"]
+def test_sketches_embeddings_and_a_fork(small_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(small_run, tmp_path, dirs_exist_ok=True) / "run"
+    data = [tmp_path / "corpus" / "train.npy"]
     store = od.collect(run, out=tmp_path / "s.zarr", record="sketches,embeddings", batch="2x16", progress=Progress())
     od.fork(run, "step9-tokens4608", data=data, out=tmp_path / "fork", steps=3, save=(), progress=Progress())
     od.collect(tmp_path / "fork", out=tmp_path / "fork" / "store.zarr", record="sketches", progress=Progress())

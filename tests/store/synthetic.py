@@ -97,6 +97,8 @@ def axes() -> dict[str, Axis]:
         Axis("singular_rank", np.arange(1, 33)),
         Axis("top", np.arange(1, 4)),
         Axis("head", np.arange(2)),
+        Axis("eigenvalue_rank", np.arange(1, 65)),
+        Axis("gram_component", np.arange(64)),
         Axis("part", np.array(["attention", "mlp"])),
         Axis("domain", np.array(["prose", "code"])),
         Axis("sequence", np.arange(3), {"domain_of_sequence": np.array(["prose", "prose", "code"])}),
@@ -104,6 +106,10 @@ def axes() -> dict[str, Axis]:
         Axis("expert", np.arange(EXPERTS)),
         Axis("partner", np.arange(EXPERTS)),
         Axis("choice", np.arange(1, 3)),
+        Axis("order", np.arange(1, 3)),
+        Axis("later_layer", np.arange(LAYERS)),
+        Axis("matrix", np.array(["router", "gate_proj", "up_proj", "down_proj"])),
+        Axis("vocabulary", np.array(["input", "predicted", "true"])),
     ]
     return {axis.name: axis for axis in found}
 
@@ -126,6 +132,8 @@ def values(seed: int, groups: tuple[str, ...] = GROUPS) -> dict[str, np.ndarray]
                 row = rng.integers(0, 9, shape).astype(quantity.dtype)
             if quantity.name == "element_count":  # of every revision
                 row = np.full(shape, 96)
+            if quantity.name == "chosen_experts":
+                row = row % EXPERTS
             if quantity.name == "status":
                 row = np.full(shape, Status.MEASURED, dtype=np.uint8)
             _unmeasure(row, quantity.axes)

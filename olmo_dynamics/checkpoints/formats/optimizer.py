@@ -50,7 +50,7 @@ class OptimizerState:
     AdamW has both moments of every weight; Muon, Dion and Lion keep only `exp_avg` of matrices, or of all. `steps` are the
     updates that the optimiser counted, as it stored them (OLMo-core's SkipStepAdamW stores one more than it made, and 0 in the
     runs before its fix). Each group has its hyper-parameters, and canonical names under `params`. `lacking` says in one line
-    what AdamW would need in order to go on; it is empty for AdamW.
+    what AdamW would need in order to go on; it is empty for AdamW with a state of every parameter.
     """
 
     moments: Mapping[str, TensorSet]
@@ -92,8 +92,10 @@ def build_state(
     steps = _read_steps(
         read, {parameter: kinds["step"] for parameter, kinds in stored.items() if "step" in kinds}, where
     )
-    named = [{**group, "params": _group_names(group["params"], pieces, where)} for group in groups]
+    groups = list(groups)
+    named = [{**group, "params": _group_names(group["params"], pieces)} for group in groups]
     lacking = _lacking(stored, where)
+    frozen = [parameter for group in groups for parameter in group["params"] if parameter not in pieces]
     named_views = [
         replace(view, name=f"{view.name}.{kind}") for kind, some in tensors.items() for view in to_views(some)
     ]
@@ -104,7 +106,8 @@ def build_state(
         | {name: step for parameter, step in steps.items() for name in pieces[parameter]},
         named,
         name or ("unknown" if lacking else "AdamW"),
-        lacking,
+        lacking
+        or (f"{where}: a group names {brief(frozen[0])}, which has no state; fetch the file again" if frozen else ""),
     )
 
 
@@ -198,15 +201,9 @@ def _steps_of_groups(groups: Iterable[Mapping[str, Any]], where: str) -> dict[st
     }
 
 
-def _group_names(parameters: Iterable[str], pieces: Mapping[str, list[str]], where: str) -> list[str]:
-    names = []
-    for parameter in parameters:
-        if parameter not in pieces:
-            raise CheckpointError(
-                f"{where}: a group names {brief(parameter)}, which has no state; fetch the file again"
-            )
-        names += pieces[parameter]
-    return names
+def _group_names(parameters: Iterable[str], pieces: Mapping[str, list[str]]) -> list[str]:
+    """The canonical names of a group's parameters; those without state, as of frozen ones, are left out."""
+    return [name for parameter in parameters for name in pieces.get(parameter, ())]
 
 
 def _read_steps(read: SpanReader, stored: Mapping[str, Stored | float], where: str) -> dict[str, float]:

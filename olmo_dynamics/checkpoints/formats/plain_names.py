@@ -16,6 +16,8 @@ from dataclasses import replace
 from typing import Any
 
 from olmo_dynamics.checkpoints.formats.canonical_names import ModelShape, known_views, native_views
+from olmo_dynamics.checkpoints.formats.families import LLAMA_SHAPED, OWN_NAMES
+from olmo_dynamics.checkpoints.formats.families.neox_names import is_neox
 from olmo_dynamics.checkpoints.formats.native_config import canonical_config, canonical_sizes, is_native, is_tied
 from olmo_dynamics.checkpoints.formats.tensor_views import Chunk, Stored, TensorSet, View
 from olmo_dynamics.checkpoints.tensors import Span, SpanReader, read_tensors
@@ -28,7 +30,6 @@ Words = Callable[[], Mapping[str, Any]]
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 
-_KNOWN = ("olmo", "olmo2", "olmo3", "olmoe")
 _INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # at any depth
 _OUTSIDE = "module."  # of data parallelism, before every name
 _NATIVE_BLOCK = re.compile(r"(?:^|\.)transformer\.blocks\.\d+\.")
@@ -47,7 +48,7 @@ def canonical_names(names: Iterable[str], words: Words) -> dict[str, str]:
     if found and all(name.startswith(_OUTSIDE) for name in found):
         found = [name.removeprefix(_OUTSIDE) for name in found]
     only_head = any(name.endswith(HEAD) for name in found) and not any(name.endswith(EMBEDDING) for name in found)
-    if (only_head or _prefix(found) is not None) and words().get("model_type") in _KNOWN:
+    if (only_head or _prefix(found) is not None) and words().get("model_type") in LLAMA_SHAPED:
         found = _of_language_model(found)
         if only_head and HEAD in found and is_tied(words()):
             found[found.index(HEAD)] = EMBEDDING  # one matrix, stored under the name of its other end
@@ -66,24 +67,26 @@ def plain_config(words: dict[str, Any]) -> dict[str, Any]:
 def plain_weights(
     read: SpanReader, files: Mapping[str, int], words: Words
 ) -> tuple[TensorSet | None, dict[str, TensorInfo]]:
-    """The tensors of safetensors files under canonical names, in file order; of hf_olmo's also the views that split fused ones.
+    """The tensors of safetensors files under canonical names, in file order, and the views that split fused ones, if any are.
 
     Raises:
-        CheckpointError: there are no weights, a header or the index is wrong, or two of hf_olmo's are the same tensor.
+        CheckpointError: there are no weights, a header or the index is wrong, or two are the same tensor.
     """
     tensors = read_tensors(read, files)
-    if _are_native(tensors, words):
-        views = TensorSet(read, native_named(map(stored_info, tensors.values()), words()))
+    if _are_native(tensors, words) or _has_own_names(tensors, words):
+        views = TensorSet(read, named_views(map(stored_info, tensors.values()), words))
         return views, dict(views.infos)
     names = canonical_names(tensors, words)
     return None, {names[name]: replace(info, name=names[name]) for name, info in tensors.items()}
 
 
 def named_views(stored: Iterable[Stored], words: Words) -> Iterator[View]:
-    """The tensors of Hugging Face files under canonical names, fused ones of hf_olmo split."""
+    """The tensors of Hugging Face files under canonical names, fused ones split."""
     held = list(stored)
     if _are_native((tensor.name for tensor in held), words):
         return native_named(held, words())
+    if _has_own_names((tensor.name for tensor in held), words):
+        return OWN_NAMES[words()["model_type"]](held, words())
     names = canonical_names((tensor.name for tensor in held), words)
     return (View(names[tensor.name], tensor) for tensor in held)
 
@@ -115,6 +118,11 @@ def _are_native(names: Iterable[str], words: Words) -> bool:
     if not native:
         return False
     return is_native(words()) or (not words() and any(name.endswith(".att_proj.weight") for name in native))
+
+
+def _has_own_names(names: Iterable[str], words: Words) -> bool:
+    """True if the family has a way of its own to name tensors; the config is read only where a name hints at it."""
+    return any(map(is_neox, names)) and words().get("model_type") in OWN_NAMES
 
 
 def _unwrapped(name: str) -> str:

@@ -188,6 +188,7 @@ class TensorSet:
                 raise CheckpointError(f"tensor {view.name} is stored twice, as {names}; use another copy")
             self._views[view.name] = view
         self.infos: Mapping[str, TensorInfo] = {name: view.info for name, view in self._views.items()}
+        self.stored_names = {name: view.stored.name for name, view in self._views.items()}
 
     def read(self, name: str) -> np.ndarray:
         """Read one tensor's bytes."""

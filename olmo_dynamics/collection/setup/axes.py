@@ -16,7 +16,7 @@ from olmo_dynamics import quantities
 from olmo_dynamics.checkpoints import Checkpoint
 from olmo_dynamics.collection.setup.held import ELEMENT_COUNT
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.names import NO_LAYER, TensorInfo
+from olmo_dynamics.names import NO_LAYER, PUBLISHED, TensorInfo
 from olmo_dynamics.recorders import Context, Recorder
 from olmo_dynamics.store import Axis
 
@@ -39,7 +39,7 @@ def axes_of(
         OptionError: two recorders label one axis differently, or a recorder does not label an axis of its own.
     """
     shared = [
-        *_tensor_axes(chosen, sizes=sizes_along_tensor),
+        *_tensor_axes(chosen, checkpoint.published_names, sizes=sizes_along_tensor),
         Axis("feature", np.arange(_hidden_size(checkpoint, chosen, context))),
         *_embedding_axes(chosen),
         *_model_axes(context),
@@ -83,12 +83,14 @@ def _check_labelled(recorder: Recorder, axes: Mapping[str, Axis]) -> None:
                 )
 
 
-def _tensor_axes(chosen: Sequence[TensorInfo], *, sizes: bool) -> list[Axis]:
+def _tensor_axes(chosen: Sequence[TensorInfo], published: Mapping[str, str], *, sizes: bool) -> list[Axis]:
     along = {
         "layer": np.array([info.layer for info in chosen], dtype=np.int64),
         "expert": np.array([info.expert for info in chosen], dtype=np.int64),
         "role": np.array([info.role for info in chosen]),
     }
+    if published:
+        along[PUBLISHED] = np.array([published[info.name] for info in chosen])
     if sizes:
         along[ELEMENT_COUNT] = np.array([info.size for info in chosen], dtype=np.int64)
     return [

@@ -26,6 +26,7 @@ from olmo_dynamics.frames.weights.exact_distances import exact_displacement
 from olmo_dynamics.frames.weights.sketched import SKETCHES, Sketched, Sketches
 from olmo_dynamics.frames.weights.weight_groups import (
     FLOOR,
+    LEFT_OUT,
     NUMBERS,
     SUCCESSIVE,
     By,
@@ -68,7 +69,8 @@ def displacement(
         can be compared. Each has its standard error in `_se`, 0 where it is exact. `relative_floor` is the relative distance
         that the rounding of both revisions makes by itself, from their dtypes. `concentrated` is true where a handful of
         elements hold the mass, so that 95 % intervals hold less often than 93 %. `status` is `non-finite` where weights hold
-        NaN or Inf.
+        NaN or Inf. Of vectors of several tensors, `left_out` counts those that one of the two revisions lacks, or has in
+        another size: they are no part of the numbers.
 
     Raises:
         OptionError: the store has no sketches, or no such revision or tensor.
@@ -150,7 +152,9 @@ class _View:
         norms = [np.sqrt(groups.sums((each**2).sum(axis=1))) for each in (a, b)]
         found[FLOOR] = relative_floor(norms[0], norms[1], (first.dtype, second.dtype))
         finite = np.isfinite(norms[0]) & np.isfinite(norms[1])
-        return groups.frame(found, finite=finite, concentrated=few)
+        lacking = ~kept & ((first.counts >= 0) | (second.counts >= 0))
+        frame = groups.frame(found, finite=finite, concentrated=few)
+        return frame.with_columns(groups.left_out(self.labels.filter(lacking)))
 
     def turns(self, before: Matrix, after: Matrix, first: Sketched, second: Sketched) -> list[pl.Series]:
         """The cosines of two displacements, for the same vectors as `compared` has of two revisions."""
@@ -170,10 +174,9 @@ def _of_line(view: _View, names: list[str], fixed: Sketched | str) -> Iterator[p
         moved = np.where(_both(before, here)[:, np.newaxis] & (name != names[0]), here.values - before.values, np.nan)
         found = view.compared(reference, here).with_columns(view.turns(step, moved, reference, here))
         after = [column for column in found.columns if column not in (*NUMBERS, *SUCCESSIVE, FLOOR)]
-        labels = [column for column in after if column not in ("concentrated", "status")]
-        yield found.select(
-            pl.lit(name).alias("revision"), *labels, *NUMBERS, *SUCCESSIVE, FLOOR, "concentrated", "status"
-        )
+        last = [column for column in after if column in ("concentrated", "status", LEFT_OUT)]
+        labels = [column for column in after if column not in last]
+        yield found.select(pl.lit(name).alias("revision"), *labels, *NUMBERS, *SUCCESSIVE, FLOOR, *last)
         before, step = here, moved
 
 
@@ -194,6 +197,10 @@ def _check_shapes(reference: object, tensors: object) -> None:
 
 def _sketches(store: object) -> Sketches:
     if not isinstance(store, Store):
+        if isinstance(store, str | Path) and (Path(store) / "zarr.json").is_file():
+            raise OptionError(
+                f"{store} is a store, which must be opened: displacement(od.open_store({str(store)!r}), …)"
+            )
         raise OptionError(f"displacement needs a store with sketches (got {store}); add exact=True to read weights")
     return Sketches(store)
 

@@ -81,20 +81,15 @@ class _Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class _Compared:
-    """The pairs of one revision with its reference."""
+    """The pairs of one revision with its reference, and the tensors that one of the two lacks."""
 
     revision: str
     pairs: list[_Pair]
+    lacking: list[TensorInfo]
 
     def frame(self, by: str) -> pl.DataFrame:
         """One row per vector, as in the table from sketches."""
-        infos = [each.second for each in self.pairs]
-        layers = [None if each.layer == NO_LAYER else each.layer for each in infos]
-        labels = pl.DataFrame(
-            {"tensor": [each.name for each in infos], "layer": layers, "role": [each.role for each in infos]},
-            schema_overrides={"layer": pl.Int64},
-        )
-        groups = Groups.of(labels, by)
+        groups = Groups.of(_labels([each.second for each in self.pairs]), by)
         a, b = (np.array([each.norms[place] for each in self.pairs]) for place in (0, 1))
         norms = [np.sqrt(groups.sums(each**2)) for each in (a, b)]
         numbers = self._numbers(groups, a, b)
@@ -105,6 +100,7 @@ class _Compared:
         columns[FLOOR] = relative_floor(norms[0], norms[1], (dtypes[0], dtypes[1]))
         finite = np.isfinite(norms[0]) & np.isfinite(norms[1])
         found = groups.frame(columns, finite=finite, concentrated=zeros > 0)
+        found = found.with_columns(groups.left_out(_labels(self.lacking)))
         return found.select(pl.lit(self.revision).alias("revision"), pl.all())
 
     def _numbers(self, groups: Groups, a: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
@@ -127,6 +123,15 @@ class _Compared:
             }
 
 
+def _labels(infos: Sequence[TensorInfo]) -> pl.DataFrame:
+    """Names, layers and roles."""
+    layers = [None if each.layer == NO_LAYER else each.layer for each in infos]
+    return pl.DataFrame(
+        {"tensor": [each.name for each in infos], "layer": layers, "role": [each.role for each in infos]},
+        schema={"tensor": pl.String, "layer": pl.Int64, "role": pl.String},
+    )
+
+
 def _opened(weights: Weights) -> tuple[Source, list[Revision]]:
     """The source of weights, and the revisions to choose from: those of a store, if it is one."""
     if isinstance(weights, Store):
@@ -135,6 +140,10 @@ def _opened(weights: Weights) -> tuple[Source, list[Revision]]:
         source = open_source(near or named)
         require_same_run(weights, source)
         return source, weights.revisions()
+    if isinstance(weights, str | Path) and (Path(weights) / "zarr.json").is_file():
+        raise OptionError(
+            f"{weights} is a store, which must be opened: displacement(od.open_store({str(weights)!r}), …)"
+        )
     source = weights if isinstance(weights, Source) else (weights if isinstance(weights, Run) else Run(weights)).source
     return source, source.revisions()
 
@@ -160,7 +169,7 @@ def _fixed(
 
 def _of_line(line: list[Checkpoint], reference: Checkpoint | str, patterns: Sequence[str]) -> list[_Compared]:
     """The pairs of each revision of a line; two revisions of a batch of tensors are held at a time."""
-    found: list[_Compared] = [_Compared(each.revision.name, []) for each in line]
+    found: list[_Compared] = [_Compared(each.revision.name, [], []) for each in line]
     fixed = reference if isinstance(reference, Checkpoint) else None
     order = dict.fromkeys(name for each in line for name in each.tensors)
     for batch in _batches(line, [name for name in order if _matches(line, name, patterns)]):
@@ -169,6 +178,7 @@ def _of_line(line: list[Checkpoint], reference: Checkpoint | str, patterns: Sequ
             here = _read(each, batch)
             before = here if before is None else before
             compared.pairs.extend(_pairs(before, here))
+            compared.lacking.extend(_lacking(before, here))
             before = here if reference == "previous" else before
     return found
 
@@ -208,6 +218,13 @@ def _pairs(first: Read, second: Read) -> Iterator[_Pair]:
         if name in first and first[name][0].shape == info.shape and info.size:
             other, before = first[name]
             yield _pair(other, before, info, raw)
+
+
+def _lacking(first: Read, second: Read) -> Iterator[TensorInfo]:
+    """The tensors that one of two revisions lacks, or has in another shape."""
+    for name, (info, _) in {**first, **second}.items():
+        if name not in first or name not in second or first[name][0].shape != second[name][0].shape:
+            yield info
 
 
 def _pair(first: TensorInfo, a: np.ndarray, second: TensorInfo, b: np.ndarray) -> _Pair:

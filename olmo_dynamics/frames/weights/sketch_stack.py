@@ -48,7 +48,7 @@ class Stack:
             OptionError: a store has no sketches, they cannot be compared, there are fewer than `least` revisions, or no
                 tensor that all of them share.
         """
-        named = _named(stores)
+        named = named_stores(stores)
         held = {name: Sketches(store) for name, store in named.items()}
         first, *others = held.values()
         for other in others:
@@ -56,13 +56,13 @@ class Stack:
         leading = {name: _leading(each) for name, each in held.items()}
         rows = sum(map(len, leading.values()))
         if rows < least:
-            raise OptionError(f"{_paths(named)} must hold sketches of at least {least} revisions (got {rows})")
+            raise OptionError(f"{told_paths(named)} must hold sketches of at least {least} revisions (got {rows})")
         read = [held[name].placed(each, first.tensors) for name, table in leading.items() for each in table["revision"]]
         values, counts = np.stack([each.values for each in read]), read[0].counts
         same = np.all([each.counts == counts for each in read], axis=0) & (counts >= 0)
         kept = same & np.isfinite(values).all(axis=(0, 2))
         if not kept.any():
-            raise OptionError(f"{_paths(named)} must share tensors of one name and size; compare other stores")
+            raise OptionError(f"{told_paths(named)} must share tensors of one name and size; compare other stores")
         column = [pl.lit(name).alias(RUN) for name in held]
         tables = [
             table.select(*([run] if others else []), pl.all())
@@ -89,8 +89,12 @@ def require_group(by: str) -> None:
         raise OptionError(f"by must be all, layer or role (got {by!r})")
 
 
-def _named(stores: Stores) -> dict[str, Store]:
-    """Stores by name: of a list, the names of their folders, or the whole paths where two are the same."""
+def named_stores(stores: Stores) -> dict[str, Store]:
+    """Stores by name: of a list, the names of their folders, or the whole paths where two are the same.
+
+    Raises:
+        OptionError: none is given, one is given twice, or something else than a store.
+    """
     if isinstance(stores, Store):
         return {"": stores}
     if isinstance(stores, Mapping):
@@ -114,5 +118,6 @@ def _leading(sketches: Sketches) -> pl.DataFrame:
     return Grid(store).leading.filter(pl.col("revision").is_in(names))
 
 
-def _paths(named: Mapping[str, Store]) -> str:
+def told_paths(named: Mapping[str, Store]) -> str:
+    """The path of a single store, or the number of stores."""
     return str(next(iter(named.values())).path) if len(named) == 1 else counted(len(named), "store")

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,9 @@ from olmo_dynamics.store import Store
 SKETCHES = "sketches"
 
 _FACTS = ("seed", "size", "scheme")
+
+Facts = Mapping[str, object]
+"""Attributes of a group that say how its sketches were made."""
 
 
 class Sketched(NamedTuple):
@@ -111,9 +114,18 @@ class Sketches:
         Raises:
             OptionError: they were made with another size or seed.
         """
-        for name, mine in self.facts.items():
-            if other.facts[name] != mine:
-                raise OptionError(
-                    f"sketches must have one {name} to be compared ({self.store.path}: {mine}, {other.store.path}: "
-                    f"{other.facts[name]}); collect one of the stores again"
-                )
+        require_same_facts(self.store, self.facts, other.store, other.facts)
+
+
+def require_same_facts(store: Store, facts: Facts, other: Store, other_facts: Facts) -> None:
+    """Check that the sketches of two stores were made in one way.
+
+    Raises:
+        OptionError: a fact, such as the size or the seed, differs.
+    """
+    for name, mine in facts.items():
+        if other_facts[name] != mine:
+            raise OptionError(
+                f"sketches must have one {name} to be compared ({store.path}: {mine}, {other.path}: {other_facts[name]}); "
+                "collect one of the stores again"
+            )

@@ -25,6 +25,7 @@ By = Literal["tensor", "layer", "role", "all"]
 NUMBERS = ("distance", "distance_se", "relative", "relative_se", "cosine", "cosine_se", "angle", "angle_se")
 SUCCESSIVE = ("successive_cosine", "successive_cosine_se")
 FLOOR = "relative_floor"
+LEFT_OUT = "left_out"
 
 _COLUMNS = {"tensor": ("tensor", "layer", "role"), "layer": ("layer",), "role": ("role",), "all": ()}
 
@@ -62,6 +63,19 @@ class Groups:
         """The sum of each group's values."""
         sums: np.ndarray = np.bincount(self.places, values, self.count)
         return sums
+
+    def left_out(self, labels: pl.DataFrame) -> list[pl.Series]:
+        """The column that counts the tensors with these labels in each group of several; none where each is by itself."""
+        columns = self.labels.columns
+        if "tensor" in columns:
+            return []
+        counts = labels.group_by(columns).len() if columns else pl.DataFrame({"len": [labels.height]})
+        joined = (
+            self.labels.join(counts, on=columns, how="left", nulls_equal=True, maintain_order="left")
+            if columns
+            else counts
+        )
+        return [joined["len"].fill_null(0).cast(pl.Int64).alias(LEFT_OUT)]
 
     def frame(self, numbers: Mapping[str, np.ndarray], *, finite: np.ndarray, concentrated: np.ndarray) -> pl.DataFrame:
         """One row per group: its labels, the numbers (null where one is not finite), `concentrated` and `status`."""

@@ -17,7 +17,7 @@ from olmo_dynamics.frames.weights.sketch_stack import RUN, Stack, Stores, requir
 Grams = Float[np.ndarray, "tensor revision revision"]
 Pairs = Float[np.ndarray, "revision revision"]
 
-_OTHER = (RUN, "revision", "line", "step", "tokens", "position_step", "position_tokens")
+_OTHER = (RUN, "revision", "line", "step", "tokens", "position_step", "position_tokens", "layer")
 
 
 def pairwise(store: Stores, by: Literal["all", "layer", "role"] = "all") -> pl.DataFrame:
@@ -39,21 +39,25 @@ def pairwise(store: Stores, by: Literal["all", "layer", "role"] = "all") -> pl.D
     """
     require_group(by)
     stack = Stack.of(store)
-    shown = [name for name in _OTHER if name in stack.leading.columns]
-    others = stack.leading.select(pl.col(shown).name.prefix("other_"))
-    both = stack.leading.join(others, how="cross", maintain_order="left_right")
-    frames = []
+    both, frames = ordered_pairs(stack.leading), []
     for group, members in stack.groups(by):
         values = stack.values[:, members].transpose(1, 0, 2)
         variance = 2 * stack.spread[members] / values.shape[2]
-        numbers = _compared(values @ values.transpose(0, 2, 1), variance)
+        numbers = pair_numbers(values @ values.transpose(0, 2, 1), variance)
         columns = [pl.Series(name, found.reshape(-1)).fill_nan(None) for name, found in numbers.items()]
         frames.append(both.with_columns(pl.lit(group).alias("group"), *columns))
     return pl.concat(frames)
 
 
-def _compared(grams: Grams, variance: Float[np.ndarray, " tensor"]) -> dict[str, Pairs]:
-    """The numbers of every pair, from the dot products of each tensor; variances of tensors add up."""
+def ordered_pairs(leading: pl.DataFrame) -> pl.DataFrame:
+    """Every ordered pair of rows: the columns of one, and those that tell the other, as `other_revision` and so on."""
+    shown = [name for name in _OTHER if name in leading.columns]
+    others = leading.select(pl.col(shown).name.prefix("other_"))
+    return leading.join(others, how="cross", maintain_order="left_right")
+
+
+def pair_numbers(grams: Grams, variance: Float[np.ndarray, " tensor"]) -> dict[str, Pairs]:
+    """Distance, cosine and angle of every pair, from the dot products of each tensor; variances of tensors add up."""
     squares = np.einsum("trr->tr", grams)
     moved = np.maximum(squares[:, :, None] + squares[:, None, :] - 2 * grams, 0)
     distance = np.sqrt(moved.sum(axis=0))

@@ -17,9 +17,10 @@ from olmo_dynamics.plots.table import drawable, inline, require
 from olmo_dynamics.plots.theme import PLAIN, AnyChart, Style, finalize
 from olmo_dynamics.plots.titles import axis_title, definition, tooltips
 from olmo_dynamics.plots.weights.weight_quantities import PAIRED
+from olmo_dynamics.quantities.declaration import Quantity
 
 _SIZE, _LABEL = 440, 15  # pixels: the map's side, and the least from one label to the next
-_MOST = 120  # revisions whose cells can still be told apart
+_MOST = 120  # places whose cells can still be told apart
 
 
 def weight_similarity(frame: pl.DataFrame, value: str = "cosine", *, x: str = "step", style: Style = PLAIN) -> AnyChart:
@@ -37,23 +38,46 @@ def weight_similarity(frame: pl.DataFrame, value: str = "cosine", *, x: str = "s
     if "group" in frame.columns and frame["group"].n_unique() > 1:
         raise OptionError(f"weight_similarity() needs one group (got {frame['group'].n_unique()}); filter the table")
     named = frame.with_columns(
-        _name(frame, "", x).alias("one"), _name(frame, "other_", x).alias("other"),
+        place_name(frame, "", x).alias("one"), place_name(frame, "other_", x).alias("other"),
         pl.col(f"{value}_se").round_sig_figs(3).alias("se"),
     )  # fmt: skip
+    title = f"{value.capitalize()} between the weights of revisions"
+    return square_map(named, PAIRED[value], title=title, axis=x, style=style)
+
+
+def square_map(
+    named: pl.DataFrame,
+    quantity: Quantity,
+    *,
+    title: str,
+    axis: str,
+    style: Style,
+    things: str = "revisions",
+    domain: tuple[float, float] | None = None,
+) -> AnyChart:
+    """A square map of the pairs of a table that names them `one` and `other`, with their standard error as `se`.
+
+    Places stand in the order of the table. `axis` is the title of both axes, where names have one part alone; `domain` the values
+    at the ends of the colours, unless those are of the table.
+
+    Raises:
+        OptionError: there is nothing, or too much, to draw.
+    """
+    value = quantity.name
     rows = drawable(named, value, x=None, also=["one", "other", "se"])
     order = rows.frame["one"].unique(maintain_order=True).to_list()
     if len(order) > _MOST:
-        raise OptionError(f"a map can have at most {_MOST} revisions a side (got {len(order)}); choose fewer")
+        raise OptionError(f"a map can have at most {_MOST} {things} a side (got {len(order)}); choose fewer")
     side = style.width or _SIZE
     shown = order[:: math.ceil(len(order) * _LABEL / side)]
-    axis = alt.Axis(values=shown, tickSize=0, labelAngle=0)
-    quantity = PAIRED[value]
+    ticks = alt.Axis(values=shown, tickSize=0, labelAngle=0)
     color = magnitude_color(rows.frame, value, quantity, scale=style.scale if style.scale != "auto" else "linear")
+    color = color if domain is None else color.scale(scheme="viridis", domain=domain)
     several = any("\n" in name or " · " in name for name in order)
     chart = alt.Chart(inline(rows.frame), width=side, height=side).mark_rect().encode(
-        x=alt.X("other", type="nominal", title=None if several else x, sort=order,
+        x=alt.X("other", type="nominal", title=None if several else axis, sort=order,
                 axis=alt.Axis(values=shown, tickSize=0, labelAngle=-60, labelOverlap=False)),
-        y=alt.Y("one", type="nominal", title=None if several else x, sort=order, axis=axis),
+        y=alt.Y("one", type="nominal", title=None if several else axis, sort=order, axis=ticks),
         color=color,
         tooltip=[*tooltips(rows.frame, **{value: axis_title(quantity), "se": "standard error"}),
                  alt.Tooltip("other", type="nominal", title="other")],
@@ -62,11 +86,10 @@ def weight_similarity(frame: pl.DataFrame, value: str = "cosine", *, x: str = "s
     error = (
         f"Standard errors are at most {worst:.2g}." if isinstance(worst, float) and worst > 0 else "Values are exact."
     )
-    title = f"{value.capitalize()} between the weights of revisions"
     return finalize(chart, title, [definition(quantity), f"{rows.subtitle} {error}"], style)
 
 
-def _name(frame: pl.DataFrame, prefix: str, x: str) -> pl.Expr:
+def place_name(frame: pl.DataFrame, prefix: str, x: str) -> pl.Expr:
     """The label of a revision: its step or tokens, after its run and line where there are several."""
     time = pl.col(f"{prefix}{x}")
     short = (

@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, eq=False)
 class FixedNorm:
-    """`gain * x * scale`, or `(x - mean(x)) * scale` for a norm that centres, with one scale for each token."""
+    """`gain * x * scale`, with `x - mean(x)` for `x` if the norm centres, and one scale for each token.
+
+    A norm's bias belongs to no part of the stream, and is left out.
+    """
 
     scale: Float[Tensor, "tokens 1"]
     gain: Tensor | None
@@ -23,15 +26,14 @@ class FixedNorm:
 
     @classmethod
     def of(cls, norm: nn.Module, stream: Float[Tensor, "tokens width"]) -> Self:
-        """The map of a norm at these vectors: of an RMS norm, or of one that centres and has no gain."""
+        """The map of a norm at these vectors: of an RMS norm, or of one that centres."""
         gain = getattr(norm, "weight", None)
-        centres = gain is None
+        centres = not isinstance(norm, nn.RMSNorm)
         centred = stream - stream.mean(-1, keepdim=True) if centres else stream
         scale = (centred.square().mean(-1, keepdim=True) + float(norm.eps)).rsqrt()  # type: ignore[arg-type]
         return cls(scale, None if gain is None else gain.to(stream.dtype), centres)
 
     def __call__(self, vectors: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens width"]:
         """A part of the stream as the head reads it."""
-        if self.centres:
-            return (vectors - vectors.mean(-1, keepdim=True)) * self.scale
-        return vectors * self.scale if self.gain is None else vectors * self.scale * self.gain
+        scaled = (vectors - vectors.mean(-1, keepdim=True) if self.centres else vectors) * self.scale
+        return scaled if self.gain is None else scaled * self.gain

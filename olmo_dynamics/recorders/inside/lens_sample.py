@@ -36,6 +36,11 @@ def check_lens_tokens(tokens: int) -> int:
     return tokens
 
 
+def evenly_spaced(count: int, most: int) -> Int64[np.ndarray, " some"]:
+    """All of `count` places, or at most so many of them, the first and the last among them."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class LensSample:
     """The windows and positions of the tokens of a sample, window by window."""
@@ -47,10 +52,8 @@ class LensSample:
     def of(cls, mask: Bool[np.ndarray, "sequences positions"], most: int) -> LensSample:
         """The sample of a probe."""
         rows, positions = np.nonzero(mask[:, :-1] & mask[:, 1:])
-        if len(rows) > most:
-            places = np.linspace(0, len(rows) - 1, most).round().astype(np.int64)
-            rows, positions = rows[places], positions[places]
-        return cls(rows, positions)
+        places = evenly_spaced(len(rows), most)
+        return cls(rows[places], positions[places])
 
     @classmethod
     def of_context(cls, context: Context, most: int) -> LensSample:
@@ -97,6 +100,10 @@ class KeptVectors:
     def of(self, key: Hashable, places: Int64[np.ndarray, " some"]) -> Float[Tensor, "some width"]:
         """The vectors of one key at some places of the sample."""
         return self._whole[key][torch.tensor(places, device=self._whole[key].device)]
+
+    def take(self, key: Hashable) -> Float[Tensor, "tokens width"] | None:
+        """The vectors of one key, which are let go of; None if there are none."""
+        return self._whole.pop(key, None)
 
     def settle(self) -> None:
         """Lay the pieces of each key together, in the order of the sample."""

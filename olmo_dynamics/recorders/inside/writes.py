@@ -4,9 +4,10 @@
     >>> recorder.labels()  # doctest: +SKIP
     {'part': ('attention', 'mlp', 'embedding')}
 
-A write is the vector that a sublayer adds to the stream: after its output norm where there is one. The embedding is a part of
-the logits as well, and has layer -1. Shares of the logits are of the tokens that the lens looks at, whose writes are kept until
-the head comes.
+A write is the vector that a sublayer adds to the stream: after its output norm where there is one. It is compared with the
+stream that the sublayer reads, which is the same for both where attention and the MLP run side by side. The embedding is a
+part of the logits as well, and has layer -1. Shares of the logits are of the tokens that the lens looks at, whose writes are
+kept until the head comes. The bias of a final norm belongs to no part: where there is one, the shares do not sum to 1.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class WritesRecorder(Recorder):
     """
 
     group = GROUPS["writes"]
-    sites = frozenset({Site.EMBEDDING, Site.RESIDUAL_IN, Site.ATTENTION_OUTPUT, Site.RESIDUAL_MIDDLE, Site.MLP_OUTPUT})
+    sites = frozenset({Site.EMBEDDING, Site.RESIDUAL_IN, Site.ATTENTION_OUTPUT, Site.MLP_OUTPUT})
     by_default = False
 
     def __init__(self, tokens: int = LENS_TOKENS) -> None:
@@ -63,9 +64,9 @@ class WritesRecorder(Recorder):
     def sites_in(self, available: Sequence[Site]) -> frozenset[Site]:
         """The stream, what sublayers add to it, and the head if there is one."""
         wanted = super().sites_in(available)
-        normed = {Site.ATTENTION_OUTPUT_NORMED, Site.MLP_OUTPUT_NORMED} & set(available)
+        optional = {Site.ATTENTION_OUTPUT_NORMED, Site.RESIDUAL_MIDDLE, Site.MLP_OUTPUT_NORMED} & set(available)
         head = {Site.FINAL_NORM, Site.LOGITS} if Site.LOGITS in available else set()
-        return wanted | normed | head if wanted else wanted
+        return wanted | optional | head if wanted else wanted
 
     def labels(self) -> Mapping[str, Sequence[str | int | float]]:
         """The parts of the stream."""

@@ -1,7 +1,8 @@
 """A histogram of magnitudes that can be merged, for medians over more numbers than fit in memory.
 
 A bin is a float32 magnitude with its last 9 mantissa bits dropped: 2^-14 wide, relative. Bins are kept only for the octaves
-(powers of two) that occur, so that merging is adding, in any order, with the same result to the last count.
+(powers of two) that occur, so that merging is adding, in any order, with the same result to the last count. The bins of a few
+numbers are listed instead: a table of counts would be nearly empty, and adding it would cost more than counting.
 
     >>> magnitudes = Magnitudes()
     >>> magnitudes.add(np.array([[-1.0, 2.0, 3.0]], np.float32).view(np.uint32), np.array([0]))
@@ -14,6 +15,7 @@ Numbers of at most 14 mantissa bits (bfloat16 and float16 are such) are known ex
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int64, UInt, UInt32
@@ -24,9 +26,11 @@ from olmo_dynamics.recorders.kernels.token_codes import values_of
 _DROPPED_BITS = 9
 _DROPPED = (1 << _DROPPED_BITS) - 1
 _BINS = 1 << 14  # in an octave
+_FEW = 1 << 15  # numbers that are listed before a table is made of them
 _UNSIGNED = np.uint32(0x7FFFFFFF)
 _ONE = np.uint32(1)
 _INFINITY = 0x7F800000
+_NONE = np.zeros(0, np.int64)
 
 
 @jit
@@ -73,6 +77,7 @@ class Magnitudes:
         self._octave = 0  # exponent field of the first octave kept
         self._counts = np.zeros((0, _BINS), np.int64)
         self._exact = True
+        self._few: list[Int64[np.ndarray, " n"]] = []  # bins of numbers that are not in the table yet
 
     def add(self, codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"]) -> None:
         """Count the numbers of these rows, given as the bits of float32 or (rounded to float32) float64."""
@@ -81,6 +86,9 @@ class Magnitudes:
         self._exact = self._exact and not used & _DROPPED
         if largest == 0:
             self._zeros += len(rows) * bits.shape[1]
+            return
+        if len(rows) * bits.shape[1] <= _FEW:
+            self._list(bits[rows] & _UNSIGNED)
             return
         self._cover((below_smallest + 1) >> 23, (largest >> 23) + 1)
         self._zeros += _count_bins(bits, rows, self._octave * _BINS, self._counts.reshape(-1))
@@ -93,23 +101,56 @@ class Magnitudes:
             self._cover(other._octave, other._octave + len(other._counts))
             start = other._octave - self._octave
             self._counts[start : start + len(other._counts)] += other._counts
+        self._few += other._few
+        self._keep_few()
 
     def median(self) -> float:
         """The median magnitude, the mean of the two middle ones if their number is even; NaN of no numbers."""
-        ends = np.cumsum(self._counts)
+        bins, ends = self._in_order()
         count = self._zeros + (int(ends[-1]) if len(ends) else 0)
         if count == 0:
             return math.nan
-        return (self._at((count - 1) // 2, ends) + self._at(count // 2, ends)) / 2
+        return (self._at((count - 1) // 2, bins, ends) + self._at(count // 2, bins, ends)) / 2
 
-    def _at(self, rank: int, ends: Int64[np.ndarray, " bins"]) -> float:
+    def _at(
+        self, rank: int, bins: Sequence[int] | Int64[np.ndarray, " bins"], ends: Int64[np.ndarray, " bins"]
+    ) -> float:
         if rank < self._zeros:
             return 0.0
         place = int(np.searchsorted(ends, rank - self._zeros, side="right"))
-        lower_edge = (place + self._octave * _BINS) << _DROPPED_BITS
+        lower_edge = int(bins[place]) << _DROPPED_BITS
         half = 0 if self._exact else 1 << (_DROPPED_BITS - 1)
         representative = min(lower_edge + half, _INFINITY)
         return float(np.array([representative], np.uint32).view(np.float32)[0])
+
+    def _in_order(self) -> tuple[Sequence[int] | Int64[np.ndarray, " bins"], Int64[np.ndarray, " bins"]]:
+        """The bins from the smallest, and the number of magnitudes in each and those before it."""
+        if len(self._counts):
+            self._tabulate()
+            first = self._octave * _BINS
+            return range(first, first + self._counts.size), np.cumsum(self._counts)
+        bins, counts = np.unique(np.concatenate([_NONE, *self._few]), return_counts=True)
+        return bins, np.cumsum(counts)
+
+    def _list(self, magnitudes: UInt32[np.ndarray, "tokens width"]) -> None:
+        """Count these numbers without a table."""
+        present = magnitudes[magnitudes > 0]
+        self._zeros += magnitudes.size - present.size
+        self._few.append((present >> _DROPPED_BITS).astype(np.int64))
+        self._keep_few()
+
+    def _keep_few(self) -> None:
+        """Count what is listed in the table, if there is one or much is listed."""
+        if len(self._counts) or sum(map(len, self._few)) > _FEW:
+            self._tabulate()
+
+    def _tabulate(self) -> None:
+        if not self._few:
+            return
+        bins, counts = np.unique(np.concatenate(self._few), return_counts=True)
+        self._few = []
+        self._cover(int(bins[0]) // _BINS, int(bins[-1]) // _BINS + 1)
+        self._counts.reshape(-1)[bins - self._octave * _BINS] += counts
 
     def _cover(self, start: int, stop: int) -> None:
         """Make room for the octaves from `start` up to, not including, `stop`."""

@@ -150,7 +150,7 @@ def _readable(raw: np.ndarray, dtype: type[np.generic]) -> np.ndarray:
 
 
 @jit
-def _draw(start: np.uint64, place: np.uint64) -> np.uint64:
+def splitmix64(start: np.uint64, place: np.uint64) -> np.uint64:
     """Output `place`, counted from 0, of splitmix64 (Steele et al. 2014)."""
     word = start + (place + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -162,7 +162,7 @@ def _draw(start: np.uint64, place: np.uint64) -> np.uint64:
 def _draw_table(start: np.uint64, table: UInt32[np.ndarray, " signs"]) -> None:
     """Signs, where a float32 has its own; all other bits are 0."""
     for word in range(len(table) // WORD):
-        bits = _draw(start + np.uint64(1), np.uint64(word))
+        bits = splitmix64(start + np.uint64(1), np.uint64(word))
         for lane in range(WORD):
             table[WORD * word + lane] = np.uint32((bits >> np.uint64(lane)) & np.uint64(1)) << np.uint32(31)
 
@@ -170,7 +170,7 @@ def _draw_table(start: np.uint64, table: UInt32[np.ndarray, " signs"]) -> None:
 @jit
 def _places(start: np.uint64, block: int, size: int) -> tuple[np.int64, np.int64, np.uint32]:
     """Rotation, offset in the table, and flip (a sign bit) of a block."""
-    drawn = _draw(start, np.uint64(block))
+    drawn = splitmix64(start, np.uint64(block))
     rotation = np.int64((drawn & np.uint64(0xFFFFFFFF)) % np.uint64(size))
     offset = np.int64(((drawn >> np.uint64(32)) & np.uint64(0x7FFFFFFF)) % np.uint64(63 * size))
     return rotation, offset, np.uint32(drawn >> np.uint64(63)) << np.uint32(31)

@@ -191,17 +191,17 @@ def test_flex_experts_come_apart(turned: bool, deep: bool, tmp_path: Path) -> No
 
 
 def test_other_peoples_bins_keep_their_names(tmp_path: Path) -> None:
-    weights = {"gpt_neox.layers.0.attention.dense.weight": torch.randn(4, 6).T, "bias": torch.tensor(True)}
+    weights = {"transformer.h.0.attn.out_proj.weight": torch.randn(4, 6).T, "bias": torch.tensor(True)}
     parts = {"pytorch_model-00001-of-00002.bin": "bias", "pytorch_model-00002-of-00002.bin": next(iter(weights))}
-    (tmp_path / "config.json").write_text('{"model_type": "gpt_neox"}')
+    (tmp_path / "config.json").write_text('{"model_type": "gptj"}')
     index = ", ".join(f'"{name}": "{file}"' for file, name in parts.items())
     (tmp_path / "pytorch_model.bin.index.json").write_text(f'{{"weight_map": {{{index}}}}}')
     for file, name in parts.items():
         (tmp_path / file).write_bytes(saved({name: weights[name]}))
     found = open_format(tmp_path)
-    assert found.config == {"model_type": "gpt_neox"}
+    assert found.config == {"model_type": "gptj"}
     assert found.weight_files == list(parts)
-    info = found.weights.infos["gpt_neox.layers.0.attention.dense.weight"]
+    info = found.weights.infos["transformer.h.0.attn.out_proj.weight"]
     raw = found.weights.read(info.name)
     np.testing.assert_array_equal(raw.view("<f4").reshape(6, 4), weights[info.name].numpy())  # stored transposed
     assert found.weights.read("bias").tobytes() == b"\1"

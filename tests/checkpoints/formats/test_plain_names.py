@@ -168,7 +168,7 @@ def test_every_class_has_the_names_of_the_language_model(prefix: str) -> None:
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["layers.0.mlp.up_proj.weight", "embed_tokens.weight"], {"model_type": "llama"}),
+        (["layers.0.mlp.up_proj.weight", "embed_tokens.weight"], {"model_type": "qwen3"}),
         (["layers.0.mlp.up_proj.weight", "embed_tokens.weight"], {}),
         (["layers.0.a.weight", "_orig_mod.layers.0.a.weight"], OLMO2),  # two of the same name
         (["encoder.layers.0.a.weight", "decoder.layers.0.a.weight"], OLMO2),

@@ -120,6 +120,21 @@ def test_weights_of_another_shape_or_with_nan_are_told_apart(run: Path, tmp_path
     assert found.select("tensor", "distance", "status").rows() == [("lm_head.weight", None, "non-finite")]
 
 
+def test_tensors_that_one_revision_lacks_are_counted(run: Path, tmp_path: Path) -> None:
+    cut = write_run(tmp_path / "run", NAMES[:2])
+    path = cut / NAMES[0] / "model.safetensors"
+    kept = {name: each for name, each in load_file(path).items() if "layers.1.mlp" not in name}
+    save_file(kept, path, {"format": "pt"})
+    options = {"record": [SketchRecorder(128)], "revisions": NAMES[1], "progress": Progress()}
+    sketched = od.collect(cut, out=tmp_path / "s.zarr", **options)
+    other = od.collect(run, out=tmp_path / "cut.zarr", **options | {"tensors": "*.layers.0.*"})
+    for by, expected in (("all", [3]), ("layer", [0, 0, 3]), ("tensor", None)):
+        found = od.displacement(cut, by=by, exact=True).filter(revision=NAMES[1])
+        assert (found["left_out"].to_list() if expected else "left_out" in found.columns) == (expected or False)
+    assert od.between((other, NAMES[1]), (sketched, NAMES[1]), by="all")["left_out"].to_list() == [0]
+    assert od.between((sketched, NAMES[1]), (other, NAMES[1]), by="all")["left_out"].to_list() == [14]
+
+
 def test_refusals(run: Path) -> None:
     with pytest.raises(OptionError) as told:
         od.displacement(run, "step10", exact=True)
@@ -135,6 +150,14 @@ def test_refusals(run: Path) -> None:
     with pytest.raises(OptionError) as told:
         od.displacement(run)
     assert str(told.value) == f"displacement needs a store with sketches (got {run}); add exact=True to read weights"
+    store = run.parent / "named.zarr"
+    store.mkdir(exist_ok=True)
+    (store / "zarr.json").write_text("{}")
+    for exact in (True, False):
+        with pytest.raises(OptionError) as told:
+            od.displacement(store, exact=exact)
+        must = f"{store} is a store, which must be opened: displacement(od.open_store({str(store)!r}), …)"
+        assert str(told.value) == must
     with pytest.raises(OptionError, match=r"^by must be tensor, layer, role or all \(got 'step'\)$"):
         od.displacement(run, exact=True, by="step")  # type: ignore[arg-type]
 

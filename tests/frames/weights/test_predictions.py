@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import olmo_dynamics as od
 from olmo_dynamics.checkpoints import known_run, known_runs
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.experiments.demo import SMALL, pretrain
+from olmo_dynamics.experiments.demo import SMALL
 from olmo_dynamics.frames.weights.predictions import TrainingRates, _equilibrium
 from olmo_dynamics.progress import Progress
 
@@ -67,8 +68,8 @@ def test_equilibrium_predicts_the_walk_of_smoothed_gradients() -> None:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory):
-    run = pretrain(tmp_path_factory.mktemp("decay"), size=SMALL)
+def store(small_run: Path, tmp_path_factory: pytest.TempPathFactory):
+    run = shutil.copytree(small_run, tmp_path_factory.mktemp("decay") / "demo") / "run"
     return od.collect(run, out=run.parent / "s.zarr", record="embeddings,sketches", batch="2x16", progress=Progress())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ import pytest
 
 import olmo_dynamics as od
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.experiments.demo import SMALL, pretrain
 from olmo_dynamics.progress import Progress
 from olmo_dynamics.recorders.sketches import SketchRecorder
 
@@ -24,10 +24,10 @@ def sketched(run: Path, size: int):
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small demo's run, and a fork of it that does what the run did."""
     out = tmp_path_factory.mktemp("paths")
-    run = pretrain(out, size=SMALL)
+    run = shutil.copytree(small_run, out, dirs_exist_ok=True) / "run"
     data = [out / "corpus" / "train.npy"]
     od.fork(run, MIDDLE, data=data, out=out / "fork", steps=11, save=(4,), progress=Progress())
     changes = {"lr": 3e-2, "schedule": "constant"}

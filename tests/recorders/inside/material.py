@@ -56,10 +56,11 @@ def attention_in_transformers(model: LanguageModel, token_ids: torch.Tensor) -> 
         groups = query.shape[1] // key.shape[1]
         key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
         logits = query @ key.transpose(2, 3) * scaling
-        weights = (logits + attention_mask).softmax(dim=-1)
+        weights = (logits + attention_mask).softmax(dim=-1, dtype=torch.float32)
         visible = (attention_mask == 0).expand_as(logits)
         arrays = {"logits": logits, "weights": weights, "value": value, "visible": visible}
         layers.append({name: each.double().numpy() for name, each in arrays.items()})
+        weights = weights.to(value.dtype)
         return (weights @ value).transpose(1, 2).contiguous(), weights
 
     AttentionInterface.register("kept", attend)
@@ -68,6 +69,6 @@ def attention_in_transformers(model: LanguageModel, token_ids: torch.Tensor) -> 
     found = theirs(token_ids, output_attentions=True)
     eager = same_in_transformers(model, "eager")(token_ids, output_attentions=True)
     for layer, one, other in zip(layers, found.attentions, eager.attentions, strict=True):
-        np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
+        torch.testing.assert_close(one.float(), other.float(), rtol=0, atol=1e-6)
         layer["weights"] = other.double().numpy()
     return layers

@@ -21,10 +21,11 @@ from tests.recorders.inside.material import padded, recorded
 def lens_in_transformers(model, token_ids):
     """Logits after every block, [layers, batch, positions, vocabulary] in float64, by hooks."""
     theirs, kept = same_in_transformers(model), []
-    for block in theirs.model.layers:
+    for block in theirs.base_model.layers:
         block.register_forward_hook(lambda block, _, out: kept.append(out[0] if isinstance(out, tuple) else out))
     theirs(token_ids)
-    return np.stack([theirs.lm_head(theirs.model.norm(each)).double().numpy() for each in kept])
+    norm = getattr(theirs.base_model, "final_layer_norm", None) or theirs.base_model.norm
+    return np.stack([theirs.lm_head(norm(each)).double().numpy() for each in kept])
 
 
 def by_formula(logits, probe, sample, layer, domain):

@@ -7,11 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from olmo_dynamics.recorders.kernels import magnitude_histogram
 from olmo_dynamics.recorders.kernels.magnitude_histogram import Magnitudes
 
 FLOATS = arrays(
     np.float32, st.tuples(st.integers(1, 4), st.integers(1, 30)), elements=st.floats(width=32, allow_nan=False)
 )
+
+
+@pytest.fixture(scope="module", autouse=True, params=[0, magnitude_histogram._FEW], ids=["table", "list"])
+def _few(request):
+    """Every test runs with a table of counts, and with a list of bins."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(magnitude_histogram, "_FEW", request.param)
+        yield
 
 
 def magnitudes_of(*blocks):
@@ -68,6 +77,21 @@ def test_zeros_and_infinity_keep_their_places():
     assert magnitudes_of(np.array([[0, np.inf, -np.inf]], np.float32)).median() == np.inf
 
 
-def test_memory_follows_the_octaves_present():
+def test_memory_follows_the_octaves_present(monkeypatch):
+    monkeypatch.setattr(magnitude_histogram, "_FEW", 0)
     magnitudes = magnitudes_of(np.random.default_rng(0).uniform(1, 4, (10, 10)).astype(np.float32))
     assert len(magnitudes._counts) == 2
+
+
+def test_a_list_and_a_table_of_bins_count_alike(monkeypatch):
+    drawn = np.random.default_rng(0).standard_normal((6, 40)).astype(np.float32)
+    drawn[0, :7] = 0
+    monkeypatch.setattr(magnitude_histogram, "_FEW", drawn.size)
+    listed = magnitudes_of(drawn)
+    monkeypatch.setattr(magnitude_histogram, "_FEW", 100)
+    tabulated = magnitudes_of(drawn)
+    mixed = magnitudes_of(drawn[:1], drawn[1:4])
+    mixed.merge(magnitudes_of(drawn[4:5]))
+    mixed.merge(magnitudes_of(drawn[5:]))
+    assert not len(listed._counts) and len(tabulated._counts) and len(mixed._counts)
+    assert listed.median() == tabulated.median() == mixed.median()

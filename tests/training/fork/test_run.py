@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,6 @@ from safetensors.torch import load_file
 
 from olmo_dynamics.checkpoints import open_source
 from olmo_dynamics.errors import DivergedError, OptionError, TrainingError
-from olmo_dynamics.experiments.demo import SMALL, pretrain
 from olmo_dynamics.frames import metrics
 from olmo_dynamics.model import parse_config
 from olmo_dynamics.training.checkpoint import CheckpointWriter
@@ -118,10 +118,10 @@ def test_a_fork_loads_in_transformers_with_our_logits(
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def demo(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The small demo's run, and its tokens in a headerless file."""
     out = tmp_path_factory.mktemp("demo")
-    run = pretrain(out, size=SMALL)
+    run = shutil.copytree(small_run, out, dirs_exist_ok=True) / "run"
     from olmo_dynamics.experiments.corpus import Corpus
 
     data = out / "train.bin"

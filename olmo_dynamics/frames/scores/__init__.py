@@ -1,0 +1,1 @@
+"""Scores of public evaluations, joined to the revisions of a store."""

@@ -1,0 +1,1 @@
+"""Parts of the measurements of experts: counts of choices, token ids and their experts, and the experts' weights."""

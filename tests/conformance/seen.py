@@ -1,0 +1,158 @@
+"""One revision as transformers computes it, in eager attention: every site, pattern, write and gradient of a probe."""
+
+from __future__ import annotations
+
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from olmo_dynamics.frames import RecordedStore
+from olmo_dynamics.model import LanguageModel, ModelConfig, build_model, load_model_weights
+from olmo_dynamics.recorders.inside.lens_sample import LensSample
+from tests.model.drawing import same_in_transformers
+from tests.model.test_backward import apart
+from tests.recorders.inside.material import attention_in_transformers
+
+Array = np.ndarray
+
+
+class Seen:
+    """A probe read by transformers' model; arrays are float64, [sequences, positions, width] at sites."""
+
+    def __init__(
+        self, model: LanguageModel, store: RecordedStore, state: Any, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.model, self.ours = model, model if dtype is torch.float32 else _rounded(model, dtype)
+        self.rounding = 1e-4 if dtype is torch.float32 else 0.1  # of logits
+        self.config: ModelConfig = model.config
+        probe = store.probe()
+        self.token_ids, self.mask, self.domain = probe["token_id"], probe["mask"].astype(bool), probe["domain"]
+        self.domains = [str(each) for each in store.axis("domain").labels]
+        self.tokenizer_size = int(store.attributes["probe"]["tokenizer_size"])
+        self.state = state
+        self.weights = {name: each.double().numpy() for name, each in model.state_dict().items()}
+        self.sample = LensSample.of(self.mask, 512)
+
+    @property
+    def before_norm(self) -> bool:
+        """True for the families that normalise what a sublayer reads, rather than what it writes."""
+        return self.config.model_type not in ("olmo2", "olmo3")
+
+    @property
+    def logits(self) -> Array:
+        return self.sites["logits", -1]
+
+    @cached_property
+    def sites(self) -> dict[tuple[str, int], Array]:
+        """Every site by name and layer."""
+        return self._forward(self.token_ids)
+
+    @cached_property
+    def attention(self) -> list[dict[str, Array]]:
+        """Logits, weights, values and visible keys of each layer."""
+        return attention_in_transformers(self.ours, torch.tensor(self.token_ids))
+
+    @cached_property
+    def router_logits(self) -> list[Array]:
+        """The experts' scores, by layer."""
+        theirs = same_in_transformers(self.ours)
+        with torch.no_grad():
+            found = theirs(torch.tensor(self.token_ids), output_router_logits=True).router_logits
+        return [each.view(*self.mask.shape, -1).double().numpy() for each in found]
+
+    @cached_property
+    def windows(self) -> list[Window]:
+        """The backward pass of each window, in float32."""
+        theirs = same_in_transformers(self.model)
+        rows = zip(torch.tensor(self.token_ids), self.mask.sum(1).tolist(), strict=True)
+        return [Window(self.config, theirs, ids[None, :length]) for ids, length in rows]
+
+    def losses(self, token_ids: Array) -> Array:
+        """-ln p of each token of other windows at its own place, NaN at the first."""
+        logits = self._forward(token_ids)["logits", -1][:, :-1]
+        chosen = np.take_along_axis(logits, token_ids[:, 1:, None], axis=-1)[..., 0]
+        return np.pad(np.logaddexp.reduce(logits, axis=-1) - chosen, ((0, 0), (1, 0)), constant_values=np.nan)
+
+    @torch.no_grad()
+    def _forward(self, token_ids: Array) -> dict[tuple[str, int], Array]:
+        theirs, seen = same_in_transformers(self.ours, "eager"), {}
+
+        def keep(site: str, layer: int, value: Any, clip: float | None = None) -> None:
+            found = (value[0] if isinstance(value, tuple) else value).double().numpy().copy()
+            seen[site, layer] = found if clip is None else np.clip(found, -clip, clip)
+
+        def after(module: nn.Module, site: str, layer: int = -1, clip: float | None = None) -> None:
+            module.register_forward_hook(lambda module, inputs, output: keep(site, layer, output, clip))
+
+        def keep_apart(layer: int, module: nn.Module, inputs: Any, fused: Tensor) -> None:
+            queries, keys, _ = fused.unflatten(-1, (self.config.heads, -1)).chunk(3, dim=-1)
+            keep("q", layer, queries.flatten(2))
+            keep("k", layer, keys.flatten(2))
+
+        def before(module: nn.Module, site: str, layer: int) -> None:
+            module.register_forward_pre_hook(lambda module, inputs: keep(site, layer, inputs))
+
+        neox, stack = self.config.model_type == "gpt_neox", theirs.base_model
+        after(theirs.get_input_embeddings(), "embedding")
+        after(stack.final_layer_norm if neox else stack.norm, "final_norm")
+        after(theirs.lm_head, "logits")
+        for layer, block in enumerate(stack.layers):
+            before(block, "residual_in", layer)
+            projection = block.attention.dense if neox else block.self_attn.o_proj
+            before(projection, "heads", layer)
+            after(projection, "attention_output", layer)
+            after(block.mlp, "mlp_output", layer)
+            after(block, "residual_out", layer)
+            if neox:
+                block.attention.query_key_value.register_forward_hook(partial(keep_apart, layer))
+            for site in () if neox else ("q", "k"):
+                part = "proj" if self.config.model_type in ("olmo", "llama") else "norm"
+                after(getattr(block.self_attn, f"{site}_{part}"), site, layer, self.config.clip_qkv)
+            if self.before_norm:
+                after(block.input_layernorm, "attention_input", layer)
+                if not self.config.parallel_residual:
+                    before(block.post_attention_layernorm, "residual_middle", layer)
+                after(block.post_attention_layernorm, "mlp_input", layer)
+            else:
+                after(block.post_attention_layernorm, "attention_output_normed", layer)
+                before(block.mlp, "residual_middle", layer)
+                after(block.post_feedforward_layernorm, "mlp_output_normed", layer)
+            if self.config.experts is None:
+                before(block.mlp.dense_4h_to_h if neox else block.mlp.down_proj, "mlp_hidden", layer)
+        theirs(torch.tensor(token_ids))
+        return seen
+
+
+class Window:
+    """One window's gradients, of its mean loss: of every tensor by name, and of the stream leaving each layer."""
+
+    def __init__(self, config: ModelConfig, model: Any, ids: Tensor) -> None:
+        states: list[Tensor] = []
+
+        def keep(module: object, inputs: object, output: Any) -> None:
+            states.append(output[0] if isinstance(output, tuple) else output)
+            states[-1].retain_grad()
+
+        model.zero_grad()
+        modules = (model.get_input_embeddings(), *model.base_model.layers)
+        handles = [module.register_forward_hook(keep) for module in modules]
+        F.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:]).backward()
+        for handle in handles:
+            handle.remove()
+        self.gradients: dict[str, Array] = {}
+        for name, parameter in model.named_parameters():
+            for ours, gradient in apart(config, name, parameter.grad):
+                self.gradients[ours] = gradient.double().numpy()
+        self.stream = {layer: each[0].detach().double().numpy() for layer, each in enumerate(states, start=-1)}
+        self.stream_gradients = {layer: each.grad[0].double().numpy() for layer, each in enumerate(states, start=-1)}
+
+
+def _rounded(model: LanguageModel, dtype: torch.dtype) -> LanguageModel:
+    """The same model in another dtype."""
+    rounded = build_model(model.config, dtype=dtype)
+    load_model_weights(rounded, model.state_dict())
+    return rounded

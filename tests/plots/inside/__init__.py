@@ -1,0 +1,1 @@
+"""Plots of the inside of a model."""

@@ -79,52 +79,67 @@ class Seen:
 
     @torch.no_grad()
     def _forward(self, token_ids: Array) -> dict[tuple[str, int], Array]:
-        theirs, seen = same_in_transformers(self.ours, "eager"), {}
-
-        def keep(site: str, layer: int, value: Any, clip: float | None = None) -> None:
-            found = (value[0] if isinstance(value, tuple) else value).double().numpy().copy()
-            seen[site, layer] = found if clip is None else np.clip(found, -clip, clip)
-
-        def after(module: nn.Module, site: str, layer: int = -1, clip: float | None = None) -> None:
-            module.register_forward_hook(lambda module, inputs, output: keep(site, layer, output, clip))
-
-        def keep_apart(layer: int, module: nn.Module, inputs: Any, fused: Tensor) -> None:
-            queries, keys, _ = fused.unflatten(-1, (self.config.heads, -1)).chunk(3, dim=-1)
-            keep("q", layer, queries.flatten(2))
-            keep("k", layer, keys.flatten(2))
-
-        def before(module: nn.Module, site: str, layer: int) -> None:
-            module.register_forward_pre_hook(lambda module, inputs: keep(site, layer, inputs))
-
+        theirs, hooks = same_in_transformers(self.ours, "eager"), Hooks(self.config.heads)
         neox, stack = self.config.model_type == "gpt_neox", theirs.base_model
-        after(theirs.get_input_embeddings(), "embedding")
-        after(stack.final_layer_norm if neox else stack.norm, "final_norm")
-        after(theirs.lm_head, "logits")
+        hooks.after(theirs.get_input_embeddings(), "embedding")
+        hooks.after(stack.final_layer_norm if neox else stack.norm, "final_norm")
+        hooks.after(theirs.lm_head, "logits")
         for layer, block in enumerate(stack.layers):
-            before(block, "residual_in", layer)
-            projection = block.attention.dense if neox else block.self_attn.o_proj
-            before(projection, "heads", layer)
-            after(projection, "attention_output", layer)
-            after(block.mlp, "mlp_output", layer)
-            after(block, "residual_out", layer)
-            if neox:
-                block.attention.query_key_value.register_forward_hook(partial(keep_apart, layer))
-            for site in () if neox else ("q", "k"):
-                part = "proj" if self.config.model_type in ("olmo", "llama") else "norm"
-                after(getattr(block.self_attn, f"{site}_{part}"), site, layer, self.config.clip_qkv)
-            if self.before_norm:
-                after(block.input_layernorm, "attention_input", layer)
-                if not self.config.parallel_residual:
-                    before(block.post_attention_layernorm, "residual_middle", layer)
-                after(block.post_attention_layernorm, "mlp_input", layer)
-            else:
-                after(block.post_attention_layernorm, "attention_output_normed", layer)
-                before(block.mlp, "residual_middle", layer)
-                after(block.post_feedforward_layernorm, "mlp_output_normed", layer)
+            hooks.before(block, "residual_in", layer)
+            hooks.after(block.mlp, "mlp_output", layer)
+            hooks.after(block, "residual_out", layer)
+            self._attention(hooks, block, layer)
+            self._norms(hooks, block, layer)
             if self.config.experts is None:
-                before(block.mlp.dense_4h_to_h if neox else block.mlp.down_proj, "mlp_hidden", layer)
+                hooks.before(block.mlp.dense_4h_to_h if neox else block.mlp.down_proj, "mlp_hidden", layer)
         theirs(torch.tensor(token_ids))
-        return seen
+        return hooks.seen
+
+    def _attention(self, hooks: Hooks, block: nn.Module, layer: int) -> None:
+        neox = self.config.model_type == "gpt_neox"
+        projection = block.attention.dense if neox else block.self_attn.o_proj
+        hooks.before(projection, "heads", layer)
+        hooks.after(projection, "attention_output", layer)
+        if neox:
+            block.attention.query_key_value.register_forward_hook(partial(hooks.keep_apart, layer))
+        for site in () if neox else ("q", "k"):
+            part = "proj" if self.config.model_type in ("olmo", "llama") else "norm"
+            hooks.after(getattr(block.self_attn, f"{site}_{part}"), site, layer, self.config.clip_qkv)
+
+    def _norms(self, hooks: Hooks, block: nn.Module, layer: int) -> None:
+        if self.before_norm:
+            hooks.after(block.input_layernorm, "attention_input", layer)
+            if not self.config.parallel_residual:
+                hooks.before(block.post_attention_layernorm, "residual_middle", layer)
+            hooks.after(block.post_attention_layernorm, "mlp_input", layer)
+        else:
+            hooks.after(block.post_attention_layernorm, "attention_output_normed", layer)
+            hooks.before(block.mlp, "residual_middle", layer)
+            hooks.after(block.post_feedforward_layernorm, "mlp_output_normed", layer)
+
+
+class Hooks:
+    """Values that modules of transformers take and give, in float64, by site and layer."""
+
+    def __init__(self, heads: int) -> None:
+        self.heads = heads
+        self.seen: dict[tuple[str, int], Array] = {}
+
+    def keep(self, site: str, layer: int, value: Any, clip: float | None = None) -> None:
+        found = (value[0] if isinstance(value, tuple) else value).double().numpy().copy()
+        self.seen[site, layer] = found if clip is None else np.clip(found, -clip, clip)
+
+    def keep_apart(self, layer: int, module: nn.Module, inputs: Any, fused: Tensor) -> None:
+        """Queries and keys of a fused projection."""
+        queries, keys, _ = fused.unflatten(-1, (self.heads, -1)).chunk(3, dim=-1)
+        self.keep("q", layer, queries.flatten(2))
+        self.keep("k", layer, keys.flatten(2))
+
+    def after(self, module: nn.Module, site: str, layer: int = -1, clip: float | None = None) -> None:
+        module.register_forward_hook(lambda module, inputs, output: self.keep(site, layer, output, clip))
+
+    def before(self, module: nn.Module, site: str, layer: int) -> None:
+        module.register_forward_pre_hook(lambda module, inputs: self.keep(site, layer, inputs))
 
 
 class Window:

@@ -66,11 +66,14 @@ UNDEFINED = {
 """Quantities that a model without outlier features, short windows or a small vocabulary has not."""
 
 
+SLOW, SLOWER = pytest.mark.slow, ("olmo", "olmo3", "llama")  # of dense models, two are quick enough for every run
+
+
 def test_every_group_has_a_reference() -> None:
     assert set(built_in_groups()) <= set(REFERENCES) | ELSEWHERE
 
 
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("family", [pytest.param(name, marks=SLOW if name in SLOWER else ()) for name in TINY])
 def test_every_array_is_that_of_its_reference(family: str, tmp_path: Path) -> None:
     assert_every_array(TINY[family], tmp_path, positions=64 if family == "olmo3" else 20)
 

@@ -56,6 +56,7 @@ def test_add_a_plot(reader: Reader) -> None:
     assert Path("pair.svg").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_add_a_model_family(reader: Reader) -> None:
     reader.copy_package()
     reader.follow(PAGES / "add-a-model-family.md")

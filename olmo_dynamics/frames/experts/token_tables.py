@@ -75,7 +75,7 @@ def token_counts(
 def vocabulary_specialisation(
     counts: pl.DataFrame, *, minimum: int = MINIMUM, by: Literal["layer", "expert"] = "layer"
 ) -> pl.DataFrame:
-    """How far a token id decides its expert: means over ids of max_i N_ix / N_x. OLMoE, arXiv:2409.02060, equation 8.
+    """The degree to which a token id decides its expert: means over ids of max_i N_ix / N_x. OLMoE, arXiv:2409.02060, eq. 8.
 
     N_x counts the routings of x to all experts, so for `top` > 1 the share is at most 1 / top; `of_tokens` is the share of the
     occurrences of x, which OLMoE's figures show. An id that occurs once is sent to one expert whatever the router does: the

@@ -26,6 +26,13 @@ class ChosenLosses:
         self._targets = np.where(self._predictions, np.roll(probe.token_ids, -1, axis=1), 0)
         self._sums: LogitSums | None = None
 
+    @classmethod
+    def of_predicted(cls, probe: ProbeTokens) -> ChosenLosses:
+        """Losses of every token that is predicted: all but the first of each window."""
+        chosen = np.ones_like(probe.mask)
+        chosen[:, 0] = False
+        return cls(probe, chosen)
+
     def add(self, seen: Observation) -> None:
         """Add the logits of some sequences and positions, for some columns of the vocabulary."""
         there = seen.rows, seen.positions

@@ -65,11 +65,8 @@ class InductionRecorder(Recorder):
 
     def begin(self) -> None:
         """Choose every token that is predicted."""
-        probe = self.context.probe
-        if probe is not None:
-            chosen = np.ones_like(probe.mask)
-            chosen[:, 0] = False
-            self._losses = ChosenLosses(probe, chosen)
+        if self.context.probe is not None:
+            self._losses = ChosenLosses.of_predicted(self.context.probe)
 
     def observe(self, seen: Observation) -> None:
         """Add the attention of the second half of some windows, or logits."""

@@ -42,7 +42,7 @@ def check_fields(
             raise CheckpointError(
                 f"{where}: {name} must be {expected} (got {brief(value)}); this computation is not implemented"
             )
-    for name in fields.keys() - set(used) - only.keys() - set(idle):
+    for name in sorted(fields.keys() - set(used) - only.keys() - set(idle)):
         if fields[name] not in _OFF:
             raise CheckpointError(
                 f"{where}: unknown field {name}, with value {brief(fields[name])}, may change the computation; remove it "

@@ -189,7 +189,7 @@ def _groups(options: CollectOptions, recorders: Iterable[Recorder], context: Con
         attributes = facts_to_store(recorder.start(context))
         if not is_built_in(recorder):
             attributes[RECORDER] = origin(recorder)
-        for name in groups.keys() & {each.name for each in recorder.groups}:
+        for name in sorted(groups.keys() & {each.name for each in recorder.groups}):
             groups[name] = replace(groups[name], attributes={**groups[name].attributes, **attributes})
     return [groups[name] for name in in_order(groups)]
 

@@ -33,12 +33,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def groups() -> tuple[str, ...]:
-    """The groups to measure: one for each recorder of a forward or backward pass that is not recorded by default."""
+    """The groups to measure: one for each recorder of a pass over the same tokens that is not recorded by default."""
     from olmo_dynamics.quantities.declaration import Reads
     from olmo_dynamics.recorders import BUILT_IN
 
     passes = (Reads.ACTIVATIONS, Reads.GRADIENTS)
-    found = [kind.group.name for kind in BUILT_IN if not kind.by_default and kind.reads in passes]
+    chosen = [kind for kind in BUILT_IN if kind.reads in passes and not (kind.by_default or kind.needs_tokenizer)]
+    found = [kind.group.name for kind in chosen]
     return tuple(dict.fromkeys(found))
 
 

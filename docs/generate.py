@@ -95,7 +95,7 @@ def published() -> str:
         HEADER,
         "# What is published, and what is wrong with it\n",
         "The facts that `olmo-dyn runs` shows, from one file, `checkpoints/catalog/known_runs.toml`: names, numbers of tokens "
-        "and faults of the public OLMo runs. `olmo-dyn audit SOURCE` looks for such faults itself, and shows these beside its "
+        "and faults of the public runs. `olmo-dyn audit SOURCE` looks for such faults itself, and shows these beside its "
         "own findings. Tokens are steps times the batch, never the label in a name.\n",
         "## Formats\n",
         _table(("format", "files", "what it holds", "where"), FORMATS),
@@ -113,12 +113,24 @@ def published() -> str:
 def _overview(run: KnownRun) -> tuple[str, ...]:
     stages = ", ".join(str(stage.number) for stage in run.stages if stage.number) or "-"
     native = "listed" if run.lists else "-"
-    return run.title, f"`{run.model_type}`", f"{run.parameters:,}", stages, native, str(len(run.faults))
+    return (
+        run.title,
+        f"`{run.model_type}`",
+        f"{run.parameters:,}" if run.parameters else "-",
+        stages,
+        native,
+        str(len(run.faults)),
+    )
 
 
 def _run(run: KnownRun) -> str:
     """One run: repos, stages, ingredients, `main`, labels, native store, faults, notes."""
     lines = [f"Repos: {', '.join(f'`{repo}`' for repo in run.repos)}"]
+    lines += [f"A re-run of the first steps of `{run.rerun_of}`"] if run.rerun_of else []
+    lines += [f"`{phase.repo}`: {phase.name}, from `{phase.start}` ({phase.reference})" for phase in run.phases]
+    lines += [
+        f"Seed {each.name}: {each.seed}" + (f", to step {each.steps}" if each.steps else "") for each in run.replicates
+    ]
     lines += [f"`main`: {run.main}" + (f" (`{run.main_revision}`)" if run.main_revision else "")] if run.main else []
     lines += [f"Labels: {rule.rounding} of step x {rule.tokens_per_step or 'batch'}, in billions ({', '.join(rule.repos)})"
               for rule in run.labels]  # fmt: skip

@@ -21,14 +21,20 @@ if TYPE_CHECKING:
     from olmo_dynamics.errors import OlmoDynamicsError as OlmoDynamicsError
     from olmo_dynamics.forks import fork as fork
     from olmo_dynamics.frames import between as between
+    from olmo_dynamics.frames import compare as compare
     from olmo_dynamics.frames import displacement as displacement
     from olmo_dynamics.frames import embedding_decay as embedding_decay
+    from olmo_dynamics.frames import findings as findings
     from olmo_dynamics.frames import forest as forest
+    from olmo_dynamics.frames import join as join
+    from olmo_dynamics.frames import join_logs as join_logs
     from olmo_dynamics.frames import join_scores as join_scores
+    from olmo_dynamics.frames import memorisation as memorisation
     from olmo_dynamics.frames import metrics as metrics
     from olmo_dynamics.frames import moment_cosine as moment_cosine
     from olmo_dynamics.frames import open_store as open_store
     from olmo_dynamics.frames import pairwise as pairwise
+    from olmo_dynamics.frames import read_logs as read_logs
     from olmo_dynamics.frames import rotation as rotation
     from olmo_dynamics.frames import similarity as similarity
     from olmo_dynamics.frames import trajectory as trajectory
@@ -54,17 +60,23 @@ _HOMES = {
     "audit": "olmo_dynamics.auditing",
     "between": "olmo_dynamics.frames",
     "collect": "olmo_dynamics.collecting",
+    "compare": "olmo_dynamics.frames",
     "displacement": "olmo_dynamics.frames",
     "embedding_decay": "olmo_dynamics.frames",
+    "findings": "olmo_dynamics.frames",
     "forest": "olmo_dynamics.frames",
     "fork": "olmo_dynamics.forks",
+    "join": "olmo_dynamics.frames",
+    "join_logs": "olmo_dynamics.frames",
     "join_scores": "olmo_dynamics.frames",
     "load_model": "olmo_dynamics.loading",
+    "memorisation": "olmo_dynamics.frames",
     "metrics": "olmo_dynamics.frames",
     "moment_cosine": "olmo_dynamics.frames",
     "open_store": "olmo_dynamics.frames",
     "pairwise": "olmo_dynamics.frames",
     "plan": "olmo_dynamics.collecting",
+    "read_logs": "olmo_dynamics.frames",
     "record": "olmo_dynamics.collecting",
     "rotation": "olmo_dynamics.frames",
     "similarity": "olmo_dynamics.frames",
@@ -88,19 +100,25 @@ __all__ = [
     "audit",
     "between",
     "collect",
+    "compare",
     "displacement",
     "embedding_decay",
+    "findings",
     "forest",
     "fork",
     "interventions",
+    "join",
+    "join_logs",
     "join_scores",
     "load_model",
+    "memorisation",
     "metrics",
     "moment_cosine",
     "open_store",
     "pairwise",
     "plan",
     "plots",
+    "read_logs",
     "record",
     "rotation",
     "similarity",

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -16,15 +17,19 @@ from olmo_dynamics import collection
 from olmo_dynamics.checkpoints import Source
 from olmo_dynamics.collection import CollectKeywords, LiveOptions, Plan
 from olmo_dynamics.collection.feed import ActivationFeed, FeedKeywords, FeedOptions
+from olmo_dynamics.collection.several import append_runs, require_runs
 from olmo_dynamics.frames import RecordedStore, open_store
 from olmo_dynamics.frames.run import Run
 from olmo_dynamics.names import Site
 from olmo_dynamics.progress import Progress
 from olmo_dynamics.store import Store
+from olmo_dynamics.store.several.run_folder import RunFolder
+
+AnyRun = Run | Source | str | Path
 
 
 def collect(
-    run: Run | Source | str | Path,
+    run: AnyRun | Sequence[AnyRun],
     *,
     revisions: str | Collection[str] = "all",
     out: str | Path,
@@ -38,8 +43,11 @@ def collect(
     A group that the store lacks is added to it, and measured for the revisions that are there already as well. Quantities
     that a group of the store lacks are named, and added with `back_fill`.
 
+    Several runs go into one folder, each with its own config into a store of its own, and are returned as `join` views them.
+    A run that fails does not end the others. Run again, it continues; further runs may be added.
+
     Args:
-        run: a hub repo id, a folder of revisions, or a `Run`.
+        run: a hub repo id, a folder of revisions, or a `Run`; or a list of them.
         revisions: a selection expression such as `stage1:log24,main`, or a list of its terms.
         out: the store's folder; made if it is not there, continued if it is.
         quarantine: a file of revisions to exclude; unless given, the one that the last audit of this run left.
@@ -52,7 +60,22 @@ def collect(
         OptionError: an option is unknown, or its value cannot be used.
         StoreMismatchError: the store was made from another run, probe or dtype.
         CheckpointError: some revisions contradict themselves or do not fit the store; all others have been measured.
+        SourceError: of several runs, some could not be measured wholly; all others have been.
     """
+    several = [run] if isinstance(run, Run | Source | str | Path) else list(run)
+    if not isinstance(run, Run | Source | str | Path) or RunFolder(out).exists:
+        names = [name_of(each) for each in several]
+        require_runs(names)
+        append_runs(
+            {name: partial(_source, each) for name, each in zip(names, several, strict=True)},
+            revisions=revisions,
+            out=out,
+            quarantine=quarantine,
+            include_quarantined=include_quarantined,
+            progress=progress,
+            **options,
+        )
+        return open_store(out)
     store = collection.append_revisions(
         _source(run),
         revisions=revisions,
@@ -147,5 +170,12 @@ def stream_activations(
     return ActivationFeed(_source(run), revisions, site=site, layer=layer, options=FeedOptions.of(options))
 
 
-def _source(run: Run | Source | str | Path) -> Source:
+def name_of(run: AnyRun) -> str:
+    """The name of a run's source; a folder's whole path, so that it is the same from any working directory."""
+    name = run.name if isinstance(run, Run | Source) else str(run)
+    place = Path(name).expanduser()
+    return str(place.resolve()) if place.is_dir() else name
+
+
+def _source(run: AnyRun) -> Source:
     return run.source if isinstance(run, Run) else Run(run).source

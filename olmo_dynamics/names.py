@@ -42,6 +42,9 @@ NO_LAYER = -1
 PUBLISHED = "published"
 """The coordinate along `tensor` that keeps the stored names, in stores of families that name tensors in a way of their own."""
 
+SHIPPED_TASKS = ("arithmetic", "code", "agreement", "stereotypes")
+"""The tasks that ship with the package."""
+
 NO_EXPERT = -1
 """Expert index of a tensor that belongs to none."""
 

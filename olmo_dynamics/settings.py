@@ -42,7 +42,13 @@ def wait_without_spinning() -> None:
 def wake_on_interrupt() -> None:
     """Let Ctrl-C end a wait for another thread: importing polars makes the system restart such waits, unseen by Python."""
     if hasattr(signal, "siginterrupt"):  # not on Windows
-        signal.siginterrupt(signal.SIGINT, True)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.siginterrupt(each, True)
+
+
+def stop_as_interrupted() -> None:
+    """Let SIGTERM, with which schedulers ask a program to stop, do what Ctrl-C does; call it in the main thread."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def cache_dir() -> Path:

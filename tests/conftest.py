@@ -23,7 +23,7 @@ settings.load_profile("shared machine")
 SHAPED = {
     "interventions": ("edits", "effects", "tracing"),
     "model": ("blocks", "language_model", "layers", "families.gpt_neox", "families.llama", "families.olmo1",
-              "families.olmo2", "families.olmo3", "families.olmoe", "rope", "sites", "stream", "weights"),
+              "families.olmo2", "families.olmo3", "families.olmoe", "families.olmo_ladder", "rope", "sites", "stream", "weights"),
     "recorders": ("experts.choice_counts", "experts.predicted_tokens", "experts.vocabulary",
                   "activations", "embeddings", "losses", "massive", "outliers", "parameters", "routing",
                   "kernels.accumulators", "kernels.logit_sums", "kernels.magnitude_histogram", "kernels.moments",

@@ -9,6 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, Olmo2Config, Olmo2ForCausalLM
 
+from tests.model import ladder_reference  # noqa: F401  # registers its family
+
 TINY = {
     "vocab_size": 320,
     "hidden_size": 32,
@@ -30,6 +32,13 @@ FAMILIES = {
     "olmoe": {"num_hidden_layers": 3, "intermediate_size": 16, "num_experts": 8, "num_experts_per_tok": 2},
     "gpt_neox": {"num_key_value_heads": None},
     "llama": {"attention_bias": True, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+    "olmo_ladder": {
+        "layer_norm_type": "rms",
+        "layer_norm_with_affine": True,
+        "bias_for_layer_norm": False,
+        "attention_layer_norm": True,
+        "attention_layer_norm_with_affine": True,
+    },
 }
 """What each family's config has beside `TINY`, or instead."""
 

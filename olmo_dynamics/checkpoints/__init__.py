@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from olmo_dynamics.checkpoints.catalog.known_runs import KnownRun, find_run, known_run, known_runs
 from olmo_dynamics.checkpoints.catalog.revision_names import parse_revision
 from olmo_dynamics.checkpoints.catalog.selection import select
+from olmo_dynamics.checkpoints.catalog.training_phases import PlacedRevision, order_trainings
 from olmo_dynamics.checkpoints.folder import FolderSource
 from olmo_dynamics.checkpoints.http.ranges import REQUEST_BYTES
 from olmo_dynamics.checkpoints.integrity import ShardHashes
@@ -29,12 +30,14 @@ __all__ = [
     "HubSource",
     "KnownRun",
     "MemorySource",
+    "PlacedRevision",
     "ShardHashes",
     "Source",
     "find_run",
     "known_run",
     "known_runs",
     "open_source",
+    "order_trainings",
     "parse_revision",
     "select",
 ]

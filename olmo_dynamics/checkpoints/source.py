@@ -202,7 +202,7 @@ class Checkpoint(ABC):
     def published_names(self) -> dict[str, str]:
         """The stored name of each tensor, in a family that names tensors in a way of its own; empty in others."""
         views, _ = self._weights
-        return views.stored_names if views and self._words.get("model_type") in formats.OWN_NAMES else {}
+        return views.stored_names if views and self.stated_config.get("model_type") in formats.NAMED_OTHERWISE else {}
 
     @cached_property
     def nbytes(self) -> int:

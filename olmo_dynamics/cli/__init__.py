@@ -20,15 +20,17 @@ from olmo_dynamics.cli.collect import collect
 from olmo_dynamics.cli.compact import compact
 from olmo_dynamics.cli.demo import demo
 from olmo_dynamics.cli.displacement import displacement
+from olmo_dynamics.cli.evaluate import evaluate
 from olmo_dynamics.cli.export import export
 from olmo_dynamics.cli.fork import fork
+from olmo_dynamics.cli.jobs import jobs
 from olmo_dynamics.cli.lab import lab
 from olmo_dynamics.cli.report import report
 from olmo_dynamics.cli.revisions import revisions
 from olmo_dynamics.cli.runs import runs
 from olmo_dynamics.cli.show import show
 from olmo_dynamics.errors import OlmoDynamicsError
-from olmo_dynamics.settings import launched, wait_without_spinning
+from olmo_dynamics.settings import launched, stop_as_interrupted, wait_without_spinning
 
 INTERRUPTED = 130
 
@@ -54,7 +56,23 @@ def cli() -> None:
     """
 
 
-for command in (runs, revisions, audit, collect, compact, show, report, export, displacement, fork, batches, demo, lab):
+for command in (
+    runs,
+    revisions,
+    audit,
+    collect,
+    evaluate,
+    compact,
+    show,
+    report,
+    export,
+    displacement,
+    fork,
+    batches,
+    jobs,
+    demo,
+    lab,
+):
     cli.add_command(command)
 
 
@@ -80,6 +98,7 @@ def main() -> None:
 def start() -> None:
     """Run `main` and end the process with it, without waiting for threads that still wait for an unresponsive host."""
     code: str | int | None = 0
+    stop_as_interrupted()
     try:
         main()
     except SystemExit as stop:

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from olmo_dynamics.cli.collect_runs import collect_several, is_of_several, print_plans
 from olmo_dynamics.cli.printing import (
     at_least,
     format_option,
@@ -13,13 +14,14 @@ from olmo_dynamics.cli.printing import (
     progress_listener,
     quiet_option,
 )
+from olmo_dynamics.names import SHIPPED_TASKS as SHIPPED
 from olmo_dynamics.quantities import GROUPS
 
 _MEGABYTE = 1e6
 
 
 @click.command()
-@click.argument("source")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option(
     "--revisions", default="all", show_default=True, metavar="EXPR", help="Which revisions; see 'revisions --help'."
 )
@@ -43,6 +45,8 @@ _MEGABYTE = 1e6
               "Default: 2048.")  # fmt: skip
 @click.option("--gram-sites", metavar="NAMES", help="Sites whose representations are measured, comma-separated. "
               "Default: residual_out.")  # fmt: skip
+@click.option("--tasks", multiple=True, metavar="FILE|NAME", help="Tasks for the group evaluation: a file of JSON lines, or "
+              f"one of {', '.join(SHIPPED)}; may be repeated.")  # fmt: skip
 @click.option(
     "--tensors",
     default="",
@@ -90,10 +94,10 @@ _MEGABYTE = 1e6
               "to find it out. Default: 100.")  # fmt: skip
 @format_option("table", "json")
 @quiet_option
-def collect(
-    source: str, revisions: str, out: str, *, dry_run: bool, rate: str | None, style: str, quiet: bool, **given: Any
-) -> None:
+def collect(sources: tuple[str, ...], **given: Any) -> None:
     """Measure the selected revisions of SOURCE into one Zarr store. Run again, it continues.
+
+    Of several sources, STORE is a folder with a store of each, read as one; a source that fails does not end the others.
 
     \b
     Examples:
@@ -101,9 +105,32 @@ def collect(
       olmo-dyn collect cache/demo/run --out demo.zarr --record parameters --tensors 'q_norm,k_norm'
       olmo-dyn collect cache/demo/run --out demo.zarr --record loss,my_recorders:SilentFeatures
       olmo-dyn collect allenai/OLMo-2-1124-7B --revisions stage1:log8 --out 7b.zarr --dry-run --rate 50
+      olmo-dyn collect allenai/DataDecide-c4-300M allenai/DataDecide-dclm-baseline-300M --revisions log6 --out recipes
     """
+    run_collect(sources, **given)
+
+
+def run_collect(
+    sources: tuple[str, ...],
+    revisions: str,
+    out: str,
+    *,
+    dry_run: bool,
+    rate: str | None,
+    style: str,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Collect, or print the plan of it, with the options of the command."""
+    if is_of_several(sources, out):
+        if dry_run:
+            print_plans(sources, revisions, out=out, rate=_rate(rate), style=style, **given)
+        else:
+            collect_several(sources, revisions, out=out, quiet=quiet, style=style, **given)
+        return
     from olmo_dynamics.frames.run import Run
 
+    [source] = sources
     run = Run(source, lists=given.pop("lists"))
     if dry_run:
         _print_plan(run, revisions, out=out, rate=_rate(rate), style=style, options=given)
@@ -152,7 +179,7 @@ def _print_plan(
             "rate_from": found.rate_from, "peak_bytes": found.peak_bytes,
             "download_seconds": found.download_seconds, "statistics_seconds": found.statistics_seconds,
             "beside_seconds": found.beside_seconds, "forward_seconds": found.forward_seconds, "quarantined": list(found.left_out),
-            "notes": list(found.notes),
+            "tokens": dict(found.tokens), "notes": list(found.notes),
         }  # fmt: skip
     else:
         beside = "".join(f"{human_seconds(each)} of {group}, " for group, each in found.beside_seconds.items())
@@ -164,6 +191,7 @@ def _print_plan(
                 "dtype": f"{found.compute_dtype} (of the forward pass)",
                 "bytes": f"{human_bytes(found.nbytes)} ({human_bytes(found.nbytes / max(1, len(found.to_do)))} per revision)",
                 "requests": found.requests,
+                "tokens": ", ".join(f"{count:,} of {probe}" for probe, count in found.tokens.items()) or "none",
                 "memory": f"about {human_bytes(found.peak_bytes)}",
                 "download": f"{human_seconds(found.download_seconds)} at {human_bytes(found.rate)}/s ({found.rate_from})",
                 "compute": f"{human_seconds(found.statistics_seconds)} of statistics, {beside}"

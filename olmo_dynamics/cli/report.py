@@ -9,7 +9,7 @@ from olmo_dynamics.errors import StoreError
 
 
 @click.command()
-@click.argument("store", type=click.Path())
+@click.argument("stores", nargs=-1, required=True, type=click.Path(), metavar="STORE...")
 @click.option("--out", default="report.html", show_default=True, type=click.Path(), metavar="FILE", help="The page.")
 @click.option(
     "--fork", "forks", multiple=True, type=click.Path(), metavar="DIR", help="A fork of the run, drawn beside it."
@@ -22,14 +22,21 @@ from olmo_dynamics.errors import StoreError
 @format_option("table", "json")
 @quiet_option
 def report(
-    store: str, out: str, forks: tuple[str, ...], revisions: str, tensors: str, x: str, style: str, quiet: bool
+    stores: tuple[str, ...],
+    out: str,
+    forks: tuple[str, ...],
+    revisions: str,
+    tensors: str,
+    x: str,
+    style: str,
+    quiet: bool,
 ) -> None:
     """Write one self-contained HTML page of linked plots of STORE; it opens with no network.
 
     The page draws whole trainings: stage 2 continues stage 1, and its ingredients branch from there. A plot that cannot be
     drawn says why in its place. Groups of your own recorders are drawn from what the store declares of them. For a run
     made by olmo-dyn fork, the page names its parent; with --fork, a run and its forks are drawn from the step where they
-    part.
+    part. Of several stores, or of a folder of runs, it draws each training's mean over seeds with a band.
 
     \b
     Examples:
@@ -37,13 +44,15 @@ def report(
       olmo-dyn report olmo2-1b.zarr --out anneal.html --revisions 'stage1:last5,stage2'
       olmo-dyn report olmo2-1b.zarr --tensors 'q_norm,k_norm' --x tokens
       olmo-dyn report demo/store.zarr --fork demo/fork
+      olmo-dyn report c4.zarr dclm.zarr --out recipes.html
     """
-    if not Path(store).exists():  # told at once, before the libraries that read a store are loaded
-        raise StoreError(f"there is no store at {store}; make one with olmo-dyn collect SOURCE --out {store}")
-    from olmo_dynamics.frames import open_store
+    for store in stores:
+        if not Path(store).exists():  # told at once, before the libraries that read a store are loaded
+            raise StoreError(f"there is no store at {store}; make one with olmo-dyn collect SOURCE --out {store}")
+    from olmo_dynamics.frames import join, open_store
     from olmo_dynamics.reporting import lineage, write_report
 
-    opened = open_store(store)
+    opened = open_store(stores[0]) if len(stores) == 1 else join(stores)
     globs = tuple(glob.strip() for glob in tensors.split(",") if glob.strip())
     written = write_report(opened, out, forks=forks, revisions=revisions, tensors=globs, x=x)
     print_facts({"report": str(written)} | lineage(opened), style)

@@ -72,8 +72,8 @@ def _facts(run: KnownRun) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "title": run.title,
         "repos": ", ".join(run.repos),
-        "model type": f"{run.model_type}, {run.parameters:,} parameters",
-        "tokenizer": f"{run.tokenizer}, {run.tokenizer_size} ids",
+        "model type": run.model_type + (f", {run.parameters:,} parameters" if run.parameters else ""),
+        "tokenizer": f"{run.tokenizer}, {run.tokenizer_size} ids" if run.tokenizer else "not stated",
         "main": run.main + (f" ({run.main_revision})" if run.main_revision else "") or "not stated",
     }
     for stage in run.stages:
@@ -87,6 +87,12 @@ def _facts(run: KnownRun) -> dict[str, Any]:
     for each in run.ingredients:
         known = [f"seed {each.seed}" if each.seed is not None else "", f"to step {each.steps}" if each.steps else ""]
         facts[f"stage {each.stage}, ingredient {each.name}"] = ", ".join(filter(None, known))
+    for copy in run.replicates:
+        facts[f"replicate {copy.name}"] = f"seed {copy.seed}" + (f", to step {copy.steps}" if copy.steps else "")
+    for phase in run.phases:
+        facts[f"phase {phase.repo}"] = f"{phase.name}, from {phase.start} [{phase.reference}]"
+    if run.rerun_of:
+        facts["re-run"] = f"of the first steps of {run.rerun_of}"
     facts["labels"] = "; ".join(f"{rule.rounding} in {', '.join(rule.repos)}" for rule in run.labels) or "none known"
     for number, store in enumerate(run.native, 1):
         facts[f"native {number}"] = store.base + (

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from olmo_dynamics.cli.printing import format_option, human_bytes, print_facts
-from olmo_dynamics.errors import StoreDamagedError, counted
+from olmo_dynamics.errors import OlmoDynamicsError, StoreDamagedError, counted
 from olmo_dynamics.quantities.declaration import Group
 
 if TYPE_CHECKING:
+    from olmo_dynamics.frames import RecordedStore
     from olmo_dynamics.store import Store
 
 
@@ -21,15 +23,21 @@ if TYPE_CHECKING:
 @click.option(
     "--check", "verify", is_flag=True, help="Verify every checksum, and name what is damaged; exits with 2 then."
 )
+@click.option("--findings", "most", default=5, show_default=True, type=click.IntRange(0), metavar="N",
+              help="Print the N strongest findings; 0 for none.")  # fmt: skip
 @click.option("--quiet", "-q", is_flag=True, help="Accepted by every command; this one prints no progress.")
-def show(store: str, style: str, verify: bool, quiet: bool) -> None:
-    """Print the contents of STORE: revisions done and missing, groups, quantities, sizes, probe, versions.
+def show(store: str, *, style: str, verify: bool, most: int, quiet: bool) -> None:
+    """Print the contents of STORE: revisions done and missing, groups, quantities, sizes, probe, versions, findings.
+
+    A finding is something striking in the recorded numbers, in one sentence, with the rate at which its rule finds such a
+    thing in data that hold none.
 
     \b
     Examples:
       olmo-dyn show olmo2-1b.zarr
       olmo-dyn show olmo2-1b.zarr --format json
       olmo-dyn show olmo2-1b.zarr --check
+      olmo-dyn show olmo2-1b.zarr --findings 20
     """
     from olmo_dynamics.frames import open_store
 
@@ -58,6 +66,7 @@ def show(store: str, style: str, verify: bool, quiet: bool) -> None:
         "layout_version": found.attributes["layout_version"],
         "olmo_dynamics_version": found.attributes["olmo_dynamics_version"],
     }
+    facts |= _runs(found, style)
     if style == "table":
         del facts["quantities"], facts["introductions"]
         facts |= {
@@ -69,7 +78,7 @@ def show(store: str, style: str, verify: bool, quiet: bool) -> None:
             "compact": "yes" if found.is_compact else f"no; olmo-dyn compact {found.path} makes series fast to read",
             "probe": _probe(probe),
         } | {f"group {name}": _group(found.group(name)) for name in found.groups}
-    print_facts(facts, style)
+    print_facts(facts | (_findings(found, most, style) if most else {}), style)
 
 
 def _check(store: Store, style: str) -> None:
@@ -101,6 +110,42 @@ def _check(store: Store, style: str) -> None:
             f"{store.path} is damaged in {counted(len(names), 'place')}, first {names[0]}; run olmo-dyn collect again, "
             "which measures damaged revisions anew"
         )
+
+
+def _findings(store: RecordedStore, most: int, style: str) -> dict[str, Any]:
+    """The strongest findings, as facts: one object each, or one sentence; with the reason if they cannot be told."""
+    from olmo_dynamics.frames import Findings, findings
+
+    try:
+        found = findings(store)[:most]
+    except OlmoDynamicsError as error:
+        found = Findings(note=f"The store could not be searched: {error}")
+    if style == "json":
+        listed = [
+            {
+                name: None if isinstance(value, float) and not math.isfinite(value) else value
+                for name, value in asdict(each).items()
+            }
+            for each in found
+        ]
+        return {"findings": listed, "findings_note": found.note}
+    told = {f"finding {number}": f"{each.sentence} ({each.rate})" for number, each in enumerate(found, 1)}
+    return told | ({"findings": found.note or "none"} if found.note or not told else {})
+
+
+def _runs(store: Any, style: str) -> dict[str, Any]:
+    """The runs of a store of several, and what does not compare between them."""
+    from olmo_dynamics.frames import JoinedStore
+
+    if not isinstance(store, JoinedStore):
+        return {}
+    if style == "json":
+        return {"runs": store.attributes["runs"], "left_out": store.left_out}
+    runs = {
+        f"run {run.name}": f"{run.family}, recipe {run.recipe}, {counted(len(run.store.done), 'revision')}"
+        for run in store.runs
+    }
+    return runs | {f"left out {name}": why for name, why in store.left_out.items()}
 
 
 def _group(group: Group) -> str:

@@ -60,6 +60,7 @@ class LiveOptions(TypedDict, total=False):
     tensors: Collection[str] | str
     sketch_size: int | None
     counts: str | Path | None
+    tasks: Collection[str | Path] | str | Path | None
     text: Collection[str | Path] | str | Path
     batch: str | tuple[int, int] | None
     device: str
@@ -83,7 +84,7 @@ def record(
     source, tokenizer = given.pop("source", type(model).__name__), given.pop("tokenizer", None)
     optimizer = given.pop("optimizer", None)
     files = model_files(model) | ({} if tokenizer is None else {"tokenizer.json": _tokenizer_json(tokenizer)})
-    chosen = CollectOptions(record=given.get("record", ()), counts=given.get("counts"))
+    chosen = CollectOptions(**{name: given[name] for name in ("record", "counts", "tasks") if name in given})
     if chosen.reads_state and (chosen.asked or optimizer is not None):
         files |= state_files(model, optimizer)
     probe = given.pop("probe", None)

@@ -186,7 +186,6 @@ class Measurer:
     def _forward(self, opened: OpenRevision) -> RecordedPass | None:
         if not self._setup.recorders_of(opened.groups, Reads.ACTIVATIONS):
             return None
-        assert self._setup.probe is not None
         assert opened.config is not None
         options = self._setup.options
         return RecordedPass(
@@ -196,6 +195,7 @@ class Measurer:
             groups=opened.groups,
             compute=self._compute,
             until=options.until,
+            tokenizer=self._setup.tokenizer,
         )
 
     def _backward(self, opened: OpenRevision) -> RecordedBackward | None:

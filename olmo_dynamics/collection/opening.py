@@ -27,7 +27,9 @@ from olmo_dynamics.errors import StoreMismatchError
 from olmo_dynamics.model import ModelConfig, stages
 from olmo_dynamics.model.backward import stages_back
 from olmo_dynamics.names import Revision, TensorInfo
+from olmo_dynamics.probes.tokenizer import ProbeTokenizer
 from olmo_dynamics.quantities.declaration import Reads
+from olmo_dynamics.recorders.facts import facts_to_store
 
 
 class Opener:
@@ -157,10 +159,13 @@ def fetch_plan_of(
 
 def _check_same_probe(checkpoint: Checkpoint, setup: CollectionSetup, config: ModelConfig | None) -> None:
     """A revision whose tokenizer reads the probe text otherwise is not comparable with the others; one without reads theirs."""
-    shared = setup.options.tokens or setup.options.tokenizer is not None
-    if setup.probe is None or shared or TOKENIZER not in checkpoint.files:
+    if setup.options.tokenizer is not None or TOKENIZER not in checkpoint.files:
         return
     if setup.tokenizer_id == checkpoint.file_id(TOKENIZER):
+        return
+    if setup.tokenizer is not None:
+        _check_same_tasks(checkpoint, setup)
+    if setup.probe is None or setup.options.tokens:
         return
     expected = setup.attributes["probe"]
     if hashlib.sha256(checkpoint.read_file(TOKENIZER)).hexdigest() == expected["tokenizer_sha256"]:
@@ -171,3 +176,16 @@ def _check_same_probe(checkpoint: Checkpoint, setup: CollectionSetup, config: Mo
             f"{checkpoint.revision.name}'s tokenizer turns the probe text into other tokens (sha256 {probe['sha256'][:12]}) "
             f"than the store holds ({expected['sha256'][:12]}); collect it into a store of its own"
         )
+
+
+def _check_same_tasks(checkpoint: Checkpoint, setup: CollectionSetup) -> None:
+    """A revision whose tokenizer reads a recorder's own text otherwise is not comparable with the others."""
+    context = replace(setup.context, tokenizer=ProbeTokenizer(checkpoint.read_file(TOKENIZER)))
+    for recorder in setup.recorders:
+        if recorder.needs_tokenizer and facts_to_store(recorder.start(context)) != facts_to_store(
+            recorder.start(setup.context)
+        ):
+            raise StoreMismatchError(
+                f"{checkpoint.revision.name}'s tokenizer turns the text of {recorder.group.name} into other tokens than the "
+                "store holds; collect it into a store of its own"
+            )

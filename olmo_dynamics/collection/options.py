@@ -16,12 +16,14 @@ import torch
 from olmo_dynamics.collection.limits import Limits
 from olmo_dynamics.errors import OptionError, reject_unknown
 from olmo_dynamics.probes.counting import CountsFile
+from olmo_dynamics.probes.tasks import read_tasks
 from olmo_dynamics.probes.token_sources import DTYPES as TOKEN_DTYPES
 from olmo_dynamics.quantities.declaration import Reads
 from olmo_dynamics.recorders import Recorder, find_recorders
 from olmo_dynamics.recorders.inside.ngram_source import NgramSource
 from olmo_dynamics.recorders.lookup import Recordable, built_in_groups, is_built_in
 from olmo_dynamics.recorders.recorder_options import ALL, OPTIONS, with_options
+from olmo_dynamics.recorders.tasks.task_source import TaskSource
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 """Compute dtypes of the forward pass."""
@@ -48,6 +50,7 @@ class CollectKeywords(TypedDict, total=False):
     counts: str | Path | None
     gram_tokens: int | None
     gram_sites: str | Collection[str] | None
+    tasks: Collection[str | Path] | str | Path | None
     max_memory: int | str
     max_rate: float | str | None
     threads: int | None
@@ -86,6 +89,7 @@ class CollectOptions:
             count (a path or an http address), which must not be the probe.
         gram_tokens: the most tokens of the sample of the group `representations`, at least 4; 2,048 unless given.
         gram_sites: sites whose representations are measured, as a list or a text with commas; `residual_out` unless given.
+        tasks: for the group `evaluation`: files of JSON lines, or names of tasks that ship with the package, or one of them.
     """
 
     record: Collection[Recordable] | str = ()
@@ -106,6 +110,7 @@ class CollectOptions:
     counts: str | Path | None = None
     gram_tokens: int | None = None
     gram_sites: str | Collection[str] | None = None
+    tasks: Collection[str | Path] | str | Path | None = None
     recorders: tuple[Recorder, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -120,7 +125,8 @@ class CollectOptions:
                 f"until_layer must be a layer, counted from 0; got {self.until_layer}", option="until_layer"
             )
         counted = None if self.counts is None else NgramSource(CountsFile(self.counts, self.tokens_dtype))
-        options = {name: getattr(self, name) for name in OPTIONS} | {"counts": counted}
+        options = {name: getattr(self, name) for name in OPTIONS}
+        options |= {"counts": counted, "tasks": self._tasks()}
         object.__setattr__(self, "record", with_options(words(self.record), **options))
         object.__setattr__(self, "tensors", _patterns(self.tensors))
         object.__setattr__(self, "text", _paths("text", self.text))
@@ -172,6 +178,10 @@ class CollectOptions:
     def reads_state(self) -> bool:
         """True if some recorder reads an optimiser's state."""
         return any(each.reads is Reads.OPTIMIZER for each in self.recorders)
+
+    def _tasks(self) -> TaskSource | None:
+        given = _paths("tasks", self.tasks)
+        return TaskSource(read_tasks(given)) if given else None
 
     @property
     def _asked(self) -> list[Recordable]:

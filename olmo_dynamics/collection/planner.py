@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Unpack
 
@@ -42,6 +42,9 @@ class Plan:
     bandwidth: Bandwidth
     notes: tuple[str, ...] = ()  # as the collection would print them
     left_out: tuple[str, ...] = ()  # selected, but in quarantine
+    tokens: Mapping[str, int] = field(
+        default_factory=dict
+    )  # that a revision reads, padding included: of the probe, of a group
 
     @property
     def to_do(self) -> tuple[str, ...]:
@@ -144,6 +147,7 @@ def plan(
         bandwidth=bandwidth.limited(limits.bytes_per_second),
         notes=(*source.notes, *selected.notes, *notes),
         left_out=tuple(selected.left_out),
+        tokens=setup.token_counts({group for groups in missing.values() for group in groups}),
     )
 
 

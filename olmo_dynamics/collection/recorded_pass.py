@@ -12,6 +12,7 @@ their own get a pass of their own, stage by stage beside the main one, so that n
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,16 +20,19 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from olmo_dynamics.model import Compute, ModelConfig, Prepared, SiteValues, Stage, StreamedPass, model_sites, stages
+from olmo_dynamics.probes.tokenizer import ProbeTokenizer
 from olmo_dynamics.quantities.declaration import Reads, Record
 from olmo_dynamics.recorders import Context, Observation, ProbeTokens, Recorder, RecorderSet
 from olmo_dynamics.recorders.facts import own_probe
 
 
-def pass_context(config: ModelConfig, probe: ProbeTokens | None, until: int | None) -> Context:
+def pass_context(
+    config: ModelConfig, probe: ProbeTokens | None, until: int | None, tokenizer: ProbeTokenizer | None = None
+) -> Context:
     """The facts that recorders are told of a pass through all blocks, or `until` of them."""
     whole = until is None
     layers = config.layers if until is None else min(until, config.layers)
-    return Context(config, probe, model_sites(config), layers, whole)
+    return Context(config, probe, model_sites(config), layers, whole, tokenizer=tokenizer)
 
 
 def observation(
@@ -59,18 +63,19 @@ class RecordedPass:
     def __init__(
         self,
         config: ModelConfig,
-        probe: ProbeTokens,
+        probe: ProbeTokens | None,
         recorders: Sequence[Recorder],
         *,
         groups: Collection[str] | None = None,
         compute: Compute | None = None,
         until: int | None = None,
+        tokenizer: ProbeTokenizer | None = None,
     ) -> None:
         self.stages = stages(config, until=until)
-        context = pass_context(config, probe, until)
+        context = pass_context(config, probe, until, tokenizer)
         of_forward = [each for each in recorders if each.reads is Reads.ACTIVATIONS]
         self._passes = [
-            _ProbePass(RecorderSet(some, pass_context(config, tokens, until), groups), compute)
+            _ProbePass(RecorderSet(some, replace(context, probe=tokens), groups), compute)
             for tokens, some in _by_probe(of_forward, probe, context)
         ]
 
@@ -111,7 +116,7 @@ class _ProbePass:
 
 
 def _by_probe(
-    recorders: Iterable[Recorder], main: ProbeTokens, context: Context
+    recorders: Iterable[Recorder], main: ProbeTokens | None, context: Context
 ) -> list[tuple[ProbeTokens, list[Recorder]]]:
     """The main probe with the recorders that read it, then each recorder with a probe of its own."""
     of_main: list[Recorder] = []
@@ -122,4 +127,4 @@ def _by_probe(
             of_main.append(recorder)
         else:
             others.append((own, [recorder]))
-    return [(main, of_main), *others] if of_main or not others else others
+    return [(main, of_main), *others] if main is not None and (of_main or not others) else others

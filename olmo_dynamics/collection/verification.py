@@ -52,6 +52,9 @@ def verify(checkpoint: Checkpoint, token_ids: Int[Tensor, "batch positions"]) ->
     """
     if importlib.util.find_spec("transformers") is None:
         raise OptionError("--verify needs transformers; pip install 'olmo-dynamics[notebooks]'")
+    family = family_of(checkpoint.config.get("model_type"))
+    if not _in_transformers(family.architecture):
+        return f"{checkpoint.revision.name} is not verified: transformers has no {family.architecture}"
     needed = int(sum(info.size for info in checkpoint.tensors.values()) * 4 * _COPIES)
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > available:
@@ -60,7 +63,7 @@ def verify(checkpoint: Checkpoint, token_ids: Int[Tensor, "batch positions"]) ->
     weights = {name: to_tensor(raw[name], info).float() for name, info in checkpoint.tensors.items()}
     config = resolve_config(checkpoint.config, checkpoint.tensors, checkpoint.read_many)
     ours = _our_states(config, weights, token_ids)
-    published = family_of(config.model_type).publish(config, {name: weights[name] for name in expected_shapes(config)})
+    published = family.publish(config, {name: weights[name] for name in expected_shapes(config)})
     theirs = _their_states(checkpoint.config, published, token_ids)
     if not config.has_head:
         del theirs[_LOGITS]  # of a head that transformers draws at random
@@ -72,6 +75,12 @@ def verify(checkpoint: Checkpoint, token_ids: Int[Tensor, "batch positions"]) ->
                 f"{difference:.1e} (relative, {TOLERANCE:g} allowed), first {place}"
             )
     return ""
+
+
+def _in_transformers(architecture: str) -> bool:
+    import transformers
+
+    return hasattr(transformers, architecture)
 
 
 def _relative_difference(ours: Tensor, theirs: Tensor) -> float:

@@ -20,14 +20,21 @@ from olmo_dynamics.frames.experts import (
     token_counts,
     vocabulary_specialisation,
 )
+from olmo_dynamics.frames.inside.memorised import memorisation, memorisation_test
 from olmo_dynamics.frames.inside.per_revision import per_revision
 from olmo_dynamics.frames.inside.row_gradients import row_gradients
 from olmo_dynamics.frames.inside.token_classes import token_classes
 from olmo_dynamics.frames.inside.uniform_attention import uniform_attention, uniform_prefix_matching
+from olmo_dynamics.frames.joining.joined_store import JoinedStore
+from olmo_dynamics.frames.joining.open_stores import join, open_store
 from olmo_dynamics.frames.lineage import Forest, forest
+from olmo_dynamics.frames.logs.training_logs import TrainingLogs, join_logs, read_logs
 from olmo_dynamics.frames.outlier_births import births
-from olmo_dynamics.frames.recorded import RecordedStore, export, open_store
+from olmo_dynamics.frames.recorded import RecordedStore, export
+from olmo_dynamics.frames.rules import Findings, StoreFinding, findings
 from olmo_dynamics.frames.scores.score_matching import JoinedScores, join_scores
+from olmo_dynamics.frames.scores.score_relations import RankCorrelation, beside_score, rank_correlation
+from olmo_dynamics.frames.seeds.seed_comparison import SeedComparison, compare
 from olmo_dynamics.frames.similarity_pairs import similarity
 from olmo_dynamics.frames.tables import table, table_names
 from olmo_dynamics.frames.thinning import thin
@@ -39,13 +46,21 @@ from olmo_dynamics.frames.weights.weight_path import trajectory
 
 __all__ = [
     "Choices",
+    "Findings",
     "Forest",
     "JoinedScores",
+    "JoinedStore",
+    "RankCorrelation",
     "RecordedStore",
+    "SeedComparison",
+    "StoreFinding",
+    "TrainingLogs",
+    "beside_score",
     "between",
     "births",
     "churn",
     "co_activation",
+    "compare",
     "displacement",
     "domain_specialisation",
     "embedding_decay",
@@ -53,9 +68,14 @@ __all__ = [
     "expert_counts",
     "expert_tokens",
     "export",
+    "findings",
     "forest",
+    "join",
+    "join_logs",
     "join_scores",
     "macro_average",
+    "memorisation",
+    "memorisation_test",
     "metrics",
     "moment_cosine",
     "most_together",
@@ -63,6 +83,8 @@ __all__ = [
     "pairwise",
     "per_revision",
     "pool_experts",
+    "rank_correlation",
+    "read_logs",
     "rotation",
     "row_gradients",
     "saturation",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from olmo_dynamics.frames.grid import LEADING
+from olmo_dynamics.frames.grid import LEADING, RUN_LABELS
 
 MACRO_AVERAGE = "macro average"
 
@@ -19,7 +19,7 @@ def macro_average(loss_table: pl.DataFrame) -> pl.DataFrame:
     `macro average`, so the rows can be stacked under the table's own.
     """
     domains = loss_table["domain"].n_unique()
-    leading = [name for name in LEADING if name in loss_table.columns]
+    leading = [name for name in (*LEADING, *RUN_LABELS) if name in loss_table.columns]
     real = [name for name, dtype in loss_table.schema.items() if dtype.is_float()]
     means = (pl.when(pl.len() == domains).then(pl.col(name).mean()).alias(name) for name in real)
     averaged = loss_table.group_by(leading, maintain_order=True).agg(*means)

@@ -18,6 +18,9 @@ from olmo_dynamics.store import Store
 LEADING = ("revision", "stage", "ingredient", "step", "tokens", "seed", "line", "position_step", "position_tokens")
 """The columns that every table begins with."""
 
+RUN_LABELS = ("run", "recipe", "size", "family", "phase")
+"""The columns that follow them in the tables of several joined runs; `phase` only where one holds post-training or a re-run."""
+
 STATUS_WORDS = {
     Status.NOT_MEASURED: "not measured",
     Status.MEASURED: "measured",
@@ -36,7 +39,10 @@ def revisions_table(store: Store) -> pl.DataFrame:
     columns = {name: _series(name, values) for name, values in store.arrays("revisions").items() if name != "status"}
     frame = pl.DataFrame(columns).with_row_index("row")
     keys = [sort_key(revision) for revision in store.revisions()]
-    first = [name for name in LEADING if name in columns]
+    if "run" in columns:
+        runs = {name: place for place, name in enumerate(dict.fromkeys(columns["run"]))}
+        keys = [(runs[run], *key) for run, key in zip(columns["run"], keys, strict=True)]
+    first = [name for name in (*LEADING, *RUN_LABELS) if name in columns]
     ordered = frame.select("row", *first, *(name for name in columns if name not in first))
     return ordered[sorted(range(len(keys)), key=keys.__getitem__)]
 
@@ -47,11 +53,11 @@ class Grid:
     def __init__(self, store: Store) -> None:
         self.store = store
         revisions = revisions_table(store)
-        self.leading = revisions.select(LEADING)
+        self.leading = revisions.select(*LEADING, *(name for name in RUN_LABELS if name in revisions.columns))
         self._order = revisions["row"].to_numpy()
         self._in_order = bool((np.diff(self._order.astype(np.int64)) == 1).all())
 
-    def array(self, group: str, name: str, at: dict[str, float] | None = None) -> np.ndarray:
+    def array(self, group: str, name: str, at: dict[str, str | float] | None = None) -> np.ndarray:
         """A measured array, revisions in the table's order."""
         values = self.store.array(group, name, at=at)
         return values if self._in_order else values[self._order]
@@ -115,7 +121,7 @@ def numbers(name: str, values: np.ndarray) -> pl.Series:
 def _series(name: str, values: np.ndarray) -> pl.Series:
     if values.dtype.kind == "U":
         texts = pl.Series(name, values.tolist(), dtype=pl.String)
-        return texts.replace("", None) if name in ("ingredient", "seed") else texts
+        return texts.replace("", None) if name in ("ingredient", "seed", "size", "phase") else texts
     column = pl.Series(name, np.ascontiguousarray(values))
     if values.dtype != np.int64 or not (values == -1).any():
         return column

@@ -101,7 +101,7 @@ class _Places:
         held = [each for each in store.revisions() if REPRESENTATIONS in store.recorded(each.name)]
         names = [each.name for each in select(held, revisions)]
         grid = Grid(store)
-        values = grid.array(REPRESENTATIONS, "gram_sketch", {"site": site})  # type: ignore[dict-item]
+        values = grid.array(REPRESENTATIONS, "gram_sketch", {"site": site})
         kept = np.isfinite(values).all(axis=2) & grid.leading["revision"].is_in(names).to_numpy()[:, np.newaxis]
         if layer is not None:
             kept &= store.axis("layer").labels == layer

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from olmo_dynamics.model.build import build_model, expected_shapes, init_weights, model_sites
-    from olmo_dynamics.model.config import Experts, ModelConfig
-    from olmo_dynamics.model.config_json import parse_config, to_config_json, unknown_keys
+    from olmo_dynamics.model.config import Experts, ModelConfig, Norms
+    from olmo_dynamics.model.config_json import parse_config, published_config, to_config_json, unknown_keys
     from olmo_dynamics.model.families.gpt_neox import GptNeox
     from olmo_dynamics.model.families.llama import Llama
     from olmo_dynamics.model.families.olmo1 import Olmo1
     from olmo_dynamics.model.families.olmo2 import Olmo2
     from olmo_dynamics.model.families.olmo3 import Olmo3
+    from olmo_dynamics.model.families.olmo_ladder import OlmoLadder
     from olmo_dynamics.model.families.olmoe import Olmoe
     from olmo_dynamics.model.family import MODEL_TYPES, Family, family_of
     from olmo_dynamics.model.heads import has_other_head, missing_head, resolve_config
@@ -43,7 +44,9 @@ _HOME = {
     "ModelConfig": "config",
     "Olmo1": "families.olmo1",
     "Olmo2": "families.olmo2",
+    "Norms": "config",
     "Olmo3": "families.olmo3",
+    "OlmoLadder": "families.olmo_ladder",
     "Olmoe": "families.olmoe",
     "Prepared": "stream",
     "SiteValues": "stream",
@@ -66,6 +69,7 @@ _HOME = {
     "missing_head": "heads",
     "model_sites": "build",
     "parse_config": "config_json",
+    "published_config": "config_json",
     "stages": "stream",
     "taps": "sites",
     "to_config_json": "config_json",
@@ -85,9 +89,11 @@ __all__ = [
     "Llama",
     "Llama3Scaling",
     "ModelConfig",
+    "Norms",
     "Olmo1",
     "Olmo2",
     "Olmo3",
+    "OlmoLadder",
     "Olmoe",
     "Prepared",
     "Rope",
@@ -107,6 +113,7 @@ __all__ = [
     "missing_head",
     "model_sites",
     "parse_config",
+    "published_config",
     "resolve_config",
     "stages",
     "taps",

@@ -29,7 +29,7 @@ from olmo_dynamics.model.rope_scaling import DynamicScaling, Scaling, Yarn
 
 PARTS = (
     "clip_qkv", "sliding_window", "sliding_layers", "sliding_rope_theta", "experts", "scaling", "attention_bias", "mlp_bias",
-    "rotary_dim", "activation", "parallel_residual",
+    "rotary_dim", "activation", "parallel_residual", "norms",
 )  # fmt: skip
 """The fields of a `ModelConfig` that only some families have."""
 
@@ -54,6 +54,17 @@ class Experts:
                 f"num_experts_per_tok must be at most num_experts (got {self.per_token} and {self.count}); "
                 "correct the config"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Norms:
+    """The kind of a model's norms, in a family whose config chooses among several."""
+
+    centred: bool = False  # LayerNorm, which subtracts the mean; otherwise RMS
+    weight: bool = True
+    bias: bool = False  # beside each weight
+    on_queries: bool = False  # and on keys, over all heads at once
+    query_weight: bool = True  # of the norms of queries and keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +101,7 @@ class ModelConfig:
     rotary_dim: int | None = None  # features of a head that are rotated, the first ones; None: all
     activation: str | None = None  # of an MLP without a gate
     parallel_residual: bool = False  # attention and the MLP read the same stream
+    norms: Norms | None = None
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None

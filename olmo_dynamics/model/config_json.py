@@ -158,6 +158,11 @@ def to_config_json(config: ModelConfig, *, dtype: str | None = None) -> dict[str
     return written
 
 
+def published_config(config: ModelConfig, *, dtype: str | None = None) -> dict[str, Any]:
+    """The `config.json` to write beside the tensors of `Family.publish`: that of `to_config_json` in the family's own words."""
+    return family_of(config.model_type).publish_config(to_config_json(config, dtype=dtype))
+
+
 def _require_keys(config: Mapping[str, Any], family: Family) -> None:
     required = {key: (key,) for key in _REQUIRED} | {spellings[0]: spellings for spellings in family.required}
     missing = [

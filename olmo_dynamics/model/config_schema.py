@@ -180,6 +180,7 @@ _ROPE_KEYS: dict[str, Check] = {
 
 _KEYS: dict[str, Check] = {
     "model_type": _text,
+    "layer_norm_type": _text,
     "num_hidden_layers": _whole(1, MAX_LAYERS),
     "max_position_embeddings": _whole(1, MAX_POSITIONS),
     "sliding_window": _whole(1, MAX_POSITIONS),
@@ -192,7 +193,8 @@ _KEYS: dict[str, Check] = {
         ("rms_norm_eps", "layer_norm_eps", "rope_theta", "clip_qkv", "rotary_pct", "rotary_emb_base"), require_positive
     ),
     **dict.fromkeys(
-        ("tie_word_embeddings", "norm_topk_prob", "attention_bias", "mlp_bias", "use_parallel_residual"), _flag
+        ("tie_word_embeddings", "norm_topk_prob", "attention_bias", "mlp_bias", "use_parallel_residual",
+         "layer_norm_with_affine", "bias_for_layer_norm", "attention_layer_norm", "attention_layer_norm_with_affine"), _flag
     ),
     **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), _token_ids),
     "layer_types": _layer_types,

@@ -23,6 +23,7 @@ _FILES = {
     "olmoe": "olmoe",
     "llama": "llama",
     "gpt_neox": "gpt_neox",
+    "olmo_ladder": "olmo_ladder",
 }
 """The module of each `model_type`; it is imported where the family is needed, since it imports torch."""
 
@@ -38,7 +39,7 @@ class Family:
     """One family.
 
     Attributes:
-        architecture: the class of transformers.
+        architecture: the class of transformers, or of the software that reads such models where transformers has none.
         network: the `LanguageModel` of a `ModelConfig`.
         parts: the fields of a `ModelConfig` that only some families have, and this one does.
         needed: those of them that must be given.
@@ -49,7 +50,8 @@ class Family:
         defaults: the values of absent keys in transformers.
         read: the rotation and the parts, as fields of a `ModelConfig`, from a `config.json` with all defaults.
         write: the inverse of `read`: keys of a `config.json` from a `ModelConfig`.
-        publish: a model's tensors, given its `ModelConfig`, as transformers names and fuses them.
+        publish: a model's tensors, given its `ModelConfig`, as the software of `architecture` names and fuses them.
+        publish_config: the `config.json` to write beside these tensors, from that of `to_config_json`.
     """
 
     architecture: str
@@ -64,6 +66,7 @@ class Family:
     same: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     eps: str = "rms_norm_eps"
     publish: Callable[[Any, Mapping[str, Any]], dict[str, Any]] = lambda _, tensors: dict(tensors)
+    publish_config: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
 
 
 def family_of(model_type: object) -> Family:

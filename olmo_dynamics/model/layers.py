@@ -19,20 +19,20 @@ from olmo_dynamics.names import Site
 
 
 class RMSNorm(nn.RMSNorm):
-    """`weight * x / sqrt(mean(x**2) + eps)`, computed in float32 and rounded once."""
+    """`weight * x / sqrt(mean(x**2) + eps)`, or without a weight, computed in float32 and rounded once."""
 
     def forward(self, x: Float[Tensor, "*tokens width"]) -> Float[Tensor, "*tokens width"]:
         """Vectors of RMS 1, times the weight; in `x`'s dtype, also where autocast keeps the weight in another."""
-        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+        return super().forward(x if self.weight is None else x.to(self.weight.dtype)).to(x.dtype)
 
 
 class AffineLayerNorm(nn.LayerNorm):
-    """`weight * (x - mean(x)) / sqrt(variance(x) + eps) + bias`, computed in float32 and rounded once."""
+    """`weight * (x - mean(x)) / sqrt(variance(x) + eps) + bias`, or without the bias, computed in float32 and rounded once."""
 
     def forward(self, x: Float[Tensor, "*tokens width"]) -> Float[Tensor, "*tokens width"]:
         """Vectors of mean 0 and variance 1, times the weight and plus the bias, in `x`'s dtype."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        weight, bias = self.weight.to(wide.dtype), self.bias.to(wide.dtype)
+        weight, bias = self.weight.to(wide.dtype), None if self.bias is None else self.bias.to(wide.dtype)
         return F.layer_norm(wide, wide.shape[-1:], weight, bias, self.eps).to(x.dtype)
 
 

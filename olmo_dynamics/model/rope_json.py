@@ -91,7 +91,7 @@ def read_scaling(
     of_layers = any(name.endswith("_attention") or isinstance(each, Mapping) for name, each in rope.items())
     if kind not in kinds or of_layers:
         *others, last = map(repr, kinds)
-        refuse(key, dict(rope), f"of rope_type {', '.join(others)} or {last}")
+        refuse(key, dict(rope), f"of rope_type {', '.join(others)} or {last}" if others else f"of rope_type {last}")
     for name, same in _SAME.items():
         if rope.get(name) not in same:
             refuse(

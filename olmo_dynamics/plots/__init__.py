@@ -37,6 +37,7 @@ from olmo_dynamics.plots.inside import (
     loss_by_position,
     massive_activations,
     massive_places,
+    memorisation,
     ngram_crossover,
     prediction_panel,
     representation_map,
@@ -45,8 +46,10 @@ from olmo_dynamics.plots.inside import (
     token_trends,
     write_ratios,
 )
+from olmo_dynamics.plots.logs import training_logs
 from olmo_dynamics.plots.maps import layer_step_map, norms_panel
 from olmo_dynamics.plots.panels import linked
+from olmo_dynamics.plots.scores import score_relation, task_scores
 from olmo_dynamics.plots.table import MAX_ROWS
 from olmo_dynamics.plots.theme import AnyChart, Style
 from olmo_dynamics.plots.trajectories import trajectory
@@ -93,6 +96,7 @@ __all__ = [
     "loss_by_position",
     "massive_activations",
     "massive_places",
+    "memorisation",
     "ngram_crossover",
     "norms_panel",
     "optimizer_panel",
@@ -102,9 +106,12 @@ __all__ = [
     "representation_ranks",
     "rotation",
     "saturation",
+    "score_relation",
     "singular_values",
     "sink_birth",
+    "task_scores",
     "token_trends",
+    "training_logs",
     "trajectory",
     "vocabulary_specialisation",
     "weight_path",

@@ -26,7 +26,7 @@ JOINT, BORDER, BORDER_NAME = "joint", "border", "border_name"
 """Added columns: true for a row that only joins a line to its parent's end; the place where a stage begins; its name."""
 
 _UNNAMED = "no stage"
-_STAGE = re.compile(r"stage(\d+)")
+_STAGE = re.compile(r"(?P<run>(?:.*/)?)stage(?P<stage>\d+)(?=/|$)")
 
 
 def with_line(frame: pl.DataFrame) -> pl.DataFrame:
@@ -49,14 +49,17 @@ def time_column(frame: pl.DataFrame, x: str) -> str:
 def parents(lines: Iterable[str], *, staged: bool = True) -> dict[str, str]:
     """The line that each line continues: of a fork, the line that it was forked from.
 
-    If `staged`, a line of a later stage continues the line of the nearest earlier one that has no label which it lacks.
+    If `staged`, a line of a later stage continues the line of the nearest earlier one of its run that has no label which it
+    lacks. Of several joined runs, a line begins with its run: `org/model/stage1`.
     """
     named = list(lines)
-    stages = {line: int(found[1]) for line in named if staged and (found := _STAGE.match(line))}
-    labels = {line: set(line.split("/")[1:]) for line in stages}
+    told = {line: found for line in named if staged and (found := _STAGE.match(line))}
+    stages = {line: (found["run"], int(found["stage"])) for line, found in told.items()}
+    labels = {line: set(line[found.end() :].split("/")) - {""} for line, found in told.items()}
     continued: dict[str, str] = {}
     for line in named:
-        before = max((stage for stage in stages.values() if stage < stages.get(line, 0)), default=None)
+        run, own = stages.get(line, ("", 0))
+        before = max((each for each in stages.values() if each[0] == run and each[1] < own), default=None)
         fitting = [other for other in stages if stages[other] == before and labels[other] <= labels[line]]
         origin = line.removesuffix(f"/{FORK}")
         if origin != line:

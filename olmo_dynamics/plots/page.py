@@ -40,6 +40,15 @@ class Section:
     caption: Caption
 
 
+@dataclass(frozen=True, slots=True)
+class HeadLine:
+    """A sentence at the head of a report: a remark about it, and the title of the section that shows it, if one does."""
+
+    sentence: str
+    remark: str = ""
+    title: str = ""
+
+
 class Columns:
     """The distinct columns of a page's charts, each written once however many charts share it.
 
@@ -81,8 +90,10 @@ def _written(values: list[Any]) -> str:
     return json.dumps(column, separators=(",", ":"), allow_nan=False)
 
 
-def page(title: str, sections: Sequence[Section], *, facts: Mapping[str, str]) -> str:
-    """The report as one self-contained HTML text, with `facts` in their order at its top.
+def page(
+    title: str, sections: Sequence[Section], *, facts: Mapping[str, str], findings: Sequence[HeadLine] = ()
+) -> str:
+    """The report as one self-contained HTML text, with `facts` in their order and then `findings` at its top.
 
     Raises:
         OptionError: there is no section.
@@ -98,6 +109,7 @@ def page(title: str, sections: Sequence[Section], *, facts: Mapping[str, str]) -
         title=html.escape(title),
         style=_part("page.css"),
         facts="\n".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in facts.items()),
+        findings=_findings(findings, sections),
         contents="\n".join(
             f'<li><a href="#section-{index}">{html.escape(section.title)}</a></li>'
             for index, section in enumerate(sections)
@@ -107,6 +119,20 @@ def page(title: str, sections: Sequence[Section], *, facts: Mapping[str, str]) -
         libraries=libraries,
         start=start,
     )
+
+
+def _findings(findings: Sequence[HeadLine], sections: Sequence[Section]) -> str:
+    """The findings as a list, each linked to the first section of its title."""
+    places = {section.title: index for index, section in reversed(list(enumerate(sections)))}
+    items = [
+        f"<li>{html.escape(each.sentence)}"
+        + (f' <span class="remark">({html.escape(each.remark)})</span>' if each.remark else "")
+        + (f' <a href="#section-{places[each.title]}">Plot</a>' if each.title in places else "")
+        + "</li>"
+        for each in findings
+    ]
+    listed = f"<ol>\n{chr(10).join(items)}\n</ol>"
+    return f'<section class="findings" aria-label="Findings">\n<h2>Findings</h2>\n{listed}\n</section>' if items else ""
 
 
 def _section(index: int, section: Section, columns: Columns) -> str:

@@ -17,6 +17,8 @@ from olmo_dynamics.plots.axes import TimeAxis, ValueAxis, stage_borders, time_ax
 from olmo_dynamics.plots.colors import series_color
 from olmo_dynamics.plots.lines import JOINT, LINE, joined, with_borders
 from olmo_dynamics.plots.panels import small_multiples
+from olmo_dynamics.plots.seeds.replicates import is_joined
+from olmo_dynamics.plots.seeds.seed_bands import seed_bands
 from olmo_dynamics.plots.selections import faded, pick, zoom, zoomed
 from olmo_dynamics.plots.table import Rows, drawable, inline, labels
 from olmo_dynamics.plots.theme import PLAIN, QUIET, AnyChart, Style, finalize
@@ -37,11 +39,14 @@ def trajectory(
 
     `color` names the column that colours the lines ("layer" if there is one). Each line of training is a line of its own;
     later stages continue the first, from a dashed border on. Clicking a line or a legend entry keeps its colour and fades
-    the others. Dragging pans, and the wheel with ctrl zooms along x.
+    the others. Dragging pans, and the wheel with ctrl zooms along x. Of joined runs, each training's
+    mean over seeds is drawn with a band around it: see `seed_bands`.
 
     Raises:
         OptionError: a column is missing, or there is nothing, or too much, to draw.
     """
+    if is_joined(frame):
+        return seed_bands(frame, y, x=x, color=color, style=style)
     named = [column for column in (color, style.facet) if column]
     rows = drawable(frame, y, x=x, also=named)
     hue = color or _first_several(rows, ("layer", "domain", "embedding", "role", "site", LINE))

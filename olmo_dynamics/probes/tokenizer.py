@@ -23,6 +23,9 @@ from olmo_dynamics.probes.probe import UNKNOWN_BYTES
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
 """Spellings of the token that ends a document; a tokenizer.json does not mark that token."""
 
+BEGINNING_OF_TEXT = ("<s>", "<|begin_of_text|>", "<bos>")
+"""Spellings of a token that begins a document; where there is none, the one that ends a document does."""
+
 
 class ProbeTokenizer:
     """A tokenizer without truncation, padding or added tokens; `sha256` is the hash of its tokenizer.json.
@@ -45,9 +48,9 @@ class ProbeTokenizer:
         self._tokenizer.no_padding()
         self.sha256 = hashlib.sha256(tokenizer_json).hexdigest()
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text, without added tokens."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+    def encode(self, text: str, *, with_special_tokens: bool = False) -> list[int]:
+        """The ids of a text, without the tokens that the tokenizer adds at its ends unless they are asked for."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=with_special_tokens).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -68,8 +71,12 @@ class ProbeTokenizer:
     @property
     def end_of_text(self) -> int | None:
         """The id that separates documents, or None if no token has one of the known spellings."""
-        added = {token["content"]: int(token["id"]) for token in self._fields.get("added_tokens") or ()}
-        return next((added[spelling] for spelling in END_OF_TEXT if spelling in added), None)
+        return self._first_added(END_OF_TEXT)
+
+    @property
+    def beginning_of_text(self) -> int | None:
+        """The id that a text begins with, or None if no token has one of the known spellings."""
+        return self._first_added((*BEGINNING_OF_TEXT, *END_OF_TEXT))
 
     @property
     def special_ids(self) -> tuple[int, ...]:
@@ -94,6 +101,10 @@ class ProbeTokenizer:
         if self.end_of_text is not None:
             counts[self.end_of_text] = 0
         return counts
+
+    def _first_added(self, spellings: Sequence[str]) -> int | None:
+        added = {token["content"]: int(token["id"]) for token in self._fields.get("added_tokens") or ()}
+        return next((added[spelling] for spelling in spellings if spelling in added), None)
 
     @property
     def _byte_level(self) -> bool:

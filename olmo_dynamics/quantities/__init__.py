@@ -67,6 +67,7 @@ _FILES = (
     "gradients",
     "gradient_stream",
     "gradient_rows",
+    "evaluation",
 )
 
 

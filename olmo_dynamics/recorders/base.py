@@ -150,6 +150,7 @@ class Recorder:
         sites: the sites it reads; empty for a recorder of tensors. The group is not recorded of a model that lacks one.
         column_sums: True if `Observation.stats` of the weights must hold sums by column.
         needs_probe: True if it reads weights and needs `context.probe` as well.
+        needs_tokenizer: True if it needs `context.tokenizer`.
         needs_whole_pass: True if it gives nothing where the pass stops before the head.
         by_default: False if a collection records the group only where it is asked for.
         context: facts about the pass; set before `begin`.
@@ -160,6 +161,7 @@ class Recorder:
     sites: ClassVar[frozenset[Site] | set[Site]] = frozenset()
     column_sums: ClassVar[bool] = False
     needs_probe: ClassVar[bool] = False
+    needs_tokenizer: ClassVar[bool] = False
     needs_whole_pass: ClassVar[bool] = False
     by_default: ClassVar[bool] = True
     context: Context = Context()

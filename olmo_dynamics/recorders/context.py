@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int64
 
 from olmo_dynamics.model import ModelConfig
 from olmo_dynamics.names import Site
+from olmo_dynamics.probes.tokenizer import ProbeTokenizer
 
 
 @runtime_checkable
@@ -88,6 +89,7 @@ class Context:
         sites: the sites that the model has, in the order of the forward pass.
         layers: the blocks that the forward pass runs through.
         whole: True if it runs through all blocks of the model, and the head.
+        tokenizer: the tokenizer of the model, where a recorder needs one.
         optimizer: the name of the optimiser whose state is read, such as `AdamW`; empty where none is.
     """
 
@@ -97,3 +99,4 @@ class Context:
     layers: int = 0
     whole: bool = True
     optimizer: str = ""
+    tokenizer: ProbeTokenizer | None = None

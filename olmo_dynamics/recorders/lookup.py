@@ -41,6 +41,7 @@ from olmo_dynamics.recorders.representations.representation_recorder import Repr
 from olmo_dynamics.recorders.routing import RoutingRecorder
 from olmo_dynamics.recorders.sketches import SketchRecorder
 from olmo_dynamics.recorders.spectra import SpectraRecorder
+from olmo_dynamics.recorders.tasks.task_scores import TaskRecorder
 
 BUILT_IN: tuple[type[Recorder], ...] = (
     ParameterRecorder,
@@ -64,6 +65,7 @@ BUILT_IN: tuple[type[Recorder], ...] = (
     RepresentationRecorder,
     GradientRecorder,
     GradientRowRecorder,
+    TaskRecorder,
 )
 """The recorders of this package, in the order in which a store holds their groups.
 

@@ -22,6 +22,8 @@ from olmo_dynamics.recorders.optimizer_moments import OptimizerRecorder
 from olmo_dynamics.recorders.representations.representation_recorder import RepresentationRecorder
 from olmo_dynamics.recorders.sketches import SketchRecorder
 from olmo_dynamics.recorders.spectra import SpectraRecorder
+from olmo_dynamics.recorders.tasks.task_scores import TaskRecorder
+from olmo_dynamics.recorders.tasks.task_source import TaskSource
 
 ALL = "all"
 """The name, in place of a group's, of every built-in group that the model has."""
@@ -33,6 +35,7 @@ _RECORDERS: dict[str, tuple[type[Recorder], ...]] = {
     "counts": (NgramRecorder, NgramSampleRecorder),
     "gram_tokens": (RepresentationRecorder,),
     "gram_sites": (RepresentationRecorder,),
+    "tasks": (TaskRecorder,),
 }
 
 OPTIONS = tuple(_RECORDERS)
@@ -43,7 +46,7 @@ _ARGUMENTS = {"gram_tokens": "tokens", "gram_sites": "sites"}
 
 
 def with_options(
-    record: tuple[Recordable, ...], **options: int | str | Collection[str] | NgramSource | None
+    record: tuple[Recordable, ...], **options: int | str | Collection[str] | NgramSource | TaskSource | None
 ) -> tuple[Recordable, ...]:
     """The groups and recorders to record, with recorders by their options in place of their groups' names.
 

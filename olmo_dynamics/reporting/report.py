@@ -15,7 +15,7 @@ import polars as pl
 from olmo_dynamics import plots
 from olmo_dynamics.errors import DiskFullError, OptionError, counted
 from olmo_dynamics.files import atomic_writer
-from olmo_dynamics.frames import Forest, RecordedStore, forest, thin, trajectory
+from olmo_dynamics.frames import Forest, JoinedStore, RecordedStore, forest, thin, trajectory
 from olmo_dynamics.frames.lineage import read_line, require_run_folder, run_folder
 from olmo_dynamics.names import Site
 from olmo_dynamics.plots import AnyChart, Style, captions
@@ -24,6 +24,7 @@ from olmo_dynamics.plots.weights import weight_captions
 from olmo_dynamics.quantities import find, find_training
 from olmo_dynamics.reporting.choice import Choice
 from olmo_dynamics.reporting.drawing import MAX_ROWS, Drawn
+from olmo_dynamics.reporting.head_lines import head_lines
 from olmo_dynamics.reporting.sections import sections
 
 _FEW = 12  # names of revisions that fit in a line of the facts
@@ -83,7 +84,9 @@ def render_report(
     every = list(sections(drawn))
     if forks:
         every += _branches(drawn, forest(require_run_folder(store, forks), *forks, stores=[store.path]))
-    return page(f"Training dynamics of {store.attributes['source']}", every, facts=_facts(drawn))
+    return page(
+        f"Training dynamics of {store.attributes['source']}", every, facts=_facts(drawn), findings=head_lines(store)
+    )
 
 
 def _branches(store: Drawn, found: Forest) -> Iterator[Section]:
@@ -114,7 +117,7 @@ def _lines(store: Drawn, frame: pl.DataFrame, quantity: str, by: list[str]) -> A
 
 def lineage(store: RecordedStore) -> dict[str, str]:
     """The origin of the run, in one line; empty for a run that `fork` or `train` did not write."""
-    folder = run_folder(store)
+    folder = None if isinstance(store, JoinedStore) else run_folder(store)
     line = read_line(folder) if folder else None
     return {"lineage": line.description} if line else {}
 
@@ -124,6 +127,7 @@ def _facts(drawn: Drawn) -> dict[str, str]:
     facts = {
         "source": str(store.attributes["source"]),
         **lineage(store),
+        **_not_compared(store),
         "revisions": f"{len(store.done)} measured" + (f", {len(store.missing)} missing" if store.missing else ""),
         **_chosen(drawn),
         "model type": str(store.attributes["model_type"]),
@@ -138,6 +142,12 @@ def _facts(drawn: Drawn) -> dict[str, str]:
         more = f" and {len(named) - _FEW:,} more" if len(named) > _FEW else ""
         facts["not drawn"] = ", ".join(named[:_FEW]) + more
     return facts | _excluded(store) | {"olmo_dynamics": str(store.attributes["olmo_dynamics_version"])}
+
+
+def _not_compared(store: RecordedStore) -> dict[str, str]:
+    """The quantities that are left out of several runs, each with its reason."""
+    held = store.left_out if isinstance(store, JoinedStore) else {}
+    return {f"not compared: {name}": why for name, why in held.items()}
 
 
 def _excluded(store: RecordedStore) -> dict[str, str]:

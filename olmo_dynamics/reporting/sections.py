@@ -13,7 +13,7 @@ import polars as pl
 
 from olmo_dynamics import plots
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.frames import macro_average, pool_experts
+from olmo_dynamics.frames import JoinedStore, macro_average, pool_experts
 from olmo_dynamics.names import Site
 from olmo_dynamics.plots import AnyChart, captions
 from olmo_dynamics.plots.page import Section
@@ -25,6 +25,8 @@ from olmo_dynamics.reporting.gradient_sections import gradient_rows, gradient_st
 from olmo_dynamics.reporting.inside_sections import attention, head_spectra, induction, lens, writes
 from olmo_dynamics.reporting.ngram_sections import ngrams
 from olmo_dynamics.reporting.representation_sections import representations
+from olmo_dynamics.reporting.seed_sections import seed_sections
+from olmo_dynamics.reporting.task_sections import evaluations
 from olmo_dynamics.reporting.token_sections import head_logits, massive, positions, rows, tokens
 from olmo_dynamics.reporting.weight_sections import moved_weights, optimizer, predictions, spectra
 
@@ -35,6 +37,9 @@ _THRESHOLDS = (6.0, 3.0)  # multiples of a token's own RMS; the first that some 
 
 def sections(store: Drawn) -> Iterator[Section]:
     """The sections of every group of a store; of a group without sections of its own here, those of its declaration."""
+    if isinstance(store.store, JoinedStore):
+        yield from seed_sections(store)
+        return
     drawers: dict[str, tuple[Callable[[Drawn], Iterator[Section]], ...]] = {
         "loss": (_loss, positions),
         "parameters": (_weights,),
@@ -58,6 +63,7 @@ def sections(store: Drawn) -> Iterator[Section]:
         "gradients": (gradients,),
         "gradient_stream": (gradient_stream,),
         "gradient_rows": (gradient_rows,),
+        "evaluation": (evaluations,),
     }
     for group, drawn_by in drawers.items():
         if group in store.groups:

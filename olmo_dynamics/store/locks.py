@@ -4,6 +4,9 @@ The lock `run.zarr.lock` lies beside the store `run.zarr` while one process writ
 one writes that part. Parts are measured in parallel; each holds `run.zarr.turn` for the milliseconds in which it writes, so
 no two ever write at once, and every writer begins from the state that the others left.
 
+A holder keeps its lock file locked for the kernel as well, and touches it every few seconds. So another node can tell a
+holder that is gone from one that works, and can tell whether the file system shares locks between nodes at all.
+
     >>> with locked(Path("run.zarr"), "2/8"), exclusive_append(Path("run.zarr")):  # doctest: +SKIP
     ...     RowWriter(Path("run.zarr")).flush()
 """
@@ -13,40 +16,53 @@ from __future__ import annotations
 import os
 import re
 import socket
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from olmo_dynamics.errors import OptionError, StoreBusyError
 from olmo_dynamics.files import beside, write_errors_named
+
+BEAT = 5.0
+"""Seconds between two touches of a lock by its holder."""
+
+_BEATS_TO_WATCH = 4
+_BEATING = " beating"
+"""The end of a lock's text that says that its holder touches it."""
 
 
 @contextmanager
 def locked(store: Path, part: str | None = None) -> Iterator[None]:
     """Hold a store, or a part of it such as `2/8`, as its only writer while the block runs.
 
-    A lock whose process no longer runs on this machine is taken over; one from another machine is respected, since nothing
-    here can tell whether its process still runs.
+    A lock whose process is gone is taken over: one of this machine at once, one of another machine after it was watched for
+    some seconds in which nobody touched it.
 
     Raises:
         OptionError: the part is not of the form K/N.
-        StoreBusyError: another process is writing it.
+        StoreBusyError: another process is writing it, or the file system does not share locks between the nodes that do.
     """
     lock = beside(store, _suffix(part))
-    mine = f"{os.getpid()} {_started(os.getpid())} {socket.gethostname()}"
+    mine = f"{os.getpid()} {_started(os.getpid())} {socket.gethostname()}{_BEATING}"
     with write_errors_named(store):
-        _acquire(lock, mine, store)
+        descriptor = _acquire(lock, mine, store)
     try:
-        for rival in _rivals(
-            store, part
-        ):  # looked for only now: of two that begin at once, at least one sees the other
-            holder = _holder(rival)
-            if not _is_gone(holder):
-                raise _busy(store, rival, holder)
-            _remove_stale(rival, holder)
-        yield
+        with _beating(descriptor):
+            for rival in _rivals(
+                store, part
+            ):  # looked for only now: of two that begin at once, at least one sees the other
+                holder = _holder(rival)
+                if not _is_gone(rival, holder):
+                    raise _busy(store, rival, holder)
+                _remove_stale(rival, holder)
+            if part is not None:
+                _require_shared_locks(store, lock)
+            yield
     finally:
         lock.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 @contextmanager
@@ -86,32 +102,126 @@ def _suffix(part: str | None) -> str:
     return f".{found[1]}-of-{found[2]}.lock"
 
 
+@contextmanager
+def _beating(descriptor: int) -> Iterator[None]:
+    """Touch a lock every few seconds while the block runs."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT):
+            with suppress(OSError):  # a file server that fails for a moment
+                os.utime(descriptor)
+
+    thread = threading.Thread(target=beat, name="lock", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def _rivals(store: Path, part: str | None) -> list[Path]:
     """The locks that exclude this one: of all parts, or of the whole."""
     if part is not None:
         return [lock] if (lock := beside(store, ".lock")).exists() else []
+    return _parts_of(store)
+
+
+def _parts_of(store: Path) -> list[Path]:
     names = re.compile(re.escape(store.name) + r"\.\d+-of-\d+\.lock")
     return [each for each in store.absolute().parent.iterdir() if names.fullmatch(each.name)]
 
 
-def _acquire(lock: Path, mine: str, store: Path) -> None:
-    for last_try in (False, True):
-        try:
-            descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            holder = _holder(lock)
-            if last_try or not _is_gone(holder):
-                raise _busy(store, lock, holder) from None
-            _remove_stale(lock, holder)
-            continue
-        try:
-            os.write(descriptor, mine.encode())
-        except OSError:
-            lock.unlink()
-            raise
-        finally:
-            os.close(descriptor)
-        return
+def _acquire(lock: Path, mine: str, store: Path) -> int:
+    """The descriptor of a lock that is now this process's."""
+    try:
+        return _create(lock, mine)
+    except FileExistsError:
+        holder = _holder(lock)
+        if not _is_gone(lock, holder):
+            raise _busy(store, lock, holder) from None
+        _remove_stale(lock, holder)
+    try:
+        return _create(lock, mine)
+    except FileExistsError:
+        raise _busy(store, lock, _holder(lock)) from None
+
+
+def _create(lock: Path, mine: str) -> int:
+    descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
+    try:
+        _lock(descriptor)
+        os.write(descriptor, mine.encode())
+    except OSError:
+        os.close(descriptor)
+        lock.unlink()
+        raise
+    return descriptor
+
+
+def _lock(descriptor: int) -> None:
+    if os.name != "nt":  # Windows has no such locks, and one process writes a store there
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def _is_locked(lock: Path) -> bool:
+    """True if a process holds the lock for the kernel, of this node or, if the file system shares locks, of any."""
+    import fcntl
+
+    try:
+        descriptor = os.open(lock, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _require_shared_locks(store: Path, mine: Path) -> None:
+    """Refuse to be one of several nodes that write a store on a file system that does not share locks between them.
+
+    Raises:
+        StoreBusyError: the holder of another part's lock touches it, and yet the lock is free.
+    """
+    others = [each for each in _parts_of(store) if each != mine and _is_of_another_node(_holder(each))]
+    free = [each for each in others if not _is_locked(each)]
+    beating = _touched(free)
+    if beating:
+        host = _parts(_holder(beating[0]))[2] or "another node"
+        raise StoreBusyError(
+            f"the file system of {store} must share locks between nodes, and {host} holds one that is free here; run all "
+            "parts on one node, or put the store on a file system with shared locks"
+        )
+
+
+def _touched(locks: list[Path]) -> list[Path]:
+    """The locks that are touched while they are watched."""
+    before = {lock: _last_touch(lock) for lock in locks}
+    for _ in range(_BEATS_TO_WATCH if before else 0):
+        time.sleep(BEAT)
+        now = {lock: _last_touch(lock) for lock in before}
+        if found := [lock for lock in before if now[lock] not in (before[lock], None)]:
+            return found
+    return []
+
+
+def _last_touch(lock: Path) -> int | None:
+    """When a lock was touched last; it is opened, since file servers give old times to those who only ask."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        return os.fstat(descriptor).st_mtime_ns
+    finally:
+        os.close(descriptor)
 
 
 def _remove_stale(lock: Path, holder: str) -> None:
@@ -134,7 +244,14 @@ def _holder(lock: Path) -> str:
         return ""
 
 
-def _is_gone(holder: str) -> bool:
+def _is_of_another_node(holder: str) -> bool:
+    """True if the holder runs elsewhere and touches its lock, so that it can be watched from here."""
+    return os.name != "nt" and holder.endswith(_BEATING) and _parts(holder)[2] != socket.gethostname()
+
+
+def _is_gone(lock: Path, holder: str) -> bool:
+    if _is_of_another_node(holder):
+        return not _is_locked(lock) and not _touched([lock])
     pid, started, host = _parts(holder)
     if host != socket.gethostname() or not pid.isdigit() or os.name == "nt":  # asking would end the process on Windows
         return False
@@ -158,7 +275,7 @@ def _started(pid: int) -> str:
 
 
 def _parts(holder: str) -> tuple[str, str, str]:
-    pid, _, rest = holder.partition(" ")
+    pid, _, rest = holder.removesuffix(_BEATING).partition(" ")
     started, _, host = rest.partition(" ")
     return pid, started, host
 

@@ -48,7 +48,7 @@ from olmo_dynamics.checkpoints.file_hashes import SUMS_FILE, format_sums
 from olmo_dynamics.checkpoints.identity import LINEAGE_FILE
 from olmo_dynamics.errors import DiskFullError, OptionError, TrainingError
 from olmo_dynamics.files import sync_folder
-from olmo_dynamics.model import family_of, to_config_json
+from olmo_dynamics.model import family_of, published_config, to_config_json
 from olmo_dynamics.training.distributed import gather_state
 from olmo_dynamics.training.recipe import Recipe
 from olmo_dynamics.training.saved_state import MOMENTS_FILE, STATE_FILE, SavedState, format_training_state
@@ -156,7 +156,7 @@ def write_checkpoint(
 
 def _write_model(folder: Path, state: TrainState, config: Mapping[str, Any]) -> None:
     special = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    _write_json(folder / CONFIG_FILE, config)
+    _write_json(folder / CONFIG_FILE, published_config(state.model.config, dtype="float32"))
     _write_json(folder / "generation_config.json", special)
     model = state.model
     published = family_of(model.config.model_type).publish(model.config, model.state_dict())

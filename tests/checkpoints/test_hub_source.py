@@ -93,6 +93,20 @@ class TestRevisions:
         run.source().revisions()
         assert run.asked("/refs") == 2
 
+    @pytest.mark.parametrize("count", [12, pytest.param(350, marks=pytest.mark.slow)])
+    def test_of_many_repos_cost_one_request_each_and_then_none(self, run: Hub, count: int) -> None:
+        names = [f"tiny-org/recipe-{number}-4M" for number in range(count)]
+        branches = {
+            f"step{step}-seed-{seed}": {"config.json": b"{}"}
+            for step in (0, 1250)
+            for seed in ("default", "small-aux-2")
+        }
+        for name in names:
+            run.server.add_repo(name, branches)
+        first = [run.source(name).revisions() for name in names]
+        assert (run.asked("/refs"), sum(map(len, first))) == (count, 4 * count)
+        assert [run.source(name).revisions() for name in names] == first and run.asked("/refs") == count
+
     def test_are_listed_anew_when_asked(self, run: Hub) -> None:
         source = run.source()
         source.revisions()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +17,7 @@ from olmo_dynamics.collecting import collect
 from olmo_dynamics.frames import open_store
 from olmo_dynamics.probes import BUILT_IN
 from olmo_dynamics.progress import Progress
+from tests.cli.test_jobs import submit
 from tests.conftest import REVISIONS
 from tests.hub import Fault, LocalHub
 from tests.runs import edit_config
@@ -43,16 +42,21 @@ def assert_same(out: Path, whole: Path) -> None:
         assert found.table(group).equals(wanted.table(group)), group
 
 
-def test_two_shards_at_once_make_the_store_of_one_run(tiny_run: Path, whole: Path, tmp_path: Path) -> None:
-    out = tmp_path / "s.zarr"
-    command = [sys.executable, "-m", "olmo_dynamics", "collect", str(tiny_run), "--out", str(out), *OPTIONS, "--shard"]
-    both = [subprocess.Popen([*command, shard], stderr=subprocess.PIPE, text=True) for shard in ("1/2", "2/2")]
-    for process in both:
-        _, said = process.communicate(timeout=120)
-        assert (process.returncode, said) == (0, "")
+def test_two_tasks_of_a_job_array_at_once_make_the_store_of_one_run(
+    run: Run, tiny_run: Path, whole: Path, tmp_path: Path
+) -> None:
+    out, script, logs = tmp_path / "s.zarr", tmp_path / "collect.sbatch", tmp_path / "logs"
+    given = ["--tasks", "2", "--script", str(script), "--logs", str(logs), str(tiny_run), "--out", str(out), *OPTIONS]
+    assert run("jobs", "slurm", *given)[0] == 0
+    assert [task.wait(timeout=200) for task in submit(script)] == [0, 0]
+    said = {log.name: log.read_text(encoding="utf-8").split() for log in logs.iterdir()}
+    assert {name: words[:2] for name, words in said.items()} == {
+        "olmo-dyn-7-1.log": ["store", str(out)], "olmo-dyn-7-2.log": ["store", str(out)],
+    }  # fmt: skip
+    assert ["missing", "0"] in [words[-2:] for words in said.values()]  # the one that ends last sees all revisions
     assert open_store(out).done == set(REVISIONS)
     assert_same(out, whole)
-    assert [path.name for path in tmp_path.iterdir()] == ["s.zarr"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["collect.sbatch", "logs", "s.zarr"]
 
 
 def test_who_would_write_all_of_a_store_while_a_shard_does_is_refused(

@@ -46,8 +46,15 @@ def test_collect_show_export_report(run, tiny_run: Path, tmp_path: Path) -> None
     shown = json.loads(run("show", out, "--format", "json").out)
     assert shown["done"] == sorted(REVISIONS[:3]) and shown["missing"] == []
     assert shown["probe"]["shape"] == [6, 16]
+    assert [(each["kind"], each["where"]) for each in shown["findings"]] == [
+        ("outlier", "feature 7, blocks 0 to 1")
+    ]  # planted
+    assert (
+        shown["findings_note"] == "Jumps need at least 11 revisions on one line; the longest line here has 3 revisions."
+    )
     text = run("show", out)
     assert text.code == 0 and "3 revisions" in text.out and "encyclopedia" in text.out
+    assert "Jumps need at least 11 revisions" in text.out
     file = tmp_path / "parameters.parquet"
     assert run("export", out, "parameters", "--out", str(file)).code == 0
     assert pl.read_parquet(file)["step"].unique().sort().to_list() == [0, 10, 100]

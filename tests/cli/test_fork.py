@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 Run = Callable[..., tuple[int, str, str]]
@@ -36,13 +37,17 @@ def test_a_fork_is_planned_then_made_then_continued(run: Run, parent: tuple[str,
     assert [json.loads(line)["step"] for line in out.splitlines()] == [40, 41, 42]
 
 
-def test_batches_are_text_or_ids(run: Run, parent: tuple[str, str, str], shared: Path) -> None:
+def test_batches_are_text_or_ids(run: Run, parent: tuple[str, str, str], shared: Path, tmp_path: Path) -> None:
     tokenizer = shared / "data" / "native" / "tokens" / "tok.json"
     code, out, _ = run("batches", *parent, "--tokenizer", str(tokenizer), "--format", "json", "--count", "2")
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and [row["step"] for row in rows] == [41] * 16 + [42] * 16
     assert "self." in "".join(row["text"] for row in rows)
-    code, out, err = run("batches", *parent, "--format", "json")
+    code, out, err = run("batches", *parent, "--format", "json", "--out", str(tmp_path / "step41.npy"))
+    written = np.load(tmp_path / "step41.npy")
+    assert written.dtype == np.uint32 and [" ".join(map(str, row)) for row in written.tolist()] == [
+        json.loads(line)["text"] for line in out.splitlines()
+    ]
     assert len(json.loads(out.splitlines()[0])["text"].split()) == 128 and "has no tokenizer.json" in err
 
 

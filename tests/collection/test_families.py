@@ -20,7 +20,7 @@ from tests.runs import FAMILIES, write_family_run
 NAMES = ("stage1-step0-tokens0B", "stage1-step1000-tokens3B", "main")
 
 
-SLOWER = ("olmo", "olmo2", "olmo3", "llama")
+SLOWER = ("olmo", "olmo2", "olmo3", "llama", "olmo_ladder")
 
 
 @pytest.mark.parametrize(

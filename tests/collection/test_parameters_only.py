@@ -12,8 +12,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from olmo_dynamics.collecting import collect, plan
-from olmo_dynamics.errors import CheckpointError
+from olmo_dynamics.errors import CheckpointError, UnknownModelError
 from olmo_dynamics.frames import RecordedStore
+from olmo_dynamics.model import MODEL_TYPES
 from tests.listening import Notes
 from tests.runs import edit_config, write_revision
 
@@ -225,3 +226,30 @@ def test_activations_are_refused_with_the_reason_and_the_advice(revision: Path) 
         "model.layers.0.self_attn.bias [4, 4]); check that config.json and the weights are of one revision; or record "
         "parameters only, which needs no forward pass"
     )
+
+
+OTHERS: dict[str, Weights] = {
+    "qwen3": {"model.layers.0.self_attn.q_norm.weight": np.full(8, 0.5, np.float32)},
+    "olmo_hybrid": {
+        "model.layers.0.linear_attn.A_log": np.full(4, -2.0, np.float32),
+        "model.layers.0.linear_attn.q_conv1d.weight": np.full((8, 1, 4), 0.25, np.float32),
+    },
+}
+"""Tensors of families whose forward pass is not implemented."""
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_weights_of_other_families_are_measured_and_their_forward_pass_is_refused(family: str, revision: Path) -> None:
+    weights = rewrite(revision, lambda weights: weights | OTHERS[family])
+    edit_config(revision, model_type=family)
+    refusal = (
+        f"model_type must be one of {', '.join(MODEL_TYPES)} to run a forward pass (got {family!r}); record parameters only, "
+        "which needs no forward pass"
+    )
+    listener = Notes()
+    store = collect(revision.parent, out=revision.parent.parent / "store.zarr", progress=listener)
+    assert_measured(store, weights)
+    assert set(store.groups) == {"parameters"} and listener.notes == [refusal]
+    with pytest.raises(UnknownModelError) as caught:
+        plan(revision.parent, record=["activations"])
+    assert str(caught.value) == f"step100: {refusal}"

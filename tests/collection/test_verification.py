@@ -22,10 +22,13 @@ from transformers import (
     OlmoForCausalLM,
 )
 
+from olmo_dynamics.checkpoints import FolderSource
 from olmo_dynamics.collecting import collect
+from olmo_dynamics.collection.verification import verify
 from olmo_dynamics.errors import CheckpointError
+from olmo_dynamics.names import Revision
 from olmo_dynamics.progress import Progress
-from tests.runs import TINY, edit_config, tiny_tokenizer
+from tests.runs import TINY, edit_config, tiny_tokenizer, write_family_run
 
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
 SLIDING = {"num_hidden_layers": 4, "sliding_window": 8}
@@ -78,3 +81,10 @@ def test_nan_in_the_weights_is_a_finding_and_no_difference(tmp_path: Path) -> No
     save_file(tensors, file, metadata={"format": "pt"})
     store = collect(run, out=tmp_path / "s.zarr", batch="2x24", verify=True, progress=Progress())
     assert store.table("revisions")["nonfinite_tensors"].to_list() == [1]
+
+
+def test_a_family_that_transformers_lacks_is_not_compared(tmp_path: Path) -> None:
+    run = write_family_run(tmp_path / "run", ("step1",), "olmo_ladder")
+    with FolderSource(run).open(Revision("step1")) as checkpoint:
+        told = verify(checkpoint, torch.zeros(1, 3, dtype=torch.int64))
+    assert told == "step1 is not verified: transformers has no OLMoForCausalLM"

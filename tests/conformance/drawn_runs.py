@@ -16,7 +16,7 @@ from olmo_dynamics.checkpoints.formats.written_state import WRITTEN_FILE
 from olmo_dynamics.collecting import collect
 from olmo_dynamics.collection.setup.revision_state import GROUPS_FILE
 from olmo_dynamics.frames import RecordedStore
-from olmo_dynamics.model import LanguageModel, ModelConfig, family_of, to_config_json
+from olmo_dynamics.model import LanguageModel, ModelConfig, family_of, published_config
 from olmo_dynamics.progress import Progress
 from tests.model.drawing import random_model
 
@@ -62,7 +62,7 @@ def write_drawn(folder: Path, model: LanguageModel, *, seed: int) -> None:
     folder.mkdir(parents=True)
     config, weights = model.config, {name: each.contiguous() for name, each in model.state_dict().items()}
     published = family_of(config.model_type).publish(config, weights)
-    (folder / "config.json").write_text(json.dumps(to_config_json(config, dtype="float32")))
+    (folder / "config.json").write_text(json.dumps(published_config(config, dtype="float32")))
     (folder / "tokenizer.json").write_text(drawn_tokenizer(config.vocab_size - PADDING_IDS), encoding="utf-8")
     save_file(published, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / WRITTEN_FILE).parent.mkdir()

@@ -103,8 +103,9 @@ class Seen:
         if neox:
             block.attention.query_key_value.register_forward_hook(partial(hooks.keep_apart, layer))
         for site in () if neox else ("q", "k"):
-            part = "proj" if self.config.model_type in ("olmo", "llama") else "norm"
-            hooks.after(getattr(block.self_attn, f"{site}_{part}"), site, layer, self.config.clip_qkv)
+            part = "norm" if hasattr(block.self_attn, f"{site}_norm") else "proj"
+            clip = None if self.config.norms else self.config.clip_qkv  # the ladder's norms follow its clipping
+            hooks.after(getattr(block.self_attn, f"{site}_{part}"), site, layer, clip)
 
     def _norms(self, hooks: Hooks, block: nn.Module, layer: int) -> None:
         if self.before_norm:

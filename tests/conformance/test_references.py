@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from olmo_dynamics.model import Experts, ModelConfig
+from olmo_dynamics.model import Experts, ModelConfig, Norms
 from olmo_dynamics.quantities import of_group
 from olmo_dynamics.recorders.lookup import built_in_groups
 from tests.conformance import of_activations, of_the_inside, of_weights
@@ -34,7 +34,7 @@ REFERENCES: dict[str, Callable[[Seen], Expected]] = {
 }
 """The references by group."""
 
-ELSEWHERE = {"ngram", "representations", "experts"}
+ELSEWHERE = {"ngram", "representations", "experts", "evaluation"}
 """Groups whose references are in the tests beside their recorders."""
 
 TINY = {
@@ -44,6 +44,7 @@ TINY = {
     "olmoe": tiny_config("olmoe", clip_qkv=0.5, layers=2),
     "llama": tiny_config("llama", layers=2, mlp_bias=True),
     "gpt_neox": tiny_config("gpt_neox", layers=2),
+    "olmo_ladder": tiny_config("olmo_ladder", layers=2, clip_qkv=0.5, norms=Norms(on_queries=True)),
 }
 
 
@@ -66,7 +67,10 @@ UNDEFINED = {
 """Quantities that a model without outlier features, short windows or a small vocabulary has not."""
 
 
-SLOW, SLOWER = pytest.mark.slow, ("olmo", "olmo3", "llama")  # of dense models, two are quick enough for every run
+SLOW, SLOWER = (
+    pytest.mark.slow,
+    ("olmo", "olmo3", "llama", "olmo_ladder"),
+)  # of dense models, two are quick enough for every run
 
 
 def test_every_group_has_a_reference() -> None:

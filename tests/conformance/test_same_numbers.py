@@ -18,7 +18,7 @@ from tests.hub import LocalHub
 from tests.model.drawing import tiny_config
 
 REPO = "org/drawn"
-NEED_MORE = {"ngram"}
+NEED_MORE = {"ngram", "evaluation"}
 """Groups that are recorded only with an option of their own."""
 
 

@@ -16,12 +16,14 @@ from olmo_dynamics.model import (
     LinearScaling,
     Llama3Scaling,
     ModelConfig,
+    Norms,
     Yarn,
     build_model,
     family_of,
     load_model_weights,
     to_config_json,
 )
+from tests.model import ladder_reference  # noqa: F401  # lets transformers build the family that it has not
 
 yarns = st.builds(
     Yarn,
@@ -42,7 +44,11 @@ def configs(draw: st.DrawFn, model_type: str | None = None) -> ModelConfig:
         head_dim, hidden_size = draw(st.sampled_from([4, 8, 16])), heads * draw(st.sampled_from([6, 12]))
     if model_type == "gpt_neox":
         kv_heads = heads
-    if model_type in ("olmoe", "gpt_neox"):  # transformers' has heads that are the hidden size together
+    if model_type in (
+        "olmoe",
+        "gpt_neox",
+        "olmo_ladder",
+    ):  # transformers' and Ai2's have heads that are the hidden size together
         head_dim = draw(st.sampled_from([8, 16]))
         hidden_size = heads * head_dim
     return ModelConfig(
@@ -118,6 +124,19 @@ def _mixed(layers: int) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({"clip_qkv": st.sampled_from([None, 0.5]), "experts": experts})
 
 
+def _normed(layers: int) -> st.SearchStrategy[dict[str, Any]]:
+    flags = st.booleans()
+    weighted = st.builds(Norms, centred=flags, weight=flags)
+    biased = st.builds(Norms, centred=st.just(True), weight=flags, bias=flags)
+    norms = st.builds(
+        lambda each, on, weight: replace(each, on_queries=on, query_weight=weight or not on),
+        weighted | biased,
+        flags,
+        flags,
+    )
+    return st.fixed_dictionaries({"clip_qkv": st.sampled_from([None, 0.5]), "norms": norms, "yarn": st.none()})
+
+
 _PARTS = {
     "olmo": _clipped,
     "olmo2": lambda _: st.just({}),
@@ -125,6 +144,7 @@ _PARTS = {
     "olmoe": _mixed,
     "llama": _biased,
     "gpt_neox": _partly_rotated,
+    "olmo_ladder": _normed,
 }
 
 _PLAIN_PARTS: dict[str, dict[str, Any]] = {
@@ -132,6 +152,7 @@ _PLAIN_PARTS: dict[str, dict[str, Any]] = {
     "olmo2": {},
     "olmo3": {"sliding_window": 4, "sliding_layers": (0, 1), "yarn": Yarn(factor=4.0, original_positions=8)},
     "olmoe": {"experts": Experts(count=5, per_token=2)},
+    "olmo_ladder": {"norms": Norms()},
     "gpt_neox": {
         "kv_heads": 4,
         "rotary_dim": 6,
@@ -178,6 +199,12 @@ def random_model(config: ModelConfig, *, seed: int = 0, dtype: torch.dtype = tor
     return model
 
 
+def has_norm_bias(config: ModelConfig) -> bool:
+    """True if the final norm has a bias."""
+    norms = config.norms
+    return config.model_type == "gpt_neox" or (norms is not None and norms.weight and norms.bias)
+
+
 def random_tokens(config: ModelConfig, sequences: int, positions: int, *, seed: int = 0) -> Tensor:
     return torch.randint(config.vocab_size, (sequences, positions), generator=torch.Generator().manual_seed(seed))
 
@@ -200,6 +227,8 @@ def same_in_transformers(model: LanguageModel, attention: str = "sdpa") -> trans
 
 def as_in_transformers(config: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors as transformers holds them in memory, from those of our model."""
+    if config.model_type == "olmo_ladder":
+        return dict(tensors)  # whose published names are not transformers'
     return family_of(config.model_type).publish(config, fused_experts(tensors))
 
 

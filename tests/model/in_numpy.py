@@ -22,11 +22,13 @@ def numpy_logits(config: ModelConfig, weights: dict[str, Array], token_ids: Arra
         return (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(x.var(axis=-1, keepdims=True) + config.norm_eps)
 
     def norm(x: Array, name: str) -> Array:
-        if config.model_type == "olmo":
+        found = weights.get(name, 1.0) * normalised(x)
+        return found + weights.get(name.replace(".weight", ".bias"), 0.0)
+
+    def normalised(x: Array) -> Array:
+        if config.model_type in ("olmo", "gpt_neox") or (config.norms and config.norms.centred):
             return centred(x)
-        if config.model_type == "gpt_neox":
-            return weights[name] * centred(x) + weights[name.replace(".weight", ".bias")]
-        return weights[name] * x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + config.norm_eps)
+        return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + config.norm_eps)
 
     x = weights["model.embed_tokens.weight"][token_ids]
     for layer in range(config.layers):
@@ -47,14 +49,19 @@ def attention(
 ) -> Array:
     at, positions = f"model.layers.{layer}.self_attn.", np.arange(len(x))
     q, k, v = (linear(weights, x, at + f"{role}_proj") for role in "qkv")
-    if at + "q_norm.weight" in weights:  # of all heads together, or of each by itself
+    limit = config.clip_qkv or np.inf
+    if config.norms:  # the ladder clips before it normalises
+        q, k, v = (np.minimum(np.maximum(t, -limit), limit) for t in (q, k, v))
+        if config.norms.on_queries:
+            q, k = (norm(t, at + f"{role}_norm.weight") for t, role in ((q, "q"), (k, "k")))
+    elif at + "q_norm.weight" in weights:  # of all heads together, or of each by itself
         width = len(weights[at + "q_norm.weight"]), len(weights[at + "k_norm.weight"])
         q, k = (
             norm(t.reshape(len(x), -1, size), at + f"{role}_norm.weight").reshape(len(x), -1)
             for t, size, role in zip((q, k), width, "qk", strict=True)
         )
-    if config.clip_qkv:
-        q, k, v = (np.minimum(np.maximum(t, -config.clip_qkv), config.clip_qkv) for t in (q, k, v))
+    if config.clip_qkv and not config.norms:
+        q, k, v = (np.minimum(np.maximum(t, -limit), limit) for t in (q, k, v))
     window = config.sliding_window if layer in config.sliding_layers else len(x)
     behind = positions[:, None] - positions[None, :]
     heads = []

@@ -150,9 +150,12 @@ def rounding_as_olmo2(theirs: transformers.PreTrainedModel) -> Iterator[transfor
     GELU's approximation, after rounding to bfloat16, which is less exact than what it does for OLMo 2, and we for all; here
     they do as OLMo 2.
     """
-    written = {"olmoe": modeling_olmoe, "llama": modeling_llama, "gpt_neox": modeling_gpt_neox}.get(
-        theirs.config.model_type
-    )
+    written = {
+        "olmoe": modeling_olmoe,
+        "llama": modeling_llama,
+        "gpt_neox": modeling_gpt_neox,
+        "olmo_ladder": modeling_llama,
+    }.get(theirs.config.model_type)
     if written is None:
         yield theirs
         return
@@ -277,7 +280,9 @@ def test_every_site_holds_what_transformers_has_there(family):
     ours, theirs = seen_by_ours(model, token_ids), seen_by_theirs(same_in_transformers(model), token_ids)
     sites = model_sites(model.config)
     assert sorted(ours) == sorted((site, n) for site in sites for n in (range(3) if site.in_block else [NO_LAYER]))
-    unhooked = {Site.QUERY, Site.KEY} if family in ("olmo", "llama", "gpt_neox") else set()  # no module there
+    unhooked = (
+        {Site.QUERY, Site.KEY} if family in ("olmo", "llama", "gpt_neox", "olmo_ladder") else set()
+    )  # no module there
     assert {site for site, _ in theirs} == set(sites) - unhooked
     for place in theirs:
         assert ours[place].shape == theirs[place].shape
@@ -287,7 +292,8 @@ def test_every_site_holds_what_transformers_has_there(family):
 def test_families_differ_in_their_sites():
     dense = set(Site) - {Site.ROUTER_LOGITS, Site.CHOSEN_EXPERTS}
     read, written = {Site.ATTENTION_INPUT, Site.MLP_INPUT}, {Site.ATTENTION_OUTPUT_NORMED, Site.MLP_OUTPUT_NORMED}
-    assert set(model_sites(tiny_config("olmo"))) == set(model_sites(tiny_config("llama"))) == dense - written
+    for family in ("olmo", "llama", "olmo_ladder"):
+        assert set(model_sites(tiny_config(family))) == dense - written
     assert set(model_sites(tiny_config("olmo2"))) == set(model_sites(tiny_config("olmo3"))) == dense - read
     parallel, one_by_one = (tiny_config("gpt_neox", parallel_residual=flag) for flag in (True, False))
     assert set(model_sites(one_by_one)) == dense - written

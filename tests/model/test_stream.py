@@ -83,7 +83,10 @@ def assert_everywhere(ours: Seen, theirs: Seen, equal) -> None:
 
 @pytest.mark.parametrize(
     "family",  # test_weights_are_cast_to_the_compute_dtype compares one config of each family as exactly
-    [pytest.param(each, marks=[pytest.mark.slow] if each in ("llama", "gpt_neox") else []) for each in MODEL_TYPES],
+    [
+        pytest.param(each, marks=[pytest.mark.slow] if each in ("llama", "gpt_neox", "olmo_ladder") else [])
+        for each in MODEL_TYPES
+    ],
 )
 @settings(max_examples=8, deadline=None)
 @given(data=st.data(), sequences=st.integers(1, 20), positions=st.integers(1, 12), at_once=st.integers(1, 3))

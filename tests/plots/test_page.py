@@ -16,7 +16,7 @@ import pytest
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.plots import captions, loss_by_domain
 from olmo_dynamics.plots.captions import Caption
-from olmo_dynamics.plots.page import Section, page
+from olmo_dynamics.plots.page import HeadLine, Section, page
 from olmo_dynamics.quantities import find
 from tests.plots import synthetic
 
@@ -120,6 +120,23 @@ def test_the_page_has_a_head_a_list_of_contents_and_a_section_for_each_chart() -
     assert "<dt>dtype</dt><dd>float32</dd>" in text
     assert captions.LOSS.text in text
     assert text.startswith("<!DOCTYPE html>")
+
+
+def test_findings_stand_at_the_head_with_links_to_their_sections() -> None:
+    chart = loss_by_domain(synthetic.loss(STEPS))
+    sections = [Section(title, chart, captions.LOSS) for title in ("Norms", "Loss", "Loss")]
+    lines = [HeadLine("Loss <rises>.", "at most 1 %", "Loss"), HeadLine("No plot.", title="Elsewhere")]
+    text = page("A run", sections, facts={}, findings=lines)
+    assert (
+        """<section class="findings" aria-label="Findings">
+<h2>Findings</h2>
+<ol>
+<li>Loss &lt;rises&gt;. <span class="remark">(at most 1 %)</span> <a href="#section-1">Plot</a></li>
+<li>No plot.</li>
+</ol>
+</section>"""
+        in text
+    )
 
 
 def test_a_page_without_sections_is_refused() -> None:

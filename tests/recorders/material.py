@@ -20,12 +20,13 @@ from olmo_dynamics.recorders.inside.lens import LensRecorder
 from olmo_dynamics.recorders.inside.ngram import NgramRecorder
 from olmo_dynamics.recorders.inside.ngram_samples import NgramSampleRecorder
 from olmo_dynamics.recorders.inside.writes import WritesRecorder
+from olmo_dynamics.recorders.tasks.task_scores import TaskRecorder
 
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 LAYERS_AT_MOST = 8
 OF_A_MODEL = (
     ExpertGeometryRecorder, HeadSpectraRecorder, AttentionRecorder, WritesRecorder, LensRecorder, InductionRecorder,
-    InContextRecorder, NgramRecorder, NgramSampleRecorder,
+    InContextRecorder, NgramRecorder, NgramSampleRecorder, TaskRecorder,
 )  # fmt: skip
 """Recorders that need a model beside the values of a site or a tensor; they have tests of their own."""
 

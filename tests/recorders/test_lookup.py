@@ -13,7 +13,8 @@ from olmo_dynamics.recorders.lookup import built_in_groups, is_built_in, origin
 
 GROUPS = (
     "parameters, embeddings, activations, outliers, logits, loss, tokens, routing, experts, sketches, spectra, head_spectra, "
-    "optimizer, attention, writes, lens, induction, ngram, representations, gradients, gradient_stream, gradient_rows"
+    "optimizer, attention, writes, lens, induction, ngram, representations, gradients, gradient_stream, gradient_rows, "
+    "evaluation"
 )
 WRITTEN = """
 from olmo_dynamics import Group, Quantity, Reads, Recorder

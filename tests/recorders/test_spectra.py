@@ -233,7 +233,11 @@ def test_an_unknown_extent_is_refused():
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(each, marks=[pytest.mark.slow] if each in ("olmo", "olmo3") else []) for each in FAMILIES]
+    "family",
+    [
+        pytest.param(each, marks=[pytest.mark.slow] if each in ("olmo", "olmo3", "olmo_ladder") else [])
+        for each in FAMILIES
+    ],
 )
 def test_a_collection_holds_every_spectrum_and_sketch(family, tmp_path):
     names = ("step0-tokens0", "step10-tokens1B")

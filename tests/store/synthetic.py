@@ -107,6 +107,7 @@ def axes() -> dict[str, Axis]:
         Axis("partner", np.arange(EXPERTS)),
         Axis("choice", np.arange(1, 3)),
         Axis("order", np.arange(1, 3)),
+        Axis("task", np.array(["arithmetic", "agreement"])),
         Axis("later_layer", np.arange(LAYERS)),
         Axis("matrix", np.array(["router", "gate_proj", "up_proj", "down_proj"])),
         Axis("vocabulary", np.array(["input", "predicted", "true"])),

@@ -1,4 +1,4 @@
-"""Public facts of the OLMo runs: stages, batches, seeds, places of native checkpoints, faults of revisions.
+"""Public facts of known runs: stages, batches, seeds, places of native checkpoints, faults of revisions.
 
 The facts are in `known_runs.toml` beside this module, one entry for the repos that share a training run.
 
@@ -23,6 +23,7 @@ from importlib.resources import files
 from typing import Any
 
 from olmo_dynamics.checkpoints.catalog.published_schedules import PublishedSchedule
+from olmo_dynamics.checkpoints.catalog.run_parts import Phase, Replicate
 from olmo_dynamics.errors import UnknownSourceError
 from olmo_dynamics.names import Revision
 
@@ -138,11 +139,12 @@ class KnownRun:
     title: str
     repos: tuple[str, ...]
     model_type: str
-    parameters: int
-    tokenizer: str
-    tokenizer_size: int
+    parameters: int | None = None
+    tokenizer: str = ""
+    tokenizer_size: int | None = None
     stages: tuple[TrainingStage, ...] = ()
     ingredients: tuple[Ingredient, ...] = ()
+    replicates: tuple[Replicate, ...] = ()
     schedules: tuple[PublishedSchedule, ...] = ()
     labels: tuple[LabelRule, ...] = ()
     native: tuple[NativeStore, ...] = ()
@@ -151,20 +153,22 @@ class KnownRun:
     main_revision: str = ""  # the other name of the weights in `main`, where it has one
     faults: tuple[Fault, ...] = ()
     notes: tuple[str, ...] = ()
+    phases: tuple[Phase, ...] = ()
+    rerun_of: str = ""  # the repo of the run whose first steps it repeats
 
     def __post_init__(self) -> None:
         if not self.title or not self.repos or any(repo.count("/") != 1 for repo in self.repos):
             raise ValueError(f"a run must have a title and repos such as org/name (got {self.title!r}, {self.repos})")
-        if min(self.parameters, self.tokenizer_size) < 1:
+        if min(count for count in (1, self.parameters, self.tokenizer_size) if count is not None) < 1:
             raise ValueError(f"{self.title}: parameters and tokenizer_size must be positive")
         if len({stage.number for stage in self.stages}) != len(self.stages):
             raise ValueError(f"{self.title}: a stage is declared twice")
         if stray_stages := {each.stage for each in self.schedules} - {stage.number for stage in self.stages}:
             raise ValueError(f"{self.title}: schedules of stages without a batch: {sorted(stray_stages)}")
         named = {repo for fault in self.faults for repo in fault.repos}
-        named |= {repo for rule in self.labels for repo in rule.repos}
+        named |= {repo for rule in self.labels for repo in rule.repos} | {phase.repo for phase in self.phases}
         if stray := named - set(self.repos):
-            raise ValueError(f"{self.title}: faults or labels name repos that are not its own: {sorted(stray)}")
+            raise ValueError(f"{self.title}: faults, labels or phases name repos that are not its own: {sorted(stray)}")
 
     def tokens_at(self, revision: Revision) -> int | None:
         """Tokens seen up to a revision: step x tokens per step; from stage 2 on, tokens seen within that stage.
@@ -204,8 +208,12 @@ class KnownRun:
 
 def known_run(source: str) -> KnownRun | None:
     """The run published under a hub repo id, in any case (`allenai/Olmo-2-0425-1b`), or None."""
-    folded = source.casefold()
-    return next((run for run in known_runs() if folded in (repo.casefold() for repo in run.repos)), None)
+    return _by_repo().get(source.casefold())
+
+
+@cache
+def _by_repo() -> dict[str, KnownRun]:
+    return {repo.casefold(): run for run in known_runs() for repo in run.repos}
 
 
 def find_run(name: str) -> KnownRun:
@@ -247,15 +255,17 @@ def parse_runs(text: str) -> tuple[KnownRun, ...]:
         TypeError: a field is unknown or missing.
         ValueError: fields contradict each other.
     """
-    return tuple(_run(fields) for fields in tomllib.loads(text)["run"])
+    whole = tomllib.loads(text)
+    return tuple(_run(fields, whole.get("values", {})) for fields in whole["run"])
 
 
-def _run(fields: dict[str, Any]) -> KnownRun:
-    repos = tuple(fields.pop("repos"))
+def _run(fields: dict[str, Any], lists: dict[str, list[str]]) -> KnownRun:
+    repos = _repos(fields, lists)
     return KnownRun(
         repos=repos,
         stages=_stages(fields),
         ingredients=tuple(Ingredient(**each) for each in fields.pop("ingredient", [])),
+        replicates=tuple(Replicate(**each) for each in fields.pop("replicate", [])),
         schedules=tuple(PublishedSchedule(**each) for each in fields.pop("schedule", [])),
         labels=tuple(LabelRule(**_listed(each, repos)) for each in fields.pop("label", [])),
         native=tuple(
@@ -263,9 +273,18 @@ def _run(fields: dict[str, Any]) -> KnownRun:
         ),
         faults=tuple(_fault(fault, repos) for fault in fields.pop("fault", [])),
         lists=tuple(fields.pop("lists", ())),
+        phases=tuple(Phase(**each) for each in fields.pop("phase", [])),
         notes=tuple(fields.pop("notes", ())),
         **fields,
     )
+
+
+def _repos(fields: dict[str, Any], lists: dict[str, list[str]]) -> tuple[str, ...]:
+    """The repos that are listed, or those that a pattern makes with each of its values."""
+    if "pattern" not in fields:
+        return tuple(fields.pop("repos"))
+    pattern, values = fields.pop("pattern"), fields.pop("values")
+    return tuple(pattern.replace("*", value) for value in (lists[values] if isinstance(values, str) else values))
 
 
 def _stages(fields: dict[str, Any]) -> tuple[TrainingStage, ...]:

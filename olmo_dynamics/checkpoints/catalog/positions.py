@@ -67,7 +67,9 @@ def with_positions(revisions: Sequence[Revision], run: KnownRun | None = None, *
             return BEGINNING
         if (stage, seed, branch) not in offsets:
             listed = _listed_end(stage - 1, seed, branch, revisions) if whole else UNKNOWN
-            offsets[stage, seed, branch] = _sum(offset(stage - 1, seed, branch), _known_end(stage, run) or listed)
+            offsets[stage, seed, branch] = added_offset(
+                offset(stage - 1, seed, branch), _known_end(stage, run) or listed
+            )
         return offsets[stage, seed, branch]
 
     return [
@@ -102,7 +104,8 @@ def _listed_end(stage: int, seed: str | None, branch: str, revisions: Sequence[R
     return (last.step, last.tokens) if last else UNKNOWN
 
 
-def _sum(one: Offset, other: Offset) -> Offset:
+def added_offset(one: Offset, other: Offset) -> Offset:
+    """The sum of two offsets, None where either is not known."""
     steps, tokens = (_added(mine, theirs) for mine, theirs in zip(one, other, strict=True))
     return steps, tokens
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 from olmo_dynamics.checkpoints.formats.base import Format
 from olmo_dynamics.checkpoints.formats.core_config import core_config
-from olmo_dynamics.checkpoints.formats.families import OWN_NAMES
+from olmo_dynamics.checkpoints.formats.families import NAMED_OTHERWISE
 from olmo_dynamics.checkpoints.formats.legacy import BIN_FILE, BIN_INDEX, BinFormat
 from olmo_dynamics.checkpoints.formats.native import YAML_FILE, NativeFormat
 from olmo_dynamics.checkpoints.formats.native_config import canonical_config
@@ -27,7 +27,7 @@ from olmo_dynamics.checkpoints.formats.tensor_views import TensorSet
 from olmo_dynamics.checkpoints.tensors import INDEX_FILE, SINGLE_FILE, SpanReader
 
 __all__ = [
-    "OWN_NAMES",
+    "NAMED_OTHERWISE",
     "BinFormat",
     "CoreFormat",
     "Format",

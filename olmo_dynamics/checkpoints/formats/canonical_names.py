@@ -44,9 +44,12 @@ class ModelShape:
             config["num_key_value_heads"] * head_dim,
             config["intermediate_size"],
             config.get("num_experts", 0),
-            config["model_type"] in ("olmo", "olmoe"),
+            config["model_type"] in NORMS_FIRST,
         )
 
+
+NORMS_FIRST = ("olmo", "olmo_ladder", "olmoe")
+"""The families of these formats whose norms precede the sublayers."""
 
 _NO_SIZES = ModelShape(0, 0, 0, 0)
 _KINDS = ("weight", "bias")
@@ -54,12 +57,12 @@ _KINDS = ("weight", "bias")
 _BLOCK = re.compile(r"(?:transformer\.)?blocks\.(\d+)\.(.+)")
 _WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "module.", "_orig_mod.")
 
-_NATIVE = {
+NATIVE_NAMES = {
     "transformer.wte": "model.embed_tokens",
     "transformer.ln_f": "model.norm",
     "transformer.ff_out": "lm_head",  # in a block the same name means the down projection
 }
-_NATIVE_BLOCK = {
+NATIVE_BLOCK_NAMES = {
     "attn_out": "self_attn.o_proj",
     "ff_out": "mlp.down_proj",
     "q_norm": "self_attn.q_norm",
@@ -103,8 +106,8 @@ def native_views(stored: Iterable[Stored], model: ModelShape) -> Iterator[View]:
         name = bare_name(tensor.name)
         stem, _, kind = name.rpartition(".")
         found = _BLOCK.fullmatch(name)
-        if stem in _NATIVE and kind in _KINDS:
-            yield View(f"{_NATIVE[stem]}.{kind}", tensor)
+        if stem in NATIVE_NAMES and kind in _KINDS:
+            yield View(f"{NATIVE_NAMES[stem]}.{kind}", tensor)
         elif found:
             yield from _native_block(tensor, f"model.layers.{found[1]}", found[2], model)
         else:
@@ -152,8 +155,8 @@ def _native_block(tensor: Stored, layer: str, word: str, model: ModelShape) -> I
         yield from _experts(tensor, layer, role, model, transposed=role == "down")
     elif kind not in _KINDS:
         raise _unknown(tensor)
-    elif stem in _NATIVE_BLOCK:
-        yield View(f"{layer}.{_NATIVE_BLOCK[stem]}.{kind}", tensor)
+    elif stem in NATIVE_BLOCK_NAMES:
+        yield View(f"{layer}.{NATIVE_BLOCK_NAMES[stem]}.{kind}", tensor)
     elif stem == "attn_norm":
         yield View(f"{layer}.{'input' if model.norms_first else 'post_attention'}_layernorm.{kind}", tensor)
     elif stem == "ff_norm":

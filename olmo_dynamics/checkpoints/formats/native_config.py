@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from olmo_dynamics.checkpoints.formats.config_fields import check_fields, require_count, to_number
+from olmo_dynamics.checkpoints.formats.families.ladder_names import LADDER
 from olmo_dynamics.checkpoints.formats.unpickling import brief
 from olmo_dynamics.errors import CheckpointError
 
@@ -26,13 +27,18 @@ _USED = frozenset({
     "weight_tying", "clip_qkv", "rope_theta", "layer_norm_type", "layer_norm_with_affine", "layer_norm_eps", "norm_after",
     "attention_layer_norm", "attention_layer_norm_with_affine", "multi_query_attention", "max_sequence_length", "block_type",
     "eos_token_id", "pad_token_id", "init_std", "moe_num_experts", "moe_top_k", "moe_loss_weight", "moe_zloss_weight",
-    "moe_normalize_expert_weights",
+    "moe_normalize_expert_weights", "bias_for_layer_norm",
 })  # fmt: skip
+
+_OF_NORMS = (
+    "layer_norm_type", "layer_norm_with_affine", "bias_for_layer_norm", "attention_layer_norm",
+    "attention_layer_norm_with_affine",
+)  # fmt: skip
+"""The fields that a ladder model's config keeps, since Hugging Face's have no counterpart."""
 
 _ONLY: dict[str, tuple[Any, ...]] = {
     "activation_type": (None, "swiglu"),
     "alibi": (None, False),
-    "bias_for_layer_norm": (None, False),
     "block_group_size": (None, 1),
     "embedding_layer_norm": (None, False),
     "include_bias": (False,),
@@ -78,8 +84,11 @@ def canonical_config(native: Mapping[str, Any]) -> dict[str, Any]:
         "pad_token_id": native.get("pad_token_id"),
         "bos_token_id": None,
     }
-    epsilon = "layer_norm_eps" if model_type == "olmo" else "rms_norm_eps"
+    epsilon = "layer_norm_eps" if model_type in ("olmo", LADDER) else "rms_norm_eps"
     config[epsilon] = to_number(WHERE, native, "layer_norm_eps", 1e-5)
+    if model_type == LADDER:
+        kept = {name: native[name] for name in _OF_NORMS if native.get(name) is not None}
+        return config | {"layer_norm_type": "default"} | kept
     return config | (_experts(native) if model_type == "olmoe" else {})
 
 
@@ -121,16 +130,19 @@ def _model_type(native: Mapping[str, Any]) -> str:
     experts = native.get("block_type") == "moe"
     if not experts and native.get("block_type", "sequential") != "sequential":
         raise CheckpointError(f"{WHERE}: block_type must be 'sequential' or 'moe' (got {brief(native['block_type'])})")
-    match norm, affine, on_queries, after, experts:
-        case "rms", True, True, True, False:
+    biased = bool(native.get("bias_for_layer_norm") and (affine or on_queries))
+    match norm, affine, on_queries, after, experts, biased:
+        case "rms", True, True, True, False, False:
             return "olmo2"
-        case "rms", True, True, False, True:
+        case "rms", True, True, False, True, False:
             return "olmoe"
-        case "default" | "low_precision", False, False, False, False:
+        case "default" | "low_precision", False, False, False, False, _:
             return "olmo"
+        case ("default" | "low_precision", _, _, False, False, _) | ("rms", _, _, False, False, False):
+            return LADDER
     raise CheckpointError(
-        f"{WHERE}: norms of type {brief(norm)} (affine {affine}, on queries {on_queries}, after sublayers {after}, experts "
-        f"{experts}) do not occur in OLMo, OLMo 2 or OLMoE; this computation is not implemented"
+        f"{WHERE}: norms of type {brief(norm)} (affine {affine}, biased {biased}, on queries {on_queries}, after sublayers "
+        f"{after}, experts {experts}) do not occur in OLMo, its ladder, OLMo 2 or OLMoE; this computation is not implemented"
     )
 
 

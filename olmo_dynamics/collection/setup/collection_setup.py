@@ -18,6 +18,7 @@ from olmo_dynamics.collection.setup.held import ELEMENT_COUNT
 from olmo_dynamics.model import ModelConfig
 from olmo_dynamics.names import TensorInfo
 from olmo_dynamics.probes import Probe
+from olmo_dynamics.probes.tokenizer import ProbeTokenizer
 from olmo_dynamics.quantities.declaration import Reads
 from olmo_dynamics.recorders import Context, Recorder
 from olmo_dynamics.recorders.facts import kept_bytes, own_probe
@@ -37,7 +38,8 @@ class CollectionSetup:
         layout: the axes and groups of the store.
         attributes: the root attributes of the store.
         optimizer: the name of the optimiser whose state is read; empty where none is.
-        tokenizer_id: of the tokenizer's file, where there is a probe of text.
+        tokenizer_id: of the tokenizer's file, where there is a text to read.
+        tokenizer: the tokenizer, where a recorder needs it.
         notes: lines for the user.
     """
 
@@ -50,6 +52,7 @@ class CollectionSetup:
     attributes: dict[str, Any]
     optimizer: str = ""
     tokenizer_id: str = ""
+    tokenizer: ProbeTokenizer | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -69,7 +72,7 @@ class CollectionSetup:
 
     def context_of(self, config: ModelConfig | None) -> Context:
         """The facts that recorders are told of a revision with this model."""
-        return context_of(config, self.probe, self.options.until, self.optimizer)
+        return context_of(config, self.probe, self.options.until, self.optimizer, self.tokenizer)
 
     def recorders_of(self, groups: Collection[str], reads: Reads) -> tuple[Recorder, ...]:
         """The recorders of some groups that read one kind of values."""
@@ -96,6 +99,18 @@ class CollectionSetup:
         read = [self.probe] if self.probe is not None and len(own) < len(of_forward) else []
         shapes = [probe.token_ids.shape for probe in (*read, *own)]
         return tuple((sequences, positions) for sequences, positions in shapes)
+
+    def token_counts(self, groups: Collection[str]) -> dict[str, int]:
+        """The tokens, padding included, that a revision's passes for these groups read: of the probe, and of groups' own."""
+        counts: dict[str, int] = {}
+        for each in self.started(groups):
+            reads_model = each.reads in (Reads.ACTIVATIONS, Reads.GRADIENTS)
+            own = own_probe(each) if reads_model else None
+            if own is not None:
+                counts[each.group.name] = own.token_ids.size
+            elif reads_model and self.probe is not None:
+                counts["the probe"] = self.probe.token_ids.size
+        return counts
 
     def kept_bytes(self, groups: Collection[str]) -> int:
         """The most memory that the recorders of these groups hold."""
@@ -127,7 +142,13 @@ class CollectionSetup:
         return DTYPES[self.attributes["compute_dtype"]]
 
 
-def context_of(config: ModelConfig | None, probe: Probe | None, until: int | None, optimizer: str = "") -> Context:
+def context_of(
+    config: ModelConfig | None,
+    probe: Probe | None,
+    until: int | None,
+    optimizer: str = "",
+    tokenizer: ProbeTokenizer | None = None,
+) -> Context:
     """The facts of a pass; of weights alone where the model is unknown."""
     found = Context(None, probe) if config is None else pass_context(config, probe, until)
-    return replace(found, optimizer=optimizer)
+    return replace(found, optimizer=optimizer, tokenizer=tokenizer)

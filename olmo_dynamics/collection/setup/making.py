@@ -20,7 +20,7 @@ from olmo_dynamics.collection.setup.collection_setup import CollectionSetup, con
 from olmo_dynamics.collection.setup.config_facts import describe_config
 from olmo_dynamics.collection.setup.fitting import choose_tensors, known_config
 from olmo_dynamics.collection.setup.held import ELEMENT_COUNT, Held
-from olmo_dynamics.collection.setup.probe_windows import TOKENIZER, choose_probe, describe_probe
+from olmo_dynamics.collection.setup.probe_windows import TOKENIZER, choose_probe, choose_tokenizer, describe_probe
 from olmo_dynamics.collection.setup.revision_state import find_state
 from olmo_dynamics.errors import CheckpointError, OptionError, UnknownModelError
 from olmo_dynamics.model import MODEL_TYPES, ModelConfig, parse_config, unknown_keys
@@ -57,7 +57,8 @@ def make_setup(
     windows: tuple[str, ...] = ()
     if any(each.reads_probe for each in recorders):
         probe, windows = choose_probe(checkpoint, options, config, held.window if held else None)
-    context = context_of(config, probe, options.until, optimizer)
+    tokenizer = choose_tokenizer(checkpoint, options) if any(each.needs_tokenizer for each in recorders) else None
+    context = context_of(config, probe, options.until, optimizer, tokenizer)
     for recorder in recorders:
         check_facts(recorder.start(context))
     axes = axes_of(checkpoint, chosen, recorders, context, sizes_along_tensor=bool(held and held.sizes_along_tensor))
@@ -72,7 +73,8 @@ def make_setup(
         layout,
         _attributes(checkpoint, options, layout, held) | {"source": source, "probe": describe_probe(probe)},
         optimizer,
-        checkpoint.file_id(TOKENIZER) if probe and TOKENIZER in checkpoint.files else "",
+        checkpoint.file_id(TOKENIZER) if (probe or tokenizer) and TOKENIZER in checkpoint.files else "",
+        tokenizer,
         (*notes, *left_out, *windows, *_gradient_notes(recorders)),
     )
 

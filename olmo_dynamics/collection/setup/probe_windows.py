@@ -22,6 +22,7 @@ from olmo_dynamics.collection.setup.axes import embedding_names
 from olmo_dynamics.errors import OptionError, ProbeError
 from olmo_dynamics.model import ModelConfig
 from olmo_dynamics.probes import Probe, load_probe
+from olmo_dynamics.probes.tokenizer import ProbeTokenizer
 from olmo_dynamics.probes.tokenizer_files import read_tokenizer
 
 WINDOW = 512
@@ -91,11 +92,25 @@ def _tokenizer_json(checkpoint: Checkpoint, options: CollectOptions) -> bytes:
     return checkpoint.read_file(TOKENIZER) if options.tokenizer is None else read_tokenizer(options.tokenizer)
 
 
+def choose_tokenizer(checkpoint: Checkpoint, options: CollectOptions) -> ProbeTokenizer:
+    """The tokenizer that was given, or else this revision's own.
+
+    Raises:
+        ProbeError: there is none, or it cannot be read.
+    """
+    if options.tokenizer is None and TOKENIZER not in checkpoint.files:
+        raise ProbeError(
+            f"{checkpoint.revision.name} has no tokenizer.json to read tasks with; give one with --tokenizer FILE|REPO"
+        )
+    return ProbeTokenizer(_tokenizer_json(checkpoint, options))
+
+
 def tokenizer_id(checkpoint: Checkpoint, options: CollectOptions) -> str:
-    """The id of the revision's own tokenizer; empty where it reads no probe."""
-    shared = options.token_files or options.tokenizer is not None
-    read = not shared and any(each.reads_probe for each in options.recorders)
-    return checkpoint.file_id(TOKENIZER) if read and TOKENIZER in checkpoint.files else ""
+    """The id of the revision's own tokenizer; empty where it reads no text."""
+    of_probe = not options.token_files and any(each.reads_probe for each in options.recorders)
+    read = of_probe or any(each.needs_tokenizer for each in options.recorders)
+    own = options.tokenizer is None and TOKENIZER in checkpoint.files
+    return checkpoint.file_id(TOKENIZER) if read and own else ""
 
 
 def _rows(checkpoint: Checkpoint) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import polars as pl
 
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.frames.grid import LEADING, STATUS_WORDS
+from olmo_dynamics.frames.grid import LEADING, RUN_LABELS, STATUS_WORDS
 from olmo_dynamics.quantities.declaration import Status
 
 _NEEDED = ("expert", "tensor", "layer", "role")
@@ -41,7 +41,7 @@ def pool_experts(parameters: pl.DataFrame) -> pl.DataFrame:
         return parameters.drop("expert")
     alone = parameters.with_row_index("row").filter(pl.col("expert").is_null())
     parts = parameters.with_row_index("row").filter(pl.col("expert").is_not_null())
-    keys = [*(name for name in LEADING if name in parts.columns), "tensor", "layer", "role"]
+    keys = [*(name for name in (*LEADING, *RUN_LABELS) if name in parts.columns), "tensor", "layer", "role"]
     named = parts.with_columns(pl.col("tensor").str.replace(_EACH, _ALL))
     pooled = named.group_by(keys, maintain_order=True).agg(pl.col("row").min(), *_wholes(set(parts.columns)))
     both = pl.concat([alone, pooled], how="diagonal")

@@ -3,7 +3,8 @@
     >>> read_scores("results_2025-03-01.json").columns  # doctest: +SKIP
 
 `results_*.json` of lm-evaluation-harness 0.4 names metrics `acc,none`, that of 0.3 `acc`; both name the model in `model_args` as
-`pretrained=REPO,revision=NAME`. `metrics-all.jsonl` of OLMES has one task per line.
+`pretrained=REPO,revision=NAME`; `samples_*.jsonl` beside it has one example per line. `metrics-all.jsonl` of OLMES has one task
+per line.
 """
 
 from __future__ import annotations
@@ -16,13 +17,19 @@ from typing import Any
 import polars as pl
 
 from olmo_dynamics.errors import OptionError
+from olmo_dynamics.frames.scores.sample_files import is_samples, read_samples, results_beside
 from olmo_dynamics.frames.scores.score_tables import plain, table_of
 
 Row = dict[str, object]
 
+_COUNTS = ("sample_len",)
+"""Numbers beside the scores of a task that are none."""
+
 
 def read_scores(path: str | Path) -> pl.DataFrame:
-    """Read a file of scores, or every `results_*.json` and `metrics-all.jsonl` below a folder.
+    """Read a file of scores, or every `results_*.json`, `samples_*.jsonl` and `metrics-all.jsonl` below a folder.
+
+    Of examples the means are read; in a folder, where no results of the same time lie beside them.
 
     Returns:
         One row per score: model, revision, commit, step, task, setting, metric, value, stderr; unknown cells are null.
@@ -32,9 +39,12 @@ def read_scores(path: str | Path) -> pl.DataFrame:
     """
     place = Path(path).expanduser()
     if place.is_dir():
-        found = sorted([*place.rglob("results*.json"), *place.rglob("metrics-all.jsonl")])
+        alone = [each for each in place.rglob("samples_*.jsonl") if is_samples(each) and not results_beside(each)]
+        found = sorted([*place.rglob("results*.json"), *place.rglob("metrics-all.jsonl"), *alone])
         if not found:
-            raise OptionError(f"{path} must hold results_*.json or metrics-all.jsonl (got neither)")
+            raise OptionError(
+                f"{path} must hold results_*.json, samples_*.jsonl or metrics-all.jsonl (got none of them)"
+            )
         return pl.concat([read_scores(each) for each in found])
     if not place.is_file():
         raise OptionError(f"a file of scores must exist (got {path})")
@@ -49,6 +59,9 @@ def read_scores(path: str | Path) -> pl.DataFrame:
 
 def _of_json(path: Path) -> Iterator[Row]:
     try:
+        if is_samples(path):
+            yield from _of_samples(path)
+            return
         text = path.read_text(encoding="utf-8")
         documents = (
             [json.loads(line) for line in text.splitlines() if line.strip()]
@@ -59,27 +72,42 @@ def _of_json(path: Path) -> Iterator[Row]:
             yield from _harness(each) if path.suffix == ".json" else _olmes(each)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OptionError(
-            f"{path} must be results of lm-evaluation-harness (.json) or metrics of OLMES (.jsonl) "
+            f"{path} must be results (.json) or samples_*.jsonl of lm-evaluation-harness, or metrics of OLMES (.jsonl) "
             f"({type(error).__name__}: {error})"
         ) from None
 
 
-def _harness(document: Mapping[str, Any]) -> Iterator[Row]:
-    """The scores of one run of lm-evaluation-harness, of version 0.3 or 0.4."""
+def _of_samples(path: Path) -> Iterator[Row]:
+    """The means of a file of examples, with the model and the shots that the results beside it name."""
+    beside = results_beside(path)
+    document = json.loads(beside.read_text(encoding="utf-8")) if beside else {"config": {}}
+    for row in read_samples(path):
+        yield _context(document, str(row["task"])) | row
+
+
+def _context(document: Mapping[str, Any], task: str) -> Row:
+    """The model, the revision and the setting of a task."""
     config = document["config"]
     given = model_arguments(config.get("model_args") or "")
-    shots = document.get("n-shot", {})
+    few = document.get("n-shot", {}).get(task, config.get("num_fewshot"))
+    setting = None if few is None else f"{few}-shot"
+    return {"model": given.get("pretrained"), "revision": given.get("revision"), "task": task, "setting": setting}
+
+
+def _harness(document: Mapping[str, Any]) -> Iterator[Row]:
+    """The scores of one run of lm-evaluation-harness, of version 0.3 or 0.4."""
     for task, found in document["results"].items():
-        few = shots.get(task, config.get("num_fewshot"))
+        context = _context(document, task)
         for name, value in found.items():
             metric, _, filtered = name.partition(",")
-            if metric.endswith("_stderr") or isinstance(value, bool) or not isinstance(value, int | float):
+            if (
+                metric.endswith("_stderr")
+                or metric in _COUNTS
+                or isinstance(value, bool)
+                or not isinstance(value, int | float)
+            ):
                 continue
-            yield {
-                "model": given.get("pretrained"),
-                "revision": given.get("revision"),
-                "task": task,
-                "setting": None if few is None else f"{few}-shot",
+            yield context | {
                 "metric": metric if filtered in ("", "none") else name,
                 "value": float(value),
                 "stderr": _number(found.get(f"{metric}_stderr,{filtered}" if filtered else f"{metric}_stderr")),

@@ -156,7 +156,7 @@ def rates_of(store: RecordedStore, stage: int | None) -> TrainingRates | None:
         rates = schedule.rates(np.arange(1, last + 1), held.tokens_per_step)
         return TrainingRates(
             rates, 0, schedule.weight_decay, schedule.beta1,
-            lambda name: schedule.decays_embeddings or "embed_tokens" not in name,
+            lambda name: not name.endswith(".bias") and (schedule.decays_embeddings or "embed_tokens" not in name),
         )  # fmt: skip
     folder = run_folder(store)
     return None if folder is None else _own_rates(folder)

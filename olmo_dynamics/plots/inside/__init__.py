@@ -10,6 +10,7 @@ from olmo_dynamics.plots.inside.head_maps import head_map
 from olmo_dynamics.plots.inside.induction_curves import induction_bump
 from olmo_dynamics.plots.inside.largest_activations import massive_activations, massive_places
 from olmo_dynamics.plots.inside.lens_maps import lens_map
+from olmo_dynamics.plots.inside.memory_curves import memorisation
 from olmo_dynamics.plots.inside.ngram_crossover import ngram_crossover
 from olmo_dynamics.plots.inside.noise_interval import gradient_noise
 from olmo_dynamics.plots.inside.position_losses import loss_by_position
@@ -35,6 +36,7 @@ __all__ = [
     "loss_by_position",
     "massive_activations",
     "massive_places",
+    "memorisation",
     "ngram_crossover",
     "prediction_panel",
     "representation_map",

@@ -19,7 +19,7 @@ from olmo_dynamics.names import Site
 from olmo_dynamics.quantities import GROUPS
 from olmo_dynamics.quantities.declaration import Record, Status
 from olmo_dynamics.recorders.base import Observation, Recorder
-from olmo_dynamics.recorders.inside.head_sums import LEVEL, HeadSums
+from olmo_dynamics.recorders.inside.head_sums import LEVEL, OVER_64, SINK_QUERIES, HeadSums
 from olmo_dynamics.recorders.inside.largest import needed
 
 
@@ -62,7 +62,8 @@ class AttentionRecorder(Recorder):
         measured = sums.measured(self._pairs(self._config.window(layer)))
         for name, values in measured.items():
             yield self.record(name, values, layer=layer)
-        undefined = np.isnan(np.stack(list(measured.values()))).any(axis=0)
+        judged = [values for name, values in measured.items() if name not in OVER_64 or self._has_64_tokens]
+        undefined = np.isnan(np.stack(judged)).any(axis=0)
         status = np.where(undefined, Status.DEGENERATE, Status.MEASURED)
         yield self.record("status", np.where(sums.finite, status, Status.NONFINITE).astype(np.uint8), layer=layer)
 
@@ -70,6 +71,12 @@ class AttentionRecorder(Recorder):
     def _config(self) -> ModelConfig:
         assert self.context.config is not None
         return self.context.config
+
+    @property
+    def _has_64_tokens(self) -> bool:
+        """True if some window of the probe does; otherwise no head has a mean over 64 queries, and none is degenerate for it."""
+        assert self.context.probe is not None
+        return bool(self.context.probe.mask.sum(axis=1).max(initial=0) >= SINK_QUERIES)
 
     def _pairs(self, window: int | None) -> int:
         """The pairs of a real query and a key that it sees, over the probe."""

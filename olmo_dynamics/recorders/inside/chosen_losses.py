@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 
 from olmo_dynamics.recorders.base import Observation
 from olmo_dynamics.recorders.context import ProbeTokens
@@ -17,13 +17,24 @@ from olmo_dynamics.recorders.kernels.logit_sums import CROSS_ENTROPY, LogitSums
 
 
 class ChosenLosses:
-    """Losses of the tokens where `chosen` is True, by their own positions; those of other sequences merge."""
+    """Losses of the tokens where `chosen` is True, by their own positions; those of other sequences merge.
 
-    def __init__(self, probe: ProbeTokens, chosen: Bool[np.ndarray, "sequences positions"]) -> None:
+    With `targets` given, `chosen` are the positions that predict them.
+    """
+
+    def __init__(
+        self,
+        probe: ProbeTokens,
+        chosen: Bool[np.ndarray, "sequences positions"],
+        targets: Int64[np.ndarray, "sequences positions"] | None = None,
+    ) -> None:
         self._probe = probe
-        self._predictions = np.zeros_like(chosen)
-        self._predictions[:, :-1] = chosen[:, 1:]
-        self._targets = np.where(self._predictions, np.roll(probe.token_ids, -1, axis=1), 0)
+        self._predictions = chosen
+        if targets is None:
+            self._predictions = np.zeros_like(chosen)
+            self._predictions[:, :-1] = chosen[:, 1:]
+            targets = np.roll(probe.token_ids, -1, axis=1)
+        self._targets = np.where(self._predictions, targets, 0)
         self._sums: LogitSums | None = None
 
     @classmethod
@@ -53,9 +64,20 @@ class ChosenLosses:
     def of_tokens(self) -> Float64[np.ndarray, "sequences positions"]:
         """The loss of each token in nats, NaN where it was not chosen or not seen."""
         losses = np.full(self._predictions.shape, np.nan)
-        if self._sums is not None:
-            losses[:, 1:] = self._sums.measured()[CROSS_ENTROPY][:, :-1]
+        losses[:, 1:] = self.of_predictions()[:, :-1]
         return losses
+
+    def of_predictions(self) -> Float64[np.ndarray, "sequences positions"]:
+        """The loss of each prediction in nats, at the position that makes it."""
+        if self._sums is None:
+            return np.full(self._predictions.shape, np.nan)
+        losses: np.ndarray = self._sums.measured()[CROSS_ENTROPY]
+        return losses
+
+    @property
+    def seen(self) -> bool:
+        """True if logits of some chosen token were seen."""
+        return self._sums is not None
 
     def _held(self) -> LogitSums:
         if self._sums is None:

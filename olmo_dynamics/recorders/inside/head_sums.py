@@ -30,9 +30,12 @@ SINK = 0.3
 SINK_QUERIES = 64
 """The first queries of a window that `sink_mass_64` and `sink_rate_64` are taken over, as in the paper."""
 
+OVER_64 = ("sink_mass_64", "sink_rate_64")
+"""The means over the first `SINK_QUERIES` queries, which shorter windows do not have."""
+
 _FIRST_VALUE, _OTHER_VALUES = "first_value", "other_values"
 _MEANS = ("row_max_mean", "entropy", "entropy_normalised", "mean_distance", "previous_token_mass", "sink_mass",
-          "sink_rate", "sink_mass_64", "sink_rate_64")  # fmt: skip
+          "sink_rate", *OVER_64)  # fmt: skip
 
 
 class HeadSums:

@@ -201,7 +201,7 @@ def test_every_published_list_belongs_to_a_known_run() -> None:
 
 
 def test_tokenizers_are_smaller_than_the_embeddings_they_feed() -> None:
-    assert {(run.tokenizer_size, run.tokenizer.split("/")[1]) for run in known_runs()} == {
+    assert {(run.tokenizer_size, run.tokenizer.split("/")[1]) for run in known_runs() if run.tokenizer} == {
         (50280, "gpt-neox-olmo-dolma-v1_5"),
         (100278, "dolma2-tokenizer"),
     }
@@ -276,7 +276,7 @@ def test_a_declared_run_is_read() -> None:
         (GOOD + '[[run.native]]\nbase = "https://a.b/run"\n',
          "a native store must be an https address that ends in / (got 'https://a.b/run')"),
         (GOOD + '[[run.fault]]\nkind = "name"\nwhat = "w"\nrevisions = ["x"]\nrepos = ["org/b"]\n',
-         "A: faults or labels name repos that are not its own: ['org/b']"),
+         "A: faults, labels or phases name repos that are not its own: ['org/b']"),
     ],
 )  # fmt: skip
 def test_contradictory_declarations_are_refused(text: str, message: str) -> None:

@@ -76,9 +76,12 @@ def test_numbers_that_yaml_reads_as_text() -> None:
         ({"mlp_hidden_size": 7}, "the model config: mlp_hidden_size must be even, as it holds gate and up (got 7)"),
         ({"rope_theta": "big"}, "the model config: rope_theta must be a number (got 'big'); correct the config"),
         ({"block_type": "llama"}, "the model config: block_type must be 'sequential' or 'moe' (got 'llama')"),
-        ({"norm_after": False},
-         "the model config: norms of type 'rms' (affine True, on queries True, after sublayers False, experts False) do not "
-         "occur in OLMo, OLMo 2 or OLMoE; this computation is not implemented"),
+        ({"attention_layer_norm": False},
+         "the model config: norms of type 'rms' (affine True, biased False, on queries False, after sublayers True, experts "
+         "False) do not occur in OLMo, its ladder, OLMo 2 or OLMoE; this computation is not implemented"),
+        ({"bias_for_layer_norm": True},
+         "the model config: norms of type 'rms' (affine True, biased True, on queries True, after sublayers True, experts "
+         "False) do not occur in OLMo, its ladder, OLMo 2 or OLMoE; this computation is not implemented"),
     ],
 )  # fmt: skip
 def test_native_configs_that_are_refused(others: dict[str, Any], message: str) -> None:

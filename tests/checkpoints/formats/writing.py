@@ -7,7 +7,7 @@ import io
 import json
 import pickle
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,25 @@ def saved(value: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
+
+
+FORMS = ("safetensors", "shards", "bin", "bin shards")
+"""The ways to store one state in Hugging Face's files."""
+
+
+def write_form(folder: Path, state: State, form: str) -> None:
+    """The weights of a folder in one of `FORMS`; shards have every other tensor."""
+    end = ".bin" if "bin" in form else ".safetensors"
+    write: Callable[[State, Path], Any] = torch.save if "bin" in form else save_file
+    stem = "pytorch_model" if "bin" in form else "model"
+    if "shards" not in form:
+        write(dict(state), folder / f"{stem}{end}")
+        return
+    halves = {f"{stem}-0000{place}-of-00002{end}": list(state)[place - 1 :: 2] for place in (1, 2)}
+    for file, names in halves.items():
+        write({name: state[name] for name in names}, folder / file)
+    homes = {name: file for file, names in halves.items() for name in names}
+    (folder / f"{stem}{end}.index.json").write_text(json.dumps({"weight_map": homes}))
 
 
 def write_bin(folder: Path, config: Mapping[str, Any], state: State) -> Path:

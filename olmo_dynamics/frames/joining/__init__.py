@@ -1,0 +1,1 @@
+"""Several stores as one, and differences between them over seeds."""

@@ -1,0 +1,1 @@
+"""Differences between trainings over seeds, and the tests of whether they differ."""

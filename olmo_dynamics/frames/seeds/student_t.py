@@ -1,0 +1,68 @@
+"""Student's t distribution: two-sided p-values and quantiles, to 12 digits.
+
+    >>> round(float(two_sided(np.array(4.303), 2)), 4)
+    0.05
+
+By the continued fraction of the regularised incomplete beta function (Numerical Recipes, section 6.4).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+
+_TERMS = 300
+_TINY = 1e-300
+
+
+def two_sided(t: np.ndarray, freedom: int) -> np.ndarray:
+    """P(|T| ≥ |t|) for T with `freedom` degrees of freedom; NaN where t is NaN."""
+    squared = np.asarray(t, dtype=np.float64) ** 2
+    with np.errstate(invalid="ignore"):
+        beyond = np.where(np.isinf(squared), 0.0, freedom / (freedom + squared))
+    return _incomplete_beta(freedom / 2, 0.5, beyond)
+
+
+@lru_cache
+def quantile(freedom: int, confidence: float = 0.95) -> float:
+    """The t beyond which, on both sides, a share of 1 - confidence lies."""
+    low, high = 0.0, 2.0
+    while two_sided(np.array(high), freedom) > 1 - confidence:
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if two_sided(np.array(middle), freedom) > 1 - confidence else (low, middle)
+    return high
+
+
+def _incomplete_beta(a: float, b: float, x: np.ndarray) -> np.ndarray:
+    """The regularised incomplete beta function I_x(a, b)."""
+    front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.exp(front + a * np.log(x) + b * np.log1p(-x))
+        direct = scale * _fraction(a, b, x) / a
+        other = 1 - scale * _fraction(b, a, 1 - x) / b
+        found: np.ndarray = np.where(x < (a + 1) / (a + b + 2), direct, other)
+    return np.where(x <= 0, 0.0, np.where(x >= 1, 1.0, found))
+
+
+def _fraction(a: float, b: float, x: np.ndarray) -> np.ndarray:
+    """The continued fraction by Lentz's method, with all its terms."""
+    c, d = np.ones_like(x), 1 / _nonzero(1 - (a + b) * x / (a + 1))
+    found = d
+    for m in range(1, _TERMS):
+        for term in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            c, d = _nonzero(1 + term / c), 1 / _nonzero(1 + term * d)
+            found = found * c * d
+        if (np.abs(c * d - 1) < 1e-15).all():
+            break
+    return found
+
+
+def _nonzero(values: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(values) < _TINY, _TINY, values)

@@ -1,0 +1,1 @@
+"""Trainings that differ in their seed alone, drawn as one."""

@@ -1,0 +1,1 @@
+"""Recorders of tasks: scores of answers by their log-likelihood."""

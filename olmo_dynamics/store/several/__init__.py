@@ -1,0 +1,1 @@
+"""Folders that hold the stores of several runs."""

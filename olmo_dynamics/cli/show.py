@@ -45,40 +45,56 @@ def show(store: str, *, style: str, verify: bool, most: int, quiet: bool) -> Non
     if verify:
         _check(found, style)
         return
-    sizes = found.sizes()
-    probe = found.attributes.get("probe") or {}
-    lacking = {group: names for group in found.groups if (names := sorted(found.lacking(group)))}
-    excluded = found.excluded()
-    facts: dict[str, Any] = {
-        "store": str(found.path),
-        "source": found.attributes["source"],
-        "model_type": found.attributes["model_type"],
-        "compute_dtype": found.attributes["compute_dtype"],
-        "done": sorted(found.done),
-        "missing": sorted(found.missing),
-        "groups": sizes,
-        "quantities": {group: [each.name for each in found.quantities(group)] for group in found.groups},
-        "introductions": {group: found.group(group).introduction for group in found.groups},
-        "lacking": lacking,
-        "excluded": {name: list(tensors) for name, tensors in excluded.items()},
-        "compact": found.is_compact,
-        "probe": probe,
-        "layout_version": found.attributes["layout_version"],
-        "olmo_dynamics_version": found.attributes["olmo_dynamics_version"],
-    }
-    facts |= _runs(found, style)
-    if style == "table":
-        del facts["quantities"], facts["introductions"]
-        facts |= {
-            "done": counted(len(found.done), "revision"),
-            "missing": _some(sorted(found.missing)),
-            "groups": ", ".join(f"{name} {human_bytes(nbytes)}" for name, nbytes in sizes.items()),
-            "lacking": "; ".join(f"{group}: {_some(names)}" for group, names in lacking.items()) or "none",
-            "excluded": "; ".join(map(_excluded, excluded, excluded.values())) or "none",
-            "compact": "yes" if found.is_compact else f"no; olmo-dyn compact {found.path} makes series fast to read",
-            "probe": _probe(probe),
-        } | {f"group {name}": _group(found.group(name)) for name in found.groups}
+    facts = {**(_contents(found) if style == "json" else _summary(found)), **_runs(found, style)}
     print_facts(facts | (_findings(found, most, style) if most else {}), style)
+
+
+def _contents(store: RecordedStore) -> dict[str, Any]:
+    """All that a store says of itself, for programs."""
+    return {
+        **_origin(store),
+        "done": sorted(store.done),
+        "missing": sorted(store.missing),
+        "groups": store.sizes(),
+        "quantities": {group: [each.name for each in store.quantities(group)] for group in store.groups},
+        "introductions": {group: store.group(group).introduction for group in store.groups},
+        "lacking": _lacking(store),
+        "excluded": {name: list(tensors) for name, tensors in store.excluded().items()},
+        "compact": store.is_compact,
+        "probe": store.attributes.get("probe") or {},
+        **_versions(store),
+    }
+
+
+def _summary(store: RecordedStore) -> dict[str, Any]:
+    """The same for readers: counts, and the introduction of each group."""
+    excluded = store.excluded()
+    return {
+        **_origin(store),
+        "done": counted(len(store.done), "revision"),
+        "missing": _some(sorted(store.missing)),
+        "groups": ", ".join(f"{name} {human_bytes(nbytes)}" for name, nbytes in store.sizes().items()),
+        "lacking": "; ".join(f"{group}: {_some(names)}" for group, names in _lacking(store).items()) or "none",
+        "excluded": "; ".join(map(_excluded, excluded, excluded.values())) or "none",
+        "compact": "yes" if store.is_compact else f"no; olmo-dyn compact {store.path} makes series fast to read",
+        "probe": _probe(store.attributes.get("probe") or {}),
+        **_versions(store),
+        **{f"group {name}": _group(store.group(name)) for name in store.groups},
+    }
+
+
+def _origin(store: RecordedStore) -> dict[str, Any]:
+    names = ("source", "model_type", "compute_dtype")
+    return {"store": str(store.path), **{name: store.attributes[name] for name in names}}
+
+
+def _versions(store: RecordedStore) -> dict[str, Any]:
+    return {name: store.attributes[name] for name in ("layout_version", "olmo_dynamics_version")}
+
+
+def _lacking(store: RecordedStore) -> dict[str, list[str]]:
+    """The revisions that lack a group, by group."""
+    return {group: names for group in store.groups if (names := sorted(store.lacking(group)))}
 
 
 def _check(store: Store, style: str) -> None:

@@ -57,6 +57,10 @@ class Grid:
         self._order = revisions["row"].to_numpy()
         self._in_order = bool((np.diff(self._order.astype(np.int64)) == 1).all())
 
+    def has(self, group: str, *names: str) -> bool:
+        """True if the store declares the group and all these quantities of it; an older store may lack some."""
+        return group in self.store.groups and all(name in self.store.group(group) for name in names)
+
     def array(self, group: str, name: str, at: dict[str, str | float] | None = None) -> np.ndarray:
         """A measured array, revisions in the table's order."""
         values = self.store.array(group, name, at=at)

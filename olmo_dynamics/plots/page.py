@@ -122,17 +122,20 @@ def page(
 
 
 def _findings(findings: Sequence[HeadLine], sections: Sequence[Section]) -> str:
-    """The findings as a list, each linked to the first section of its title."""
+    """The findings as a list, each linked to the first section of its title; then those without a remark as plain text."""
     places = {section.title: index for index, section in reversed(list(enumerate(sections)))}
-    items = [
-        f"<li>{html.escape(each.sentence)}"
-        + (f' <span class="remark">({html.escape(each.remark)})</span>' if each.remark else "")
-        + (f' <a href="#section-{places[each.title]}">Plot</a>' if each.title in places else "")
-        + "</li>"
-        for each in findings
-    ]
-    listed = f"<ol>\n{chr(10).join(items)}\n</ol>"
-    return f'<section class="findings" aria-label="Findings">\n<h2>Findings</h2>\n{listed}\n</section>' if items else ""
+    items = "\n".join(f"<li>{_head_line(each, places)}</li>" for each in findings if each.remark)
+    told = [f"<ol>\n{items}\n</ol>"] if items else []
+    told += [f"<p>{_head_line(each, places)}</p>" for each in findings if not each.remark]
+    if not told:
+        return ""
+    return "\n".join(['<section class="findings" aria-label="Findings">\n<h2>Findings</h2>', *told, "</section>"])
+
+
+def _head_line(line: HeadLine, places: Mapping[str, int]) -> str:
+    remark = f' <span class="remark">({html.escape(line.remark)})</span>' if line.remark else ""
+    plot = f' <a href="#section-{places[line.title]}">Plot</a>' if line.title in places else ""
+    return f"{html.escape(line.sentence)}{remark}{plot}"
 
 
 def _section(index: int, section: Section, columns: Columns) -> str:

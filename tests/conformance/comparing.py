@@ -38,6 +38,16 @@ DISCONTINUOUS = {
 """Quantities that a single rounding may change by more than itself: choices, and ratios to a median near 0."""
 
 
+OF_A_SMALL_DIFFERENCE = {"noise_square", "noise_scale"}
+"""The difference of two mean squared gradients, and a ratio to it: errors are relative to these squares."""
+
+COUNTED = {"feature_fraction_above"}
+"""Shares of tokens above a threshold: one token within rounding of it may count here and not there, in very few cells."""
+
+ONE_TOKEN = 1 / 40
+"""More than one token's share of the shortest probe."""
+
+
 class Row:
     """One revision's arrays of one group."""
 
@@ -52,12 +62,12 @@ class Row:
         for key, values in expected.items():
             name, place = key[0], self.place(key)
             covered[name][place] = True
-            rtol = self._tolerance(name)
+            rtol = self._tolerance(name, expected)
             of_size_1 = {base(name), f"{self.group}/{base(name)}"} & OF_SIZE_1
             atol = rtol * max(sizes[name], 1.0 if of_size_1 else 1e-6)
-            np.testing.assert_allclose(
-                self.arrays[name][place], values, rtol=rtol, atol=atol, err_msg=f"{self.group} {key}"
-            )
+            found = self.arrays[name][place]
+            wanted = but_for_one_token(found, values, atol) if base(name) in COUNTED else values
+            np.testing.assert_allclose(found, wanted, rtol=rtol, atol=atol, err_msg=f"{self.group} {key}")
         for name, values in self.arrays.items():
             if name not in WITHOUT_REFERENCE.get(self.group, ()):
                 assert blank(values[~covered[name]]), f"{self.group}/{name} holds values that no reference has"
@@ -82,8 +92,18 @@ class Row:
             for axis in axes
         )
 
-    def _tolerance(self, name: str) -> float:
-        return TOLERANCES.get(self.group, {}).get(base(name), FLOAT32)
+    def _tolerance(self, name: str, expected: Expected) -> float:
+        known = TOLERANCES.get(self.group, {}).get(base(name), FLOAT32)
+        if name in OF_A_SMALL_DIFFERENCE:
+            return known * (1 + largest(expected)["l2_norm"] ** 2 / abs(float(expected["noise_square",])))
+        return known
+
+
+def but_for_one_token(found: np.ndarray, values: np.ndarray, atol: float) -> np.ndarray:
+    """The expected shares; where one cell in five hundred differs by a single token, as they were found."""
+    apart = np.abs(found - values)
+    differs = (apart > atol) & (apart < ONE_TOKEN)
+    return np.where(differs, found, values) if differs.sum() <= max(1, differs.size // 500) else values
 
 
 def base(name: str) -> str:

@@ -25,6 +25,7 @@ def reader(tmp_path: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return Reader(tmp_path)
 
 
+@pytest.mark.slow
 def test_add_a_quantity(reader: Reader) -> None:
     reader.copy_package()
     reader.follow(PAGES / "add-a-quantity.md")

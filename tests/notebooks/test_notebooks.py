@@ -17,6 +17,7 @@ from tests.hub import LocalHub
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+SLOW, LONG = pytest.mark.slow, {"05_where_the_weights_went.ipynb"}  # the others take three minutes together
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -38,13 +39,14 @@ def hub(tiny_run: Path) -> Iterator[LocalHub]:
 
 
 @pytest.mark.enable_socket
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, marks=SLOW if path.name in LONG else (), id=path.name) for path in NOTEBOOKS]
+)
 def test_runs_from_top_to_bottom(
     path: Path, tmp_path: Path, small_demo: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The story makes its demo; the other notebooks find one."""
-    if path.name != "00_the_story.ipynb":
-        shutil.copytree(small_demo, tmp_path / "cache" / "demo")
+    """Each finds a demo, and continues it."""
+    shutil.copytree(small_demo, tmp_path / "cache" / "demo")
     monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     notebook = nbformat.read(path, as_version=4)

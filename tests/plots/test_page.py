@@ -125,15 +125,17 @@ def test_the_page_has_a_head_a_list_of_contents_and_a_section_for_each_chart() -
 def test_findings_stand_at_the_head_with_links_to_their_sections() -> None:
     chart = loss_by_domain(synthetic.loss(STEPS))
     sections = [Section(title, chart, captions.LOSS) for title in ("Norms", "Loss", "Loss")]
-    lines = [HeadLine("Loss <rises>.", "at most 1 %", "Loss"), HeadLine("No plot.", title="Elsewhere")]
+    lines = [HeadLine("Loss <rises>.", "at most 1 %", "Loss"), HeadLine("No plot.", "exact", "Elsewhere")]
+    lines.append(HeadLine("Too few revisions."))
     text = page("A run", sections, facts={}, findings=lines)
     assert (
         """<section class="findings" aria-label="Findings">
 <h2>Findings</h2>
 <ol>
 <li>Loss &lt;rises&gt;. <span class="remark">(at most 1 %)</span> <a href="#section-1">Plot</a></li>
-<li>No plot.</li>
+<li>No plot. <span class="remark">(exact)</span></li>
 </ol>
+<p>Too few revisions.</p>
 </section>"""
         in text
     )

@@ -107,6 +107,7 @@ def charts_of(text: str) -> dict[str, list[dict[str, Any]]]:
     return {heading: rows_of(text, index)[0] for index, heading in enumerate(headings)}
 
 
+@pytest.mark.slow
 def test_every_chart_of_two_stages_and_three_ingredients_is_drawn_by_position(staged: RecordedStore) -> None:
     text = render_report(staged)
     assert "This chart could not be drawn" not in text

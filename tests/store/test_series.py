@@ -67,7 +67,7 @@ def logs(draw: st.DrawFn) -> tuple[ArraySpec, np.ndarray, np.ndarray]:
     return spec, found, rng.random(rows) < 0.9
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(logs(), st.sampled_from([1 << 9, 1 << 12, 1 << 14, 1 << 18]), st.sampled_from([1 << 12, 1 << 27]))
 def test_shards_hold_what_the_log_holds(
     tmp_path_factory: pytest.TempPathFactory,
@@ -166,6 +166,7 @@ def kills(path: Path) -> Iterator[None]:
             return
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_chunks")
 def test_killed_at_any_moment_compaction_loses_nothing_and_is_begun_anew(tmp_path: Path) -> None:
     store = filled_store(tmp_path / "s.zarr", ("loss",))

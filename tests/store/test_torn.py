@@ -21,7 +21,7 @@ from tests.store.synthetic import ATTRIBUTES, PROBE, REVISIONS, add, layout, new
 from tests.store.test_back_fill import fill
 from tests.store.test_layout import message
 
-STATES = ("log", "compacted", "back-filled", "large rows")
+STATES = ("log", "compacted", "back-filled", pytest.param("large rows", marks=pytest.mark.slow))
 REMEDY = "run olmo-dyn collect again, which measures damaged revisions anew"
 
 

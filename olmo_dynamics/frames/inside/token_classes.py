@@ -12,6 +12,7 @@ import polars as pl
 
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.frames.grid import Grid
+from olmo_dynamics.frames.student_t import quantile
 from olmo_dynamics.store import Store
 
 TRENDS = ("learned", "stagnated", "high variance", "unlearned")
@@ -23,7 +24,6 @@ CHANGE, SCATTER, RISE = 0.2, 0.5, 0.5
 one has a high variance, and the rise above its own minimum at which a token counts as forgotten."""
 
 _CHUNK = 16_384  # tokens that are classified together
-_Z = 1.959964  # 97.5 % of a Gaussian lie below
 
 
 def token_classes(store: Store) -> pl.DataFrame:
@@ -110,13 +110,6 @@ def classify(losses: np.ndarray, place: np.ndarray) -> np.ndarray:
 
 
 def _critical(freedom: np.ndarray) -> np.ndarray:
-    """The 97.5 % quantile of Student's t from 3 degrees of freedom on, within 0.2 % (Abramowitz and Stegun, 26.7.5)."""
-    inverse, z = 1 / np.maximum(freedom, 1), _Z
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    critical: np.ndarray = z + sum(term * inverse**power for power, term in enumerate(terms, 1))
-    return critical
+    """The 97.5 % quantile of Student's t for each number of degrees of freedom; at least 1 is taken."""
+    distinct, places = np.unique(np.maximum(freedom, 1), return_inverse=True)
+    return np.array([quantile(int(each)) for each in distinct])[places].reshape(np.shape(freedom))

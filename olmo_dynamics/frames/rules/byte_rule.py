@@ -18,6 +18,7 @@ from olmo_dynamics.frames.rules.store_finding import StoreFinding
 _SAME = "equal SHA-256 of the weights at different steps"
 _EXCLUDED = "tensors left out, since an audit shows that their bytes are not this revision's"
 _NOT_FINITE = "at least one NaN or infinite weight"
+_COUNTS = ("nan_count", "inf_count")
 _FEW = 3
 
 
@@ -48,9 +49,9 @@ def _same(grid: Grid) -> Iterator[StoreFinding]:
 
 
 def _not_finite(grid: Grid) -> Iterator[StoreFinding]:
-    if "parameters" not in grid.store.groups:
+    if not grid.has("parameters", *_COUNTS):
         return
-    bad = sum(np.maximum(grid.array("parameters", name), 0) for name in ("nan_count", "inf_count"))
+    bad = sum(np.maximum(grid.array("parameters", name), 0) for name in _COUNTS)
     tensors, steps = grid.store.axis("tensor").labels, grid.leading["step"].to_list()
     for row in np.flatnonzero(np.asarray(bad).any(axis=1)).tolist():
         name, named = grid.leading["revision"][row], tensors[np.asarray(bad)[row] > 0].tolist()

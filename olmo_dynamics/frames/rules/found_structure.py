@@ -25,7 +25,7 @@ _CURVES = {"loss": "The training loss", "gradient_norm": "The gradient norm of t
 def outliers_in(grid: Grid, lines: Sequence[LineRows]) -> Iterator[StoreFinding]:
     """The features that stay outliers of the residual stream to the end of a line."""
     store = grid.store
-    if "activations" not in store.groups or Site.RESIDUAL_OUT.value not in store.axis("site").labels:
+    if not grid.has("activations", "feature_rms") or Site.RESIDUAL_OUT.value not in store.axis("site").labels:
         return
     sizes = grid.array("activations", "feature_rms", at={"site": Site.RESIDUAL_OUT.value}).astype(np.float64)
     blocks = store.axis("layer").labels
@@ -70,7 +70,7 @@ def _runs(blocks: list[int]) -> str:
 
 def settling_in(grid: Grid, lines: Sequence[LineRows]) -> Iterator[StoreFinding]:
     """The order in which the blocks of a line settle, where there is one."""
-    if "parameters" not in grid.store.groups:
+    if not grid.has("parameters", "l2_norm"):
         return
     layers = grid.store.axis("tensor").coordinates["layer"]
     squares = grid.array("parameters", "l2_norm") ** 2

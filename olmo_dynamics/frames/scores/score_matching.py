@@ -9,13 +9,14 @@ Nothing is guessed: a score without an exact match is left out, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
 
 from olmo_dynamics.errors import OptionError
+from olmo_dynamics.frames.joining.joined_store import JoinedStore
 from olmo_dynamics.frames.recorded import RecordedStore
 from olmo_dynamics.frames.scores.score_files import read_scores
 from olmo_dynamics.frames.scores.score_tables import plain
@@ -53,7 +54,7 @@ def join_scores(store: RecordedStore | Iterable[RecordedStore], table: str | Pat
     step. A run is named by its source or by the last part of it; a table that names no model is that of the store's run.
 
     Args:
-        store: one store, or several of different runs.
+        store: one store, joined stores, or several of different runs.
         table: a file or a folder of scores (results of lm-evaluation-harness 0.3 or 0.4, metrics-all.jsonl of OLMES, an export of
             Weights & Biases, a plain table), or a frame with the columns task, metric, value and others of those returned.
 
@@ -67,14 +68,21 @@ def join_scores(store: RecordedStore | Iterable[RecordedStore], table: str | Pat
     stores = [store] if isinstance(store, RecordedStore) else list(store)
     if not stores:
         raise OptionError("join_scores() needs at least one store (got none)")
-    held = [
-        each.table("revisions").select(
-            pl.lit(str(each.attributes["source"])).alias("source"), "revision", "commit", "step"
-        )
-        for each in stores
-    ]
+    held = pl.concat([part for each in stores for part in _revisions(each)])
     scores = plain(table) if isinstance(table, pl.DataFrame) else read_scores(table)
-    return match_scores(scores, pl.concat(held))
+    found = match_scores(scores, held.drop("shown"))
+    shown = held.select("source", "revision", "shown")
+    named = found.scores.join(shown, on=["source", "revision"], how="left", maintain_order="left")
+    return replace(found, scores=named.with_columns(revision="shown").drop("shown"))
+
+
+def _revisions(store: RecordedStore) -> Iterator[pl.DataFrame]:
+    """The revisions of each run by the names that scores give them, and as the store shows them."""
+    runs = [(run.store, run.joined) for run in store.runs] if isinstance(store, JoinedStore) else [(store, str)]
+    for each, shown in runs:
+        source = pl.lit(str(each.attributes["source"])).alias("source")
+        rows = each.table("revisions").select(source, "revision", "commit", "step")
+        yield rows.with_columns(shown=pl.Series(map(shown, rows["revision"]), dtype=pl.String))
 
 
 def match_scores(scores: pl.DataFrame, revisions: pl.DataFrame) -> JoinedScores:

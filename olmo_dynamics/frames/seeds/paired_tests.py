@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from olmo_dynamics.frames.seeds.student_t import quantile, two_sided
+from olmo_dynamics.frames.student_t import quantile, two_sided
 
 LEAST_SEEDS = 2
 """The number of pairs from which on a test is made: one pair has no spread."""

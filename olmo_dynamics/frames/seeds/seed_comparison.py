@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -20,11 +21,13 @@ from olmo_dynamics.errors import OptionError, counted
 from olmo_dynamics.frames.grid import LEADING, RUN_LABELS
 from olmo_dynamics.frames.joining.comparable import Probes
 from olmo_dynamics.frames.joining.joined_store import JoinedStore
+from olmo_dynamics.frames.joining.open_stores import open_store
 from olmo_dynamics.frames.recorded import RecordedStore
 from olmo_dynamics.frames.seeds.paired_tests import LEAST_SEEDS, MOST_EXACT, sign_flips, t_test
 from olmo_dynamics.quantities import known_axes
 
-Side = RecordedStore | pl.DataFrame
+Side = RecordedStore | pl.DataFrame | str | Path
+_Held = RecordedStore | pl.DataFrame
 
 _ENOUGH = 6
 """The number of pairs from which on flips of signs can give p < 0.05."""
@@ -53,13 +56,13 @@ class SeedComparison:
 
 
 def compare(
-    a: Side | Mapping[str, Side], b: Side | str | None = None, quantity: str = "", *, x: str = "step"
+    a: Side | Mapping[str, Side], b: Side | None = None, quantity: str = "", *, x: str = "step"
 ) -> SeedComparison:
     """Compare a quantity of two trainings by its differences over seeds, at each step that both have.
 
     Args:
-        a: a store, joined or not, or rows of one of its tables, such as those of one recipe; or a mapping of the
-            two sides by name.
+        a: a store, joined or not, or its path, or rows of one of its tables, such as those of one recipe; or a mapping of
+            the two sides by name.
         b: the other side; with a mapping, the quantity.
         quantity: `group/name` such as `loss/bits_per_byte`; of tables, the name of the column.
         x: the column that must agree, `step` or `tokens`.
@@ -91,21 +94,22 @@ def compare(
     )
 
 
-def _sides(a: Side | Mapping[str, Side], b: Side | str | None, quantity: str) -> tuple[dict[str, Side], str]:
+def _sides(a: Side | Mapping[str, Side], b: Side | None, quantity: str) -> tuple[dict[str, _Held], str]:
+    """The two sides by name, with paths opened, and the quantity."""
     if isinstance(a, Mapping):
         if len(a) != 2:
             raise OptionError(f"compare() needs two sides (got {len(a)}: {', '.join(a)})")
         named, key = dict(a), b if isinstance(b, str) else quantity
-    elif b is None or isinstance(b, str):
+    elif b is None or (not quantity and isinstance(b, str)):
         raise OptionError("compare() needs two sides: compare(a, b, quantity) or compare({'a': a, 'b': b}, quantity)")
     else:
         named, key = {"a": a, "b": b}, quantity
     if not key:
         raise OptionError("compare() needs a quantity such as 'loss/bits_per_byte' (got none)")
-    return named, key
+    return {name: open_store(each) if isinstance(each, str | Path) else each for name, each in named.items()}, key
 
 
-def _require_comparable(sides: list[Side], key: str) -> None:
+def _require_comparable(sides: list[_Held], key: str) -> None:
     """Check that the numbers of two stores compare at all."""
     stores = [side for side in sides if isinstance(side, RecordedStore)]
     group, _, name = key.partition("/")
@@ -122,7 +126,7 @@ def _require_comparable(sides: list[Side], key: str) -> None:
         raise OptionError(f"{key} of these stores does not compare: {reason}")
 
 
-def _values(side: Side, name: str, key: str, x: str) -> pl.DataFrame:
+def _values(side: _Held, name: str, key: str, x: str) -> pl.DataFrame:
     """Seed, time, labels and value of one side."""
     group, _, column = key.rpartition("/")
     frame = side if isinstance(side, pl.DataFrame) else _table(side, group, column)

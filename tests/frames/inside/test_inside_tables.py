@@ -98,7 +98,7 @@ def test_trends_equal_regressions_of_single_tokens() -> None:
             wanted = moved if fit.pvalue < 0.05 and moved else still
             assert TRENDS[found[until - 1, token]] == wanted, (until, token)
     freedom = np.arange(3, 200)
-    np.testing.assert_allclose(_critical(freedom.astype(float)), t.ppf(0.975, freedom), rtol=2e-3)
+    np.testing.assert_allclose(_critical(freedom.astype(float)), t.ppf(0.975, freedom), rtol=1e-9)
 
 
 def test_classes_of_tokens_share_out_the_probe() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from olmo_dynamics.checkpoints.catalog.run_labels import run_labels
 from olmo_dynamics.errors import OptionError, StoreError
-from olmo_dynamics.frames import JoinedStore, join, macro_average, open_store
+from olmo_dynamics.frames import JoinedStore, join, join_scores, macro_average, open_store
 from olmo_dynamics.frames.joining.joined_axes import merged
 from olmo_dynamics.names import Revision
 from olmo_dynamics.quantities.declaration import Status
@@ -56,6 +56,19 @@ def test_the_root_attributes_map_each_run_to_its_source_model_type_and_config(re
         "family": "olmo",
     }
     assert recipes.attributes["probe"]["sha256"] == "cd" * 32 and recipes.left_out == {}
+
+
+def test_scores_are_matched_by_the_names_of_each_run_and_shown_under_the_joined_ones(recipes: JoinedStore) -> None:
+    seed = "step1250-seed-small-aux-2"
+    models = [f"DataDecide-{recipe}-300M" for recipe in RECIPES]
+    table = pl.DataFrame(
+        {"model": [*models, "other"], "revision": seed, "task": "piqa", "metric": "acc", "value": [0.5, 0.6, 0.7, 0.8]}
+    )
+    found = join_scores(recipes, table)
+    expected = {f"allenai/{model}@{seed}": value for model, value in zip(models, (0.5, 0.6, 0.7), strict=True)}
+    assert dict(found.scores.select("revision", "value").iter_rows()) == expected
+    assert found.left_out["reason"].to_list() == ["another run"]
+    assert set(expected) <= set(recipes.table("loss")["revision"])
 
 
 def test_tensors_and_layers_that_a_run_lacks_are_absent_there(tmp_path: Path) -> None:

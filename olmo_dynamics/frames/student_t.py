@@ -22,7 +22,8 @@ def two_sided(t: np.ndarray, freedom: int) -> np.ndarray:
     squared = np.asarray(t, dtype=np.float64) ** 2
     with np.errstate(invalid="ignore"):
         beyond = np.where(np.isinf(squared), 0.0, freedom / (freedom + squared))
-    return _incomplete_beta(freedom / 2, 0.5, beyond)
+        within = np.where(np.isinf(squared), 1.0, squared / (freedom + squared))
+    return _incomplete_beta(freedom / 2, 0.5, beyond, within)
 
 
 @lru_cache
@@ -37,15 +38,15 @@ def quantile(freedom: int, confidence: float = 0.95) -> float:
     return high
 
 
-def _incomplete_beta(a: float, b: float, x: np.ndarray) -> np.ndarray:
-    """The regularised incomplete beta function I_x(a, b)."""
+def _incomplete_beta(a: float, b: float, x: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """The regularised incomplete beta function I_x(a, b); `rest` is 1 - x, which x near 1 does not tell to all its digits."""
     front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
     with np.errstate(divide="ignore", invalid="ignore"):
-        scale = np.exp(front + a * np.log(x) + b * np.log1p(-x))
+        scale = np.exp(front + a * np.log(x) + b * np.log(rest))
         direct = scale * _fraction(a, b, x) / a
-        other = 1 - scale * _fraction(b, a, 1 - x) / b
+        other = 1 - scale * _fraction(b, a, rest) / b
         found: np.ndarray = np.where(x < (a + 1) / (a + b + 2), direct, other)
-    return np.where(x <= 0, 0.0, np.where(x >= 1, 1.0, found))
+    return np.where(x <= 0, 0.0, np.where(rest <= 0, 1.0, found))
 
 
 def _fraction(a: float, b: float, x: np.ndarray) -> np.ndarray:

@@ -64,7 +64,8 @@ class Row:
             covered[name][place] = True
             rtol = self._tolerance(name, expected)
             of_size_1 = {base(name), f"{self.group}/{base(name)}"} & OF_SIZE_1
-            atol = rtol * max(sizes[name], 1.0 if of_size_1 else 1e-6)
+            mean = sizes.get(name.removesuffix("_se"), 0.0)  # a standard error is made of differences from its mean
+            atol = rtol * max(sizes[name], mean, 1.0 if of_size_1 else 1e-6)
             found = self.arrays[name][place]
             wanted = but_for_one_token(found, values, atol) if base(name) in COUNTED else values
             np.testing.assert_allclose(found, wanted, rtol=rtol, atol=atol, err_msg=f"{self.group} {key}")

@@ -43,7 +43,7 @@ def assert_identical(one: RecordedStore, other: RecordedStore) -> None:
 
 def test_every_group_is_recorded(run: DrawnRun, whole: RecordedStore) -> None:
     lacking = set(built_in_groups()) - set(whole.groups)
-    assert lacking <= NEED_MORE | (set() if run.config.experts else {"routing"})
+    assert lacking <= NEED_MORE | (set() if run.config.experts else {"routing", "experts"})
     assert whole.done == set(NAMES)
 
 

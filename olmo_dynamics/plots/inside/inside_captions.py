@@ -51,9 +51,9 @@ WRITES = Caption(
 )
 
 SHARES = Caption(
-    "The share of the final logits' variance over the vocabulary that comes directly from each part. All shares sum to 1. "
-    "Orange cells are negative: that part works against the prediction. What a part does through later layers is counted as"
-    " theirs.",
+    "The share of the final logits' variance over the vocabulary that comes directly from each part. All shares sum to 1, but "
+    "for what a bias of the final norm adds. Orange cells are negative: that part works against the prediction. What a part does "
+    "through later layers is counted as theirs.",
     ("Elhage et al. 2021, a mathematical framework for transformer circuits",),
 )
 

@@ -95,18 +95,22 @@ def _add_pairs(
 ) -> float:
     """Add the pairs i < j of a tile, whose rows and columns begin with token `first`; returns the sum of their squares.
 
-    A pair has a component of its own where they are kept `apart`.
+    A pair has a component of its own where they are kept `apart`. Squares are summed in a loop that writes nothing: of one that
+    writes too, the order of the sum would depend on where its arrays lie in memory.
     """
     tokens, size, squares = len(shifts), np.uint64(len(sums)), 0.0
+    values = np.empty(tile.shape[1])
     for row in range(tile.shape[0]):
         i = first + row
         for column in range(row + 1, tile.shape[1]):
+            values[column] = np.float64(tile[row, column]) + shifts[i] + shifts[first + column]
+        for column in range(row + 1, tile.shape[1]):
+            squares += values[column] * values[column]
+        for column in range(row + 1, tile.shape[1]):
             j = first + column
-            value = np.float64(tile[row, column]) + shifts[i] + shifts[j]
-            squares += value * value
             if apart:
-                sums[i * tokens - i * (i + 1) // 2 + j - i - 1] = value
+                sums[i * tokens - i * (i + 1) // 2 + j - i - 1] = values[column]
             else:
                 word = splitmix64(start, np.uint64(i * tokens + j))
-                sums[word % size] += -value if word >> np.uint64(63) else value
+                sums[word % size] += -values[column] if word >> np.uint64(63) else values[column]
     return squares

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from olmo_dynamics.recorders.kernels import gram_sketch as module
-from olmo_dynamics.recorders.kernels.gram_sketch import gram_sketch
+from olmo_dynamics.recorders.kernels.gram_sketch import GRAM_SIZE, _add_pairs, gram_sketch, sketch_start
 from tests.recorders.representations.by_formula import biased_cka, cka, sketched, u_centred
 
 
@@ -109,3 +109,27 @@ def test_float32_vectors_far_from_zero_are_centred_before_they_are_multiplied():
     expected = u_centred(vectors.astype(np.float64))
     assert norm == pytest.approx(np.linalg.norm(expected), rel=1e-6)
     np.testing.assert_allclose(found, sketched(expected), atol=1e-6 * norm)
+
+
+@given(st.permutations([0, 1, 2]), st.lists(st.integers(0, 3), min_size=3, max_size=3))
+@settings(max_examples=60)
+def test_the_numbers_do_not_depend_on_where_arrays_lie_in_memory(order: list[int], gaps: list[int]) -> None:
+    tokens = 60
+    rng = np.random.default_rng(0)
+    arrays = [
+        rng.standard_normal((tokens, tokens)).astype(np.float32),
+        rng.standard_normal(tokens),
+        np.zeros(GRAM_SIZE),
+    ]
+    memory, start, placed = np.zeros(8192), 0, dict[int, np.ndarray]()
+    for which, gap in zip(order, gaps, strict=True):
+        values = arrays[which]
+        words = memory[start : start + values.nbytes // 8].view(values.dtype)
+        placed[which] = words.reshape(values.shape)
+        placed[which][:] = values
+        start += values.nbytes // 8 + gap
+    tile, shifts, sums = (placed[which] for which in range(3))
+    squares = _add_pairs(tile, 0, shifts, sketch_start(tokens, 0), True, sums)
+    apart = np.zeros(GRAM_SIZE)
+    assert squares == _add_pairs(arrays[0], 0, arrays[1], sketch_start(tokens, 0), True, apart)
+    assert sums.tobytes() == apart.tobytes()

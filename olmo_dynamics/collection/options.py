@@ -29,11 +29,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 """Compute dtypes of the forward pass."""
 
 
-class CollectKeywords(TypedDict, total=False):
-    """Keyword options of `collect` and `plan`; see `CollectOptions`, and `Limits` for the last four."""
+class PassKeywords(TypedDict, total=False):
+    """Keyword options of everything that reads text with a model; see `CollectOptions`, and `Limits` for the last three."""
 
-    record: Collection[Recordable] | str
-    tensors: Collection[str] | str
     text: Collection[str | Path] | str | Path
     tokens: Collection[str | Path] | str | Path | None
     tokens_dtype: str | None
@@ -41,6 +39,16 @@ class CollectKeywords(TypedDict, total=False):
     batch: str | tuple[int, int] | None
     device: str
     dtype: str
+    max_memory: int | str
+    max_rate: float | str | None
+    threads: int | None
+
+
+class CollectKeywords(PassKeywords, total=False):
+    """Further keyword options of `collect` and `plan`; see `CollectOptions`, and `Limits` for the last."""
+
+    record: Collection[Recordable] | str
+    tensors: Collection[str] | str
     verify: bool
     until_layer: int | None
     back_fill: bool
@@ -51,9 +59,6 @@ class CollectKeywords(TypedDict, total=False):
     gram_tokens: int | None
     gram_sites: str | Collection[str] | None
     tasks: Collection[str | Path] | str | Path | None
-    max_memory: int | str
-    max_rate: float | str | None
-    threads: int | None
     shard: str
 
 

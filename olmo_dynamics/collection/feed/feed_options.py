@@ -6,39 +6,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 
 from olmo_dynamics.collection.limits import Limits, parse_bytes
-from olmo_dynamics.collection.options import DTYPES, CollectOptions
+from olmo_dynamics.collection.options import DTYPES, CollectOptions, PassKeywords
 from olmo_dynamics.errors import OptionError, reject_unknown
 
 _OF_TEXT = ("text", "tokens", "tokens_dtype", "tokenizer", "batch", "device", "dtype")
 _LIMITS = ("max_memory", "max_rate", "threads")
 
 
-class FeedKeywords(TypedDict, total=False):
-    """Keyword options of `stream_activations`; see `FeedOptions`, and `CollectOptions` and `Limits` for those from `text` on."""
+class FeedKeywords(PassKeywords, total=False):
+    """Further keyword options of `stream_activations`; see `FeedOptions`."""
 
     batch_tokens: int
     chunk_memory: int | str
     shuffle_seed: int | None
     quarantine: str | Path | None
     include_quarantined: bool
-    text: Collection[str | Path] | str | Path
-    tokens: Collection[str | Path] | str | Path | None
-    tokens_dtype: str | None
-    tokenizer: str | Path | None
-    batch: str | tuple[int, int] | None
-    device: str
-    dtype: str
-    max_memory: int | str
-    max_rate: float | str | None
-    threads: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -129,11 +129,15 @@ def run_feed(folder: Path, shape: str, repeats: int) -> Timings:
     return timings
 
 
-def run_inside(folder: Path, shape: str, repeats: int, *, chosen: str = "", dtype: str = "float32") -> Timings:
+def run_inside(
+    folder: Path, shape: str, repeats: int, *, chosen: str = "", dtype: str = "float32", sequences: int = 0
+) -> Timings:
     named = [each for each in chosen.split(",") if each]
     methods = (inside.BARE, *named, *inside.PEERS) if named else inside.methods()
-    timings = interleave("benchmarks.inside", methods, arguments=[str(folder), dtype], repeats=repeats)
-    print_table(f"Groups beside the pass, {shape}, {dtype}, {tokens_of(shape)}", timings, reference=inside.BARE)
+    arguments = [str(folder), dtype, str(sequences)]
+    timings = interleave("benchmarks.inside", methods, arguments=arguments, repeats=repeats)
+    size = f"{sequences or SHAPES[shape].sequences} x {LENGTH} tokens"
+    print_table(f"Groups beside the pass, {shape}, {dtype}, {size}", timings, reference=inside.BARE)
     for clock in ("seconds", "cpu_seconds"):
         medians = {name: statistics.median(getattr(each, clock) for each in taken) for name, taken in timings.items()}
         ratios = {name: seconds / medians[inside.BARE] for name, seconds in medians.items()}
@@ -173,6 +177,7 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true", help="memory with all 64 layers of a 32B model: 64 GB, minutes")
     parser.add_argument("--groups", default="", help="of inside: groups with commas between them; default: all")
     parser.add_argument("--dtype", choices=list(inside.DTYPES), default="float32", help="of inside")
+    parser.add_argument("--sequences", type=int, default=0, help="of inside: sequences of 512 tokens")
     given = parser.parse_args()
     names = given.names or ALL
     shape, repeats = given.shape, given.repeats
@@ -185,7 +190,7 @@ def main() -> None:
         "memory": lambda: run_memory(whole=given.whole),
         "overhead": lambda: run_overhead(folder, shape, repeats if shape != "1b" else min(repeats, 3)),
         "feed": lambda: run_feed(folder, shape, min(repeats, 3)),
-        "inside": lambda: run_inside(folder, shape, repeats, chosen=given.groups, dtype=given.dtype),
+        "inside": lambda: run_inside(folder, shape, repeats, chosen=given.groups, dtype=given.dtype, sequences=given.sequences),
         "trainer": lambda: run_trainer(repeats),
         "startup": lambda: run_startup(repeats),
     }

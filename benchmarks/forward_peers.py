@@ -15,9 +15,9 @@ LENGTH = 512
 _BLOCK = 512  # tokens at a time: at least as fast here as 4,096
 
 
-def token_file(folder: Path) -> Path:
-    """The token ids that every method reads: as many sequences as the shape declares."""
-    sequences = SHAPES[folder.parent.name].sequences
+def token_file(folder: Path, sequences: int = 0) -> Path:
+    """The token ids that every method reads: as many sequences as given, or else as the shape declares."""
+    sequences = sequences or SHAPES[folder.parent.name].sequences
     path = folder.parent.parent / f"tokens-{sequences}x{LENGTH}.npy"
     if not path.exists():
         np.save(path, np.random.default_rng(0).integers(0, 512, (sequences, LENGTH)))

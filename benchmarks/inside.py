@@ -129,7 +129,7 @@ def _backward(model: Any, ids: torch.Tensor) -> float:
 
 if __name__ == "__main__":
     method, path, dtype = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-    token_path = token_file(path)
+    token_path = token_file(path, int(sys.argv[4]))
     if method in PEERS:
         report_timing(lambda: compare(path, token_path, method, dtype))
     else:

@@ -35,6 +35,8 @@ def interleave(
             environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
             done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
             timings[method].append(Timing(**json.loads(done.stdout.splitlines()[-1])))
+            taken = timings[method][-1]
+            show_progress(f"{method}: {taken.seconds:.1f} s, {taken.cpu_seconds:.1f} s of CPU time\n")
     print(file=sys.stderr)
     return timings
 

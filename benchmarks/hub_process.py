@@ -15,7 +15,7 @@ from tests.hub import LocalHub
 from tests.hub.generated import LayerStack
 
 REPO = "bench/run"
-REVISIONS = 3
+REVISIONS = 8
 
 
 @contextmanager

@@ -1,23 +1,62 @@
-"""Three revisions in a row over HTTP from a throttled local hub, and the same three from a folder.
+"""Eight revisions in a row over HTTP from a throttled local hub, and the same eight from a folder.
 
-The limit is the larger of two times: bytes over rate, and computing alone. The link's busy share is bytes over rate over
-wall time.
+The limit is the larger of two times, bytes over rate and computing alone, and what cannot overlap: the time until the first
+block's bytes are there and, where the link is the limit, computing after the last byte. The link's busy share is
+bytes over rate over the time from the first byte to the last.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from benchmarks.checkpoint import make_checkpoint
 from benchmarks.forward_peers import token_file
 from benchmarks.hub_process import REPO, REVISIONS, served
 from benchmarks.interleave import report_timing
 
 RATES = {"50 MB/s": 50e6, "100 MB/s": 100e6, "400 MB/s": 400e6}
 METHODS = (*RATES, "folder")
+
+
+class Clock:
+    """The times at which bytes come from the wire, and at which whole steps are there, in seconds after `start`."""
+
+    def __init__(self) -> None:
+        from olmo_dynamics.checkpoints.http.range_reader import RangeReader
+        from olmo_dynamics.collection.prefetch import RevisionStream
+
+        self.start = time.perf_counter()
+        self.received: list[float] = []
+        self.ready: list[float] = []
+        count, tensors = RangeReader._count, RevisionStream.tensors
+
+        def counted(reader: RangeReader, *arguments: Any) -> None:
+            self.received.append(time.perf_counter() - self.start)
+            count(reader, *arguments)
+
+        def listed(stream: RevisionStream, step: Any) -> Iterator[Any]:
+            yield from tensors(stream, step)
+            self.ready.append(time.perf_counter() - self.start)
+
+        RangeReader._count, RevisionStream.tensors = counted, listed  # type: ignore[method-assign]
+
+    def restart(self) -> None:
+        """Forget what came so far."""
+        self.start = time.perf_counter()
+        self.received.clear()
+        self.ready.clear()
+
+    def facts(self) -> dict[str, float]:
+        """Seconds until the first byte, the last byte, and the first block's bytes, which are those of the second step."""
+        return {"first_byte": self.received[0], "last_byte": self.received[-1], "first_block": self.ready[1]}
 
 
 def collect_from(source: object, tokens: Path, out: Path) -> float:
@@ -38,24 +77,34 @@ def collect_from(source: object, tokens: Path, out: Path) -> float:
 
 def links(folder: Path, into: Path) -> Path:
     """Link the checkpoint under one name per revision."""
+    into.mkdir()
     for number in range(REVISIONS):
         (into / f"step{number}").symlink_to(folder.absolute())
     return into
 
 
-def run(method: str, folder: Path, place: Path) -> float:
-    """Collect with one method; returns the bytes read."""
-    tokens = token_file(folder)
-    if method not in RATES:
-        (place / "run").mkdir()
-        return collect_from(links(folder, place / "run"), tokens, place / "folder.zarr")
+def run(method: str, folder: Path, place: Path) -> None:
+    """Collect with one method, once kernels are loaded and the server runs, and print the timing."""
     from olmo_dynamics.checkpoints.hub import HubSource
 
-    with served(str(folder), RATES[method]) as endpoint:
-        return collect_from(HubSource(REPO, endpoint=endpoint, token=False), tokens, place / "hub.zarr")
+    tokens, details, clock = token_file(folder), dict[str, float](), Clock()
+    small = make_checkpoint("tiny", folder.parent.parent)
+    collect_from(small.parent, token_file(small), place / "small.zarr")
+    with ExitStack() as serving:
+        source: object = links(folder, place / "run")
+        if method in RATES:
+            endpoint = serving.enter_context(served(str(folder), RATES[method]))
+            source = HubSource(REPO, endpoint=endpoint, token=False)
+
+        def work() -> float:
+            clock.restart()
+            moved = collect_from(source, tokens, place / "s.zarr")
+            details.update(clock.facts() if method in RATES else {})
+            return moved
+
+        report_timing(work, details)
 
 
 if __name__ == "__main__":
-    chosen, path = sys.argv[1], Path(sys.argv[2])
     with tempfile.TemporaryDirectory() as empty:
-        report_timing(lambda: run(chosen, path, Path(empty)))
+        run(sys.argv[1], Path(sys.argv[2]), Path(empty))

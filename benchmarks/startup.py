@@ -1,24 +1,63 @@
-"""Time to start: the bare interpreter, the import, the help of the command line."""
+"""Time to start: the bare interpreter, the import, the help of the command line, the first chart and report of a store."""
 
 from __future__ import annotations
 
+import json
+import resource
 import subprocess
 import sys
+import time
+from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.interleave import report_timing
+from benchmarks import small
+from benchmarks.interleave import Timing
 
-METHODS = ("import olmo_dynamics", "olmo-dyn --help", "python -c pass")
+METHODS = (
+    "import olmo_dynamics",
+    "olmo-dyn --help",
+    "first chart of a small store",
+    "report of a small store",
+    "python -c pass",
+)
 
 
-def run(method: str) -> float:
-    commands = {
+def make_store(cache: Path) -> Path:
+    """A store of the small model's revisions with every default group, kept in the cache."""
+    from olmo_dynamics.collecting import collect
+    from olmo_dynamics.progress import Progress
+
+    run, out = small.make_run(cache), cache / "small" / "store.zarr"
+    if not out.exists():
+        collect(run, out=out, tokens=run.parent / "tokens.npy", batch=small.WINDOWS, progress=Progress())
+    return out
+
+
+CHART = (
+    "import sys, olmo_dynamics as od; table = od.open_store(sys.argv[1]).table('parameters'); "
+    "od.plots.trajectory(table, y='rms', color='layer').save(sys.argv[2])"
+)
+
+
+def command(method: str, store: Path) -> list[str]:
+    """The command line of a method."""
+    program, page = str(Path(sys.executable).parent / "olmo-dyn"), str(store.with_name("page.html"))
+    return {
         METHODS[0]: [sys.executable, "-c", "import olmo_dynamics"],
-        METHODS[1]: [str(Path(sys.executable).parent / "olmo-dyn"), "--help"],
-        METHODS[2]: [sys.executable, "-c", "pass"],
-    }
-    return float(subprocess.run(commands[method], check=True, stdout=subprocess.DEVNULL).returncode)
+        METHODS[1]: [program, "--help"],
+        METHODS[2]: [sys.executable, "-c", CHART, str(store), page],
+        METHODS[3]: [program, "report", str(store), "--out", page],
+        METHODS[4]: [sys.executable, "-c", "pass"],
+    }[method]
+
+
+def run(method: str, store: Path) -> Timing:
+    """The wall and CPU time of the process, and its peak memory."""
+    started = time.perf_counter()
+    status = subprocess.run(command(method, store), check=True, stdout=subprocess.DEVNULL).returncode
+    seconds, used = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Timing(seconds, used.ru_maxrss * 1024, float(status), cpu_seconds=used.ru_utime + used.ru_stime)
 
 
 if __name__ == "__main__":
-    report_timing(lambda: run(sys.argv[1]))
+    print(json.dumps(asdict(run(sys.argv[1], Path(sys.argv[2])))))

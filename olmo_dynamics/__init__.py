@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from olmo_dynamics.errors import OlmoDynamicsError as OlmoDynamicsError
     from olmo_dynamics.forks import fork as fork
     from olmo_dynamics.frames import between as between
-    from olmo_dynamics.frames import compare as compare
     from olmo_dynamics.frames import displacement as displacement
     from olmo_dynamics.frames import embedding_decay as embedding_decay
     from olmo_dynamics.frames import findings as findings
@@ -42,12 +41,15 @@ if TYPE_CHECKING:
     from olmo_dynamics.lazy_weights import weights as weights
     from olmo_dynamics.loading import load_model as load_model
     from olmo_dynamics.names import Site as Site
+    from olmo_dynamics.plots.comparing import compare as compare
+    from olmo_dynamics.plots.explorer import explore as explore
     from olmo_dynamics.quantities.declaration import Group as Group
     from olmo_dynamics.quantities.declaration import Quantity as Quantity
     from olmo_dynamics.quantities.declaration import Reads as Reads
     from olmo_dynamics.recorders import Observation as Observation
     from olmo_dynamics.recorders import Recorder as Recorder
     from olmo_dynamics.reporting import write_report as write_report
+    from olmo_dynamics.store.publishing import copy_store as copy_store
 
 _HOMES = {
     "Group": "olmo_dynamics.quantities.declaration",
@@ -60,9 +62,11 @@ _HOMES = {
     "audit": "olmo_dynamics.auditing",
     "between": "olmo_dynamics.frames",
     "collect": "olmo_dynamics.collecting",
-    "compare": "olmo_dynamics.frames",
+    "compare": "olmo_dynamics.plots.comparing",
+    "copy_store": "olmo_dynamics.store.publishing",
     "displacement": "olmo_dynamics.frames",
     "embedding_decay": "olmo_dynamics.frames",
+    "explore": "olmo_dynamics.plots.explorer",
     "findings": "olmo_dynamics.frames",
     "forest": "olmo_dynamics.frames",
     "fork": "olmo_dynamics.forks",
@@ -101,8 +105,10 @@ __all__ = [
     "between",
     "collect",
     "compare",
+    "copy_store",
     "displacement",
     "embedding_decay",
+    "explore",
     "findings",
     "forest",
     "fork",
@@ -138,7 +144,9 @@ def __getattr__(name: str) -> Any:
         return import_module(f"olmo_dynamics.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from olmo_dynamics.errors import did_you_mean
+
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{did_you_mean(name, __all__)}")
 
 
 def __dir__() -> list[str]:

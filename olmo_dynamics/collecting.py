@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Unpack
+from typing import Unpack, overload
 
 from torch import nn
 
@@ -17,7 +17,10 @@ from olmo_dynamics import collection
 from olmo_dynamics.checkpoints import Source
 from olmo_dynamics.collection import CollectKeywords, LiveOptions, Plan
 from olmo_dynamics.collection.feed import ActivationFeed, FeedKeywords, FeedOptions
+from olmo_dynamics.collection.live import due_groups
 from olmo_dynamics.collection.several import append_runs, require_runs
+from olmo_dynamics.errors import OptionError
+from olmo_dynamics.files import Place
 from olmo_dynamics.frames import RecordedStore, open_store
 from olmo_dynamics.frames.run import Run
 from olmo_dynamics.names import Site
@@ -32,7 +35,7 @@ def collect(
     run: AnyRun | Sequence[AnyRun],
     *,
     revisions: str | Collection[str] = "all",
-    out: str | Path,
+    out: str | Place,
     quarantine: str | Path | None = None,
     include_quarantined: bool = False,
     progress: Progress | None = None,
@@ -60,6 +63,7 @@ def collect(
         OptionError: an option is unknown, or its value cannot be used.
         StoreMismatchError: the store was made from another run, probe or dtype.
         CheckpointError: some revisions contradict themselves or do not fit the store; all others have been measured.
+        EngineError: there is no such cluster, or its workers cannot measure the run.
         SourceError: of several runs, some could not be measured wholly; all others have been.
     """
     several = [run] if isinstance(run, Run | Source | str | Path) else list(run)
@@ -93,7 +97,7 @@ def plan(
     run: Run | Source | str | Path,
     *,
     revisions: str | Collection[str] = "all",
-    out: str | Path | None = None,
+    out: str | Place | None = None,
     rate: float | str | None = None,
     quarantine: str | Path | None = None,
     include_quarantined: bool = False,
@@ -118,18 +122,51 @@ def plan(
     )
 
 
+@overload
 def record(
-    model: nn.Module, store: Store | str | Path, *, step: int, tokens: int | None = None, **options: Unpack[LiveOptions]
-) -> RecordedStore:
+    model: nn.Module,
+    store: Store | str | Place,
+    *,
+    step: int,
+    tokens: int | None = None,
+    **options: Unpack[LiveOptions],
+) -> RecordedStore: ...
+
+
+@overload
+def record(
+    model: nn.Module,
+    store: Store | str | Place,
+    *,
+    step: int,
+    tokens: int | None = None,
+    every: Mapping[str, int],
+    **options: Unpack[LiveOptions],
+) -> RecordedStore | None: ...
+
+
+def record(
+    model: nn.Module,
+    store: Store | str | Place,
+    *,
+    step: int,
+    tokens: int | None = None,
+    every: Mapping[str, int] | None = None,
+    **options: Unpack[LiveOptions],
+) -> RecordedStore | None:
     """Measure a model in training into a store, as `collect` would measure its checkpoint; a step already there is left.
 
-    A recording is appended, whatever the store holds: `compact` it when the loop is over, and series are read at once.
+    A recording is appended, whatever the store holds: `compact` it when the loop is over, and series are read at once. Of a model
+    that FSDP2 shards, every process must call this: the weights are gathered, and the first process measures and writes.
 
     Args:
-        model: a model of this package, or an OLMo model of transformers; compiled or wrapped for data parallelism as well.
-        store: its folder; made if it is not there, continued if it is.
+        model: a model of this package, or an OLMo model of transformers; compiled, sharded, or wrapped for data parallelism as
+            well.
+        store: its folder, which all processes must see; made if it is not there, continued if it is.
         step: updates made so far.
         tokens: tokens seen so far.
+        every: in place of `record`, the steps between two recordings of each group: `{"parameters": 10, "activations": 100}`. At
+            a step at which none is due, nothing is done and None is returned.
         **options: the measurements, and the probe: see `LiveOptions`.
 
     Raises:
@@ -137,6 +174,12 @@ def record(
         ProbeError: the probe is text, and no tokenizer was given.
         StoreMismatchError: the store was made from another run, probe or dtype.
     """
+    if every is not None:
+        if "record" in options:
+            raise OptionError("give every or record, since every names the groups")
+        options["record"] = due_groups(every, step)
+        if not options["record"]:
+            return None
     return open_store(collection.record(model, store, step=step, tokens=tokens, **options).path)
 
 

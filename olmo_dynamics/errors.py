@@ -21,6 +21,7 @@
     │   ├── StoreMismatchError        another probe, dtype, run or layout version
     │   ├── StoreDamagedError         bytes that do not have their checksum, or are missing
     │   └── StoreBusyError            another process is writing it
+    ├── EngineError                   a cluster that cannot be used, or workers that lack something
     ├── TrainingError                 a run that cannot start or continue
     │   └── DivergedError             a loss or gradient that is not finite
     └── DiskFullError                 no space left; finished work is kept
@@ -131,6 +132,10 @@ class StoreBusyError(StoreError):
     """A store that another process is writing."""
 
 
+class EngineError(OlmoDynamicsError):
+    """A cluster that cannot be used, or whose workers cannot measure what they are given."""
+
+
 class DiskFullError(OlmoDynamicsError):
     """No space left on the disk."""
 
@@ -183,3 +188,7 @@ def reject_unknown(given: Iterable[str], known: Collection[str]) -> None:
     for name in given:
         if name not in known:
             raise OptionError(f"unknown option {name!r}{did_you_mean(name, known, cutoff=0.7)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(name for name, value in globals().items() if name[0] != "_" and value.__module__ == __name__)

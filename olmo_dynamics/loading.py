@@ -22,11 +22,12 @@ from olmo_dynamics.model import (
     resolve_config,
     to_tensor,
 )
+from olmo_dynamics.names import Revision
 
 
 def load_model(
     run: Run | Source | str | Path,
-    revision: str,
+    revision: str | int | Revision,
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
@@ -35,7 +36,8 @@ def load_model(
 
     Args:
         run: a hub repo id, a folder of revisions, or a `Run`.
-        revision: one of its names.
+        revision: one of its names, a `Revision` such as `run.at(step=1000)` gives, or its place in `run.revisions`: 5, or -1
+            for the last.
         device: where the weights are put.
         dtype: what they are cast to; None keeps the dtype they are stored in.
 

@@ -51,6 +51,12 @@ def stop_as_interrupted() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+def adopt_hub_token(token: str) -> None:
+    """Let requests of this process show the hub token of the process that gave it work; without one, nothing changes."""
+    if token:
+        os.environ["HF_TOKEN"] = token
+
+
 def cache_dir() -> Path:
     """The folder for things that can be rebuilt: `OLMO_DYNAMICS_CACHE`, else `$XDG_CACHE_HOME/olmo_dynamics`."""
     chosen = os.environ.get("OLMO_DYNAMICS_CACHE")
@@ -58,3 +64,18 @@ def cache_dir() -> Path:
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base).expanduser() if base else Path.home() / ".cache") / "olmo_dynamics"
+
+
+def variable(name: str) -> str:
+    """A variable that a storage provider defines, such as `AWS_ENDPOINT_URL`; empty if it is not set."""
+    return os.environ.get(name, "").strip()
+
+
+def allow_http() -> None:
+    """Let this process, and those that it starts, send requests to storage by plain http to any host: `AWS_ALLOW_HTTP`."""
+    os.environ["AWS_ALLOW_HTTP"] = "true"
+
+
+def is_http_allowed() -> bool:
+    """True if requests to storage may be sent by plain http to any host."""
+    return variable("AWS_ALLOW_HTTP").lower() in ("1", "true", "yes")

@@ -24,3 +24,7 @@ __all__ = [
     "save_quarantine",
     "some",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

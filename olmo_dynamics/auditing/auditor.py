@@ -20,6 +20,7 @@ from olmo_dynamics.auditing.recorded_steps import find_in_store
 from olmo_dynamics.checkpoints import Source, known_run, open_source, select
 from olmo_dynamics.checkpoints.catalog.official_lists import find_lists
 from olmo_dynamics.errors import OlmoDynamicsError, OptionError
+from olmo_dynamics.files import as_place, is_bucket
 from olmo_dynamics.frames import metrics, open_store
 from olmo_dynamics.frames.lineage import run_folder
 from olmo_dynamics.progress import Progress
@@ -88,7 +89,8 @@ def audit(
 
 def is_store(path: str | Path) -> bool:
     """True if there is a store of measurements at a path, rather than a folder of revisions."""
-    return (Path(path).expanduser() / "zarr.json").is_file()
+    place = as_place(str(path)) if is_bucket(path) else Path(path).expanduser()
+    return (place / "zarr.json").is_file()
 
 
 def _audit_store(store: Store, quarantine: str | Path | None, *, others: bool) -> Audit:

@@ -43,6 +43,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     if name == "HubSource":  # huggingface_hub takes a third of a second to import
         from olmo_dynamics.checkpoints.hub import HubSource

@@ -28,6 +28,7 @@ from olmo_dynamics.checkpoints.mapped import MappedFile
 from olmo_dynamics.checkpoints.source import CONFIG_FILE, Checkpoint, Source
 from olmo_dynamics.checkpoints.tensors import Span, weight_files
 from olmo_dynamics.errors import CheckpointError, UnknownSourceError
+from olmo_dynamics.files import Place
 from olmo_dynamics.names import Revision
 
 OTHER_FORMATS = {
@@ -52,7 +53,7 @@ class FolderSource(Source):
 
     def __init__(self, folder: str | Path) -> None:
         self.name = str(folder)
-        self._folder = Path(folder).expanduser()
+        self._folder: Place = Path(folder).expanduser().absolute()
 
     def revisions(self, *, refresh: bool = False) -> list[Revision]:
         """The revisions now in the folder, in training order; other sub-folders are skipped.
@@ -67,16 +68,28 @@ class FolderSource(Source):
     def open(self, revision: Revision) -> Checkpoint:
         """The checkpoint of that name."""
         found = self.find(revision.name)
-        homes = self._homes()
-        home = homes[found.name]
-        others = frozenset(each.name for each in homes.values() if each.parent == home)
+        home, others = self._home(found)
+        assert isinstance(home, Path)
         return FolderCheckpoint(self.name, found, home, others)
 
-    def _homes(self) -> dict[str, Path]:
+    @property
+    def local_folder(self) -> Path | None:
+        """The folder; None for one in a bucket."""
+        return self._folder if isinstance(self._folder, Path) else None
+
+    def _home(self, revision: Revision) -> tuple[Place, frozenset[str]]:
+        """The folder of a revision, and the names of the folders in it that are other revisions."""
+        homes = self._homes()
+        home = homes[revision.name]
+        return home, frozenset(each.name for each in homes.values() if each.parent == home)
+
+    def _homes(self) -> dict[str, Place]:
         folder = self._folder
         if not folder.is_dir():
             raise UnknownSourceError(f"{self.name} is not a folder; check the path")
-        homes = {child.name: child for child in folder.iterdir() if child.is_dir() and _is_checkpoint(child)}
+        homes: dict[str, Place] = {
+            child.name: child for child in folder.iterdir() if child.is_dir() and _is_checkpoint(child)
+        }
         if _is_whole(folder):
             saved = {name: home for name, home in homes.items() if parse_revision(name).step is not None}
             return {**saved, ROOT: folder} if saved else {folder.resolve().name: folder}
@@ -138,26 +151,26 @@ class FolderCheckpoint(Checkpoint):
         return self._maps[name]
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_whole(folder: Place) -> bool:
     """True if the folder is itself one checkpoint: a config beside weights."""
     return any((folder / name).is_file() for name in (CONFIG_FILE, "config.yaml")) and _has_weights(folder)
 
 
-def _is_checkpoint(folder: Path) -> bool:
+def _is_checkpoint(folder: Place) -> bool:
     return (folder / CONFIG_FILE).is_file() or _has_weights(folder)
 
 
-def _has_weights(folder: Path) -> bool:
+def _has_weights(folder: Place) -> bool:
     others = (name for name in OTHER_FORMATS if name != "config.yaml")
     return any(folder.glob("*.safetensors")) or any((folder / name).exists() for name in others)
 
 
-def _format(folder: Path) -> str:
+def _format(folder: Place) -> str:
     found = next((form for name, form in OTHER_FORMATS.items() if (folder / name).exists()), "safetensors")
     return "safetensors" if found == "pytorch" and any(folder.glob("*.safetensors")) else found
 
 
-def _origin(homes: Iterable[Path]) -> Origin | None:
+def _origin(homes: Iterable[Place]) -> Origin | None:
     """The origin that the lineage of a fork's checkpoints names; None if the run is no fork, or has no readable lineage."""
     for home in homes:
         try:

@@ -133,6 +133,11 @@ class HubSource(Source):
         """Limit the bytes received per second over the connections of all its checkpoints together."""
         self._shared.rate_limit.set(bytes_per_second)
 
+    @property
+    def hub_token(self) -> str:
+        """The token given, or the one that huggingface_hub finds."""
+        return self._repo.shown_token
+
     def catalogue_age(self) -> float | None:
         """Seconds since the list of revisions was fetched, None before there is one."""
         refs = self._refs or load_refs(self.name, self._repo.endpoint, self._cache)

@@ -124,6 +124,11 @@ class CacheSource(Source):
             raise self._refused(revision.name, problem)
         return checkpoint
 
+    @property
+    def local_folder(self) -> Path | None:
+        """The repo's folder in the cache."""
+        return self._folder
+
     def holds(self, revision: Revision) -> bool:
         """True if the whole snapshot of the revision's commit is there."""
         return revision.commit in self._snapshots() and not _missing_part(self._checkpoint(revision))

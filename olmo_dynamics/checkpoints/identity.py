@@ -19,6 +19,7 @@ from pathlib import Path
 
 from olmo_dynamics.checkpoints.source import Checkpoint, Source
 from olmo_dynamics.errors import CheckpointError
+from olmo_dynamics.files import Place
 from olmo_dynamics.names import Revision
 
 COMPARED_BYTES = 1 << 30
@@ -45,19 +46,22 @@ class Comparison:
         return self.compared > 0 and not self.differing
 
 
-def compare_weights(source: Source, held: Mapping[str, str], *, limit: int | None = None) -> Comparison:
+def compare_weights(
+    source: Source, held: Mapping[str, str], *, limit: int | None = None, room: int = COMPARED_BYTES
+) -> Comparison:
     """Compare a source's weights with the sha256 known for some of its revisions, by name.
 
     The last revision in training order comes first, since runs that share a beginning differ at their end. Of local files,
-    the others are compared while they fit into `COMPARED_BYTES` together; on a hub only one more. Revisions that the source
+    the others are compared while they fit into `room` bytes together; on a hub only one more. Revisions that the source
     lacks or cannot read are passed over, and so are the weights that a fork began with: its parent has them too.
 
     Args:
         source: the run at hand.
         held: the sha256 of the weights by revision name, as `Checkpoint.weights_sha256` gives it; empty ones are ignored.
         limit: most bytes of a checkpoint to read even if it is the first; no limit unless given.
+        room: most bytes of all others together.
     """
-    compared, room = 0, COMPARED_BYTES
+    compared = 0
     for revision in _sampled(source, held):
         with source.open(revision) as checkpoint:
             size = 0 if source.kind in _LISTED else sum(checkpoint.files.values())
@@ -72,18 +76,21 @@ def compare_weights(source: Source, held: Mapping[str, str], *, limit: int | Non
     return Comparison(compared)
 
 
-def find_folder(hint: str | Path, *, near: Path, accept: Callable[[Path], bool]) -> Path | None:
+def find_folder(hint: str | Path, *, near: Place | None, accept: Callable[[Path], bool]) -> Path | None:
     """The folder that a path written down earlier stands for: beside `near`, or above it, then at the path as it stands.
 
     A file or folder that was copied together with the run finds the copy, from any working directory.
 
     Args:
         hint: a path as someone typed it, relative or absolute.
-        near: the file or folder that the hint was found in.
+        near: the file or folder that the hint was found in; nothing is near one that is not on this machine.
         accept: the test that the folder has to pass.
     """
-    own = near.resolve().parent  # a run's folder that was renamed, with the file in it
-    for folder in dict.fromkeys([*folders_near(hint, near), Path(hint).expanduser(), own]):
+    around = [*folders_near(hint, near)] if isinstance(near, Path) else []
+    own = (
+        [near.resolve().parent] if isinstance(near, Path) else []
+    )  # a run's folder that was renamed, with the file in it
+    for folder in dict.fromkeys([*around, Path(hint).expanduser(), *own]):
         if folder.is_dir() and accept(folder):
             return folder
     return None

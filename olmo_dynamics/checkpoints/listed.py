@@ -15,6 +15,7 @@ from olmo_dynamics.checkpoints.catalog.known_runs import known_run
 from olmo_dynamics.checkpoints.catalog.official_lists import find_lists
 from olmo_dynamics.checkpoints.http.retry import RetryPolicy
 from olmo_dynamics.checkpoints.source import Checkpoint, Source
+from olmo_dynamics.checkpoints.source_needs import hub_token, local_folder
 from olmo_dynamics.errors import UnknownRevisionError
 from olmo_dynamics.names import Revision
 
@@ -72,6 +73,16 @@ class ListedSource(Source):
         """Limit the bytes received per second from the source, and from each native directory."""
         self._source.limit_rate(bytes_per_second)
         self._rate = bytes_per_second
+
+    @property
+    def local_folder(self) -> Path | None:
+        """The folder of the source, if it is one."""
+        return local_folder(self._source)
+
+    @property
+    def hub_token(self) -> str:
+        """The token of the source."""
+        return hub_token(self._source)
 
     def catalogue_age(self) -> float | None:
         """Seconds since the source's own list was fetched."""

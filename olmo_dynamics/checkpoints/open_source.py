@@ -1,4 +1,4 @@
-"""Opening a source by its name: the address of a checkpoint, a folder, or a hub repo.
+"""Opening a source by its name: the address of a checkpoint or a bucket, a folder, or a hub repo.
 
 >>> open_source("allenai/OLMo-2-0425-1B").kind
 'hub'
@@ -15,6 +15,7 @@ from olmo_dynamics.checkpoints.catalog.known_runs import known_run
 from olmo_dynamics.checkpoints.folder import FolderSource
 from olmo_dynamics.checkpoints.source import Source
 from olmo_dynamics.errors import UnknownSourceError, did_you_mean
+from olmo_dynamics.files import is_bucket
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _HUB_PREFIX = "hf://"
@@ -22,7 +23,7 @@ _REPO_FOLDER = "models--"  # as the Hugging Face cache names the folder of a rep
 
 
 def open_source(name: str | Path) -> Source:
-    """Open the source of that name: the address of a checkpoint, an existing folder, or a hub repo.
+    """Open the source of that name: the address of a checkpoint or a bucket, an existing folder, or a hub repo.
 
     A name such as `runs/a` whose folder `runs` exists is a path, unless it is that of a known run or the Hugging Face cache
     has it; `hf://runs/a` is a repo in any case.
@@ -30,6 +31,10 @@ def open_source(name: str | Path) -> Source:
     Raises:
         UnknownSourceError: the name is none of these.
     """
+    if is_bucket(name):
+        from olmo_dynamics.checkpoints.bucket_source import BucketSource
+
+        return BucketSource(str(name))
     if str(name).startswith(("https://", "http://")):
         from olmo_dynamics.checkpoints.web import WebSource
 

@@ -33,7 +33,7 @@ class Source(ABC):
     """A run's checkpoints, by name."""
 
     name: str
-    kind: str  # "hub", "cache", "folder", "web" or "memory"
+    kind: str  # "hub", "cache", "folder", "bucket", "web" or "memory"
 
     @abstractmethod
     def revisions(self, *, refresh: bool = False) -> list[Revision]:

@@ -15,27 +15,43 @@ from contextlib import suppress
 import click
 
 from olmo_dynamics.cli.audit import audit
-from olmo_dynamics.cli.batches import batches
 from olmo_dynamics.cli.collect import collect
 from olmo_dynamics.cli.compact import compact
 from olmo_dynamics.cli.demo import demo
 from olmo_dynamics.cli.displacement import displacement
 from olmo_dynamics.cli.evaluate import evaluate
 from olmo_dynamics.cli.export import export
-from olmo_dynamics.cli.fork import fork
+from olmo_dynamics.cli.help_sections import SectionedGroup
 from olmo_dynamics.cli.jobs import jobs
 from olmo_dynamics.cli.lab import lab
 from olmo_dynamics.cli.report import report
 from olmo_dynamics.cli.revisions import revisions
 from olmo_dynamics.cli.runs import runs
+from olmo_dynamics.cli.sharing.copy import copy
 from olmo_dynamics.cli.show import show
+from olmo_dynamics.cli.training.batches import batches
+from olmo_dynamics.cli.training.fork import fork
+from olmo_dynamics.cli.watch import watch
 from olmo_dynamics.errors import OlmoDynamicsError
 from olmo_dynamics.settings import launched, stop_as_interrupted, wait_without_spinning
 
 INTERRUPTED = 130
 
+SECTIONS = {
+    "Begin": ("demo", "lab"),
+    "Find a run": ("runs", "revisions", "audit"),
+    "Measure it": ("collect", "evaluate", "jobs", "compact", "copy"),
+    "Look at it": ("show", "report", "watch", "export", "displacement"),
+    "Train on": ("fork", "batches"),
+}
+"""The commands by purpose, as the help lists them."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+@click.group(
+    cls=SectionedGroup,
+    sections=SECTIONS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="olmo-dynamics", prog_name="olmo-dyn")
 def cli() -> None:
     """Watch a language model being trained.
@@ -63,8 +79,10 @@ for command in (
     collect,
     evaluate,
     compact,
+    copy,
     show,
     report,
+    watch,
     export,
     displacement,
     fork,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from olmo_dynamics.cli.printing import format_option, quiet_option, remark
+from olmo_dynamics.cli.sharing.storage import allow_http_option
 
 if TYPE_CHECKING:
     from olmo_dynamics.auditing import Audit, Finding
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--quarantine", type=click.Path(), metavar="FILE.json", help="Also write the revisions to exclude to this file."
 )
+@allow_http_option
 @format_option("table", "json")
 @quiet_option
 def audit(

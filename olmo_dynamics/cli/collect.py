@@ -6,14 +6,12 @@ import click
 
 from olmo_dynamics.cli.collect_runs import collect_several, is_of_several, print_plans
 from olmo_dynamics.cli.printing import (
-    at_least,
     format_option,
-    human_bytes,
-    human_seconds,
     print_facts,
     progress_listener,
     quiet_option,
 )
+from olmo_dynamics.cli.sharing.storage import allow_http_option
 from olmo_dynamics.names import SHIPPED_TASKS as SHIPPED
 from olmo_dynamics.quantities import GROUPS
 
@@ -88,16 +86,22 @@ _MEGABYTE = 1e6
     metavar="K/N",
     help="Take the K-th of N parts of the revisions, for N processes on one store.",
 )
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where revisions are "
+              "measured: in this process, or by the workers of a Ray cluster.")  # fmt: skip
+@click.option("--address", metavar="HOST:PORT", help="The Ray cluster. Default: RAY_ADDRESS, else the one that runs here, else "
+              "one that is started for the time of the collection.")  # fmt: skip
 @click.option("--verify", is_flag=True, help="Compare each forward pass with transformers' first; refuse what differs.")
 @click.option("--dry-run", is_flag=True, help="Print what would be read and how long it would take; measure nothing.")
 @click.option("--rate", metavar="MB/S|measured", help="Rate that --dry-run assumes; 'measured' reads at most 8 MiB "
               "to find it out. Default: 100.")  # fmt: skip
+@allow_http_option
 @format_option("table", "json")
 @quiet_option
 def collect(sources: tuple[str, ...], **given: Any) -> None:
     """Measure the selected revisions of SOURCE into one Zarr store. Run again, it continues.
 
-    Of several sources, STORE is a folder with a store of each, read as one; a source that fails does not end the others.
+    Of several sources, STORE is a folder with a store of each, read as one; a source that fails does not end the others. STORE
+    and SOURCE may lie in a bucket, as s3://bucket/run.zarr.
 
     \b
     Examples:
@@ -105,6 +109,7 @@ def collect(sources: tuple[str, ...], **given: Any) -> None:
       olmo-dyn collect cache/demo/run --out demo.zarr --record parameters --tensors 'q_norm,k_norm'
       olmo-dyn collect cache/demo/run --out demo.zarr --record loss,my_recorders:SilentFeatures
       olmo-dyn collect allenai/OLMo-2-1124-7B --revisions stage1:log8 --out 7b.zarr --dry-run --rate 50
+      olmo-dyn collect allenai/OLMo-2-1124-7B --out 7b.zarr --engine ray --address 10.0.0.1:6379
       olmo-dyn collect allenai/DataDecide-c4-300M allenai/DataDecide-dclm-baseline-300M --revisions log6 --out recipes
     """
     run_collect(sources, **given)
@@ -182,22 +187,9 @@ def _print_plan(
             "tokens": dict(found.tokens), "notes": list(found.notes),
         }  # fmt: skip
     else:
-        beside = "".join(f"{human_seconds(each)} of {group}, " for group, each in found.beside_seconds.items())
         left_out = f"{', '.join(found.left_out)}; --include-quarantined measures them too"
         facts = (
-            {
-                "source": found.source,
-                "revisions": f"{len(found.to_do)} to measure, {len(found.done)} already in the store",
-                "dtype": f"{found.compute_dtype} (of the forward pass)",
-                "bytes": f"{human_bytes(found.nbytes)} ({human_bytes(found.nbytes / max(1, len(found.to_do)))} per revision)",
-                "requests": found.requests,
-                "tokens": ", ".join(f"{count:,} of {probe}" for probe, count in found.tokens.items()) or "none",
-                "memory": f"about {human_bytes(found.peak_bytes)}",
-                "download": f"{human_seconds(found.download_seconds)} at {human_bytes(found.rate)}/s ({found.rate_from})",
-                "compute": f"{human_seconds(found.statistics_seconds)} of statistics, {beside}"
-                f"{at_least(found.forward_seconds)} of forward pass",
-                "time": f"{human_seconds(found.seconds)}: the larger of both, which run side by side",
-            }
+            dict(found.facts)
             | _left_out(list(found.left_out), left_out, style)
             | ({"note": "; ".join(found.notes)} if found.notes else {})
         )

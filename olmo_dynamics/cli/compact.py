@@ -3,10 +3,12 @@
 import click
 
 from olmo_dynamics.cli.printing import format_option, human_bytes, print_facts, quiet_option
+from olmo_dynamics.cli.sharing.storage import allow_http_option
 
 
 @click.command()
 @click.argument("store", type=click.Path())
+@allow_http_option
 @format_option("table", "json")
 @quiet_option
 def compact(store: str, style: str, quiet: bool) -> None:

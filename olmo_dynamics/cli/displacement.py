@@ -5,7 +5,9 @@ from typing import Any
 import click
 
 from olmo_dynamics.cli.printing import format_option, print_rows, quiet_option, remark
+from olmo_dynamics.cli.sharing.storage import allow_http_option
 from olmo_dynamics.errors import OptionError, counted
+from olmo_dynamics.files import as_place, is_bucket
 
 _SHOWN = ("revision", "tensor", "layer", "role", "distance", "distance_se", "relative", "relative_se", "angle", "angle_se",
           "relative_floor", "left_out")  # fmt: skip
@@ -22,6 +24,7 @@ _SHOWN = ("revision", "tensor", "layer", "role", "distance", "distance_se", "rel
 @click.option("--revisions", default="all", show_default=True, metavar="EXPR", help="The revisions to measure.")
 @click.option("--tensors", default="", metavar="GLOBS", help="Names or roles, separated by commas; all unless given.")
 @click.option("--out", type=click.Path(), metavar="FILE", help="Write FILE.parquet or FILE.csv instead of printing.")
+@allow_http_option
 @format_option("table", "csv", "json")
 @quiet_option
 def displacement(weights: str, *, reference: str, exact: bool, out: str | None, style: str, quiet: bool,
@@ -63,10 +66,11 @@ def _opened(name: str, exact: bool) -> Any:
     """A store, or the name of a source whose weights are read."""
     from pathlib import Path
 
-    if (Path(name).expanduser() / "zarr.json").is_file():
+    place = as_place(name) if is_bucket(name) else Path(name).expanduser()
+    if (place / "zarr.json").is_file():
         from olmo_dynamics.frames import open_store
 
-        return open_store(Path(name).expanduser())
+        return open_store(place)
     if exact:
         return name
     raise OptionError(f"{name} must be a store with sketches; add --exact to read the weights of a source")

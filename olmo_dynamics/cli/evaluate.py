@@ -9,7 +9,7 @@ from olmo_dynamics.names import SHIPPED_TASKS
 
 _SHARED = (
     "sources", "revisions", "out", "tokenizer", "device", "dtype", "lists", "quarantine", "include_quarantined", "max_memory",
-    "max_rate", "threads", "shard", "dry_run", "rate", "style", "quiet",
+    "max_rate", "threads", "engine", "address", "shard", "dry_run", "rate", "allow_http", "style", "quiet",
 )  # fmt: skip
 """The options of `collect` that hold for its group evaluation alone."""
 

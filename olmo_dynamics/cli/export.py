@@ -3,12 +3,14 @@
 import click
 
 from olmo_dynamics.cli.printing import format_option, print_facts, quiet_option
+from olmo_dynamics.cli.sharing.storage import allow_http_option
 
 
 @click.command()
 @click.argument("store", type=click.Path())
 @click.argument("table")
 @click.option("--out", required=True, type=click.Path(), metavar="FILE", help="FILE.parquet or FILE.csv.")
+@allow_http_option
 @format_option("table", "json")
 @quiet_option
 def export(store: str, table: str, out: str, style: str, quiet: bool) -> None:

@@ -66,6 +66,8 @@ def _check(arguments: tuple[str, ...]) -> None:
     given = collect.make_context("olmo-dyn collect", list(arguments)).params
     if given["shard"]:
         raise OptionError(f"--shard must be left out, since each task has its own (got {given['shard']})")
+    if given["engine"] != "local":
+        raise OptionError(f"--engine must be local in a job array, whose tasks share the work (got {given['engine']})")
     if given["dry_run"]:
         raise OptionError(
             "--dry-run must be left out, since a job measures; run `olmo-dyn collect --dry-run` by itself"

@@ -15,6 +15,20 @@ from typing import Any, TypeVar
 
 import click
 
+from olmo_dynamics.quantities.amounts import at_least, human_bytes, human_seconds
+
+__all__ = [
+    "at_least",
+    "format_option",
+    "human_bytes",
+    "human_seconds",
+    "print_facts",
+    "print_rows",
+    "progress_listener",
+    "quiet_option",
+    "remark",
+]
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -89,27 +103,3 @@ def remark(text: str, quiet: bool) -> None:
     """Print a message on stderr, unless quiet."""
     if not quiet:
         click.echo(text, err=True)
-
-
-def human_bytes(nbytes: float) -> str:
-    """A size in decimal units, such as `5.9 GB`."""
-    from rich.filesize import decimal
-
-    return decimal(int(nbytes))
-
-
-def at_least(seconds: float) -> str:
-    """A lower bound such as `at least 4 min 10 s`; below a second, that it is below.
-
-    >>> at_least(12.3), at_least(0.01)
-    ('at least 12 s', 'under 1 s')
-    """
-    return f"at least {human_seconds(seconds)}" if round(seconds) else "under 1 s"
-
-
-def human_seconds(seconds: float) -> str:
-    """A duration such as `3 h 20 min`, `4 min 10 s` or `12 s`."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"

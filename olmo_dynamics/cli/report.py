@@ -1,11 +1,14 @@
 """`olmo-dyn report`: a page of linked plots."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from olmo_dynamics.cli.printing import format_option, print_facts, quiet_option
+from olmo_dynamics.cli.sharing.storage import allow_http_option
 from olmo_dynamics.errors import StoreError
+from olmo_dynamics.files import is_address
 
 
 @click.command()
@@ -19,17 +22,19 @@ from olmo_dynamics.errors import StoreError
 )
 @click.option("--tensors", default="", metavar="GLOBS", help="Tensors to draw: comma-separated globs or roles.")
 @click.option("--x", default="step", show_default=True, type=click.Choice(["step", "tokens"]), help="The time axis.")
+@click.option(
+    "--logs", multiple=True, type=click.Path(), metavar="FILE", help="Logs of the training, searched for spikes."
+)
+@allow_http_option
 @format_option("table", "json")
 @quiet_option
 def report(
     stores: tuple[str, ...],
     out: str,
-    forks: tuple[str, ...],
-    revisions: str,
     tensors: str,
-    x: str,
     style: str,
     quiet: bool,
+    **drawn: Any,
 ) -> None:
     """Write one self-contained HTML page of linked plots of STORE; it opens with no network.
 
@@ -47,12 +52,14 @@ def report(
       olmo-dyn report c4.zarr dclm.zarr --out recipes.html
     """
     for store in stores:
-        if not Path(store).exists():  # told at once, before the libraries that read a store are loaded
+        if not (
+            is_address(store) or Path(store).exists()
+        ):  # told at once, before the libraries that read a store are loaded
             raise StoreError(f"there is no store at {store}; make one with olmo-dyn collect SOURCE --out {store}")
     from olmo_dynamics.frames import join, open_store
     from olmo_dynamics.reporting import lineage, write_report
 
     opened = open_store(stores[0]) if len(stores) == 1 else join(stores)
     globs = tuple(glob.strip() for glob in tensors.split(",") if glob.strip())
-    written = write_report(opened, out, forks=forks, revisions=revisions, tensors=globs, x=x)
+    written = write_report(opened, out, tensors=globs, **drawn)
     print_facts({"report": str(written)} | lineage(opened), style)

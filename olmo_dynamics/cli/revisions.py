@@ -3,6 +3,7 @@
 import click
 
 from olmo_dynamics.cli.printing import format_option, print_rows, quiet_option, remark
+from olmo_dynamics.cli.sharing.storage import allow_http_option
 from olmo_dynamics.errors import counted
 
 _SHORT_COMMIT = 10  # as many digits as a table has room for; csv and json give all
@@ -14,6 +15,7 @@ _SHORT_COMMIT = 10  # as many digits as a table has room for; csv and json give 
 @click.option("--lists", multiple=True, type=click.Path(), metavar="FILE|DIR", help="Join with official lists of native "
               "checkpoints: a CSV file, or a folder, of which SOURCE's lists are used. May be repeated.")  # fmt: skip
 @click.option("--refresh", is_flag=True, help="Fetch the list from the hub again instead of using the cached one.")
+@allow_http_option
 @format_option("table", "csv", "json")
 @quiet_option
 def revisions(source: str, expression: str, *, lists: tuple[str, ...], refresh: bool, style: str, quiet: bool) -> None:

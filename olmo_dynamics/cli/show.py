@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from olmo_dynamics.cli.printing import format_option, human_bytes, print_facts
-from olmo_dynamics.errors import OlmoDynamicsError, StoreDamagedError, counted
+from olmo_dynamics.cli.sharing.storage import allow_http_option
+from olmo_dynamics.errors import OlmoDynamicsError, OptionError, StoreDamagedError, counted
 from olmo_dynamics.quantities.declaration import Group
+
+_MOST = 5
+_BOUND = 64 << 20  # 64 MiB: about a second
 
 if TYPE_CHECKING:
     from olmo_dynamics.frames import RecordedStore
@@ -19,14 +24,18 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("store", type=click.Path())
+@allow_http_option
 @format_option("table", "json")
 @click.option(
     "--check", "verify", is_flag=True, help="Verify every checksum, and name what is damaged; exits with 2 then."
 )
-@click.option("--findings", "most", default=5, show_default=True, type=click.IntRange(0), metavar="N",
-              help="Print the N strongest findings; 0 for none.")  # fmt: skip
+@click.option("--findings", "most", type=click.IntRange(0), metavar="N",
+              help=f"Print the N strongest findings of all that is recorded; 0 for none.  [default: {_MOST}, of what "
+                   f"takes at most {_BOUND >> 20} MiB to search]")  # fmt: skip
+@click.option("--logs", multiple=True, type=click.Path(), metavar="FILE",
+              help="Logs of the training, searched for spikes: metrics, a CSV export, a console log.")  # fmt: skip
 @click.option("--quiet", "-q", is_flag=True, help="Accepted by every command; this one prints no progress.")
-def show(store: str, *, style: str, verify: bool, most: int, quiet: bool) -> None:
+def show(store: str, *, style: str, verify: bool, most: int | None, logs: tuple[str, ...], quiet: bool) -> None:
     """Print the contents of STORE: revisions done and missing, groups, quantities, sizes, probe, versions, findings.
 
     A finding is something striking in the recorded numbers, in one sentence, with the rate at which its rule finds such a
@@ -38,6 +47,7 @@ def show(store: str, *, style: str, verify: bool, most: int, quiet: bool) -> Non
       olmo-dyn show olmo2-1b.zarr --format json
       olmo-dyn show olmo2-1b.zarr --check
       olmo-dyn show olmo2-1b.zarr --findings 20
+      olmo-dyn show olmo2-1b.zarr --logs metrics.jsonl
     """
     from olmo_dynamics.frames import open_store
 
@@ -46,7 +56,7 @@ def show(store: str, *, style: str, verify: bool, most: int, quiet: bool) -> Non
         _check(found, style)
         return
     facts = {**(_contents(found) if style == "json" else _summary(found)), **_runs(found, style)}
-    print_facts(facts | (_findings(found, most, style) if most else {}), style)
+    print_facts(facts | (_findings(found, most, style, logs) if most != 0 else {}), style)
 
 
 def _contents(store: RecordedStore) -> dict[str, Any]:
@@ -128,14 +138,18 @@ def _check(store: Store, style: str) -> None:
         )
 
 
-def _findings(store: RecordedStore, most: int, style: str) -> dict[str, Any]:
+def _findings(store: RecordedStore, most: int | None, style: str, logs: Sequence[str]) -> dict[str, Any]:
     """The strongest findings, as facts: one object each, or one sentence; with the reason if they cannot be told."""
-    from olmo_dynamics.frames import Findings, findings
+    from olmo_dynamics.frames import Findings, findings, read_logs
 
+    curves = read_logs(*logs) if logs else None
     try:
-        found = findings(store)[:most]
+        found = findings(store, curves=curves, most_bytes=_BOUND if most is None else None)[: most or _MOST]
+    except OptionError:
+        raise
     except OlmoDynamicsError as error:
         found = Findings(note=f"The store could not be searched: {error}")
+    note = f"{found.note} --findings {_MOST} searches everything." if "Not searched" in found.note else found.note
     if style == "json":
         listed = [
             {
@@ -144,9 +158,9 @@ def _findings(store: RecordedStore, most: int, style: str) -> dict[str, Any]:
             }
             for each in found
         ]
-        return {"findings": listed, "findings_note": found.note}
+        return {"findings": listed, "findings_note": note}
     told = {f"finding {number}": f"{each.sentence} ({each.rate})" for number, each in enumerate(found, 1)}
-    return told | ({"findings": found.note or "none"} if found.note or not told else {})
+    return told | ({"findings": note or "none"} if note or not told else {})
 
 
 def _runs(store: Any, style: str) -> dict[str, Any]:

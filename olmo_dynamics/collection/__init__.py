@@ -22,3 +22,7 @@ __all__ = [
     "record",
     "select_revisions",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -8,12 +8,12 @@ run.zarr lacks parameters/new_ratio; measuring it in 24 finished revisions would
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
 
 from olmo_dynamics.collection.opening import Opener
 from olmo_dynamics.collection.options import CollectKeywords, words
 from olmo_dynamics.collection.setup import CollectionSetup
 from olmo_dynamics.errors import OptionError
+from olmo_dynamics.files import Place, as_place, is_there
 from olmo_dynamics.names import Revision
 from olmo_dynamics.recorders.lookup import offered_recorders
 from olmo_dynamics.store import Damage, Store
@@ -53,7 +53,7 @@ def repair(store: Store, revisions: Sequence[Revision]) -> Iterator[str]:
         yield f"{store.path} was damaged in {_places(damages)}; what was damaged is measured anew"
 
 
-def open_as_repaired(out: str | Path) -> Store:
+def open_as_repaired(out: str | Place) -> Store:
     """A store to read, whose damaged rows count as missing, as they do once `repair` has been there."""
     store = Store.open(out)
     store.disregard(store.check())
@@ -71,14 +71,14 @@ def _places(damages: Sequence[Damage]) -> str:
     return "; ".join(map(str, damages[:3])) + (f"; and {len(damages) - 3} more" if len(damages) > 3 else "")
 
 
-def check_names(out: str | Path | None, options: CollectKeywords) -> None:
+def check_names(out: str | Place | None, options: CollectKeywords) -> None:
     """Refuse the bare name of a group that a user's class recorded: only the class can record more of it.
 
     Raises:
         OptionError: such a name is given; the message names the class that the store remembers.
     """
     record = options.get("record", ())
-    if out is None or not Path(out).exists() or not isinstance(record, Collection):  # a generator can be read once
+    if out is None or not is_there(as_place(out)) or not isinstance(record, Collection):  # a generator can be read once
         return
     store = Store.open(out)
     offered = offered_recorders()

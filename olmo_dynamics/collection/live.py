@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
 
@@ -27,12 +28,14 @@ from olmo_dynamics.checkpoints.memory import MemorySource
 from olmo_dynamics.collection.collector import append_revisions
 from olmo_dynamics.collection.options import CollectOptions
 from olmo_dynamics.collection.setup.revision_state import GROUPS_FILE
-from olmo_dynamics.errors import OptionError
+from olmo_dynamics.errors import OptionError, did_you_mean
+from olmo_dynamics.files import Place, as_place, is_there
 from olmo_dynamics.model import LanguageModel, to_config_json
 from olmo_dynamics.progress import Progress
-from olmo_dynamics.recorders.lookup import Recordable
+from olmo_dynamics.recorders.lookup import Recordable, built_in_groups
 from olmo_dynamics.store import Store
 from olmo_dynamics.training.checkpoint import checkpoint_name
+from olmo_dynamics.training.sharded import from_first_process, is_first, is_sharded, whole_tensors
 
 
 @runtime_checkable
@@ -68,34 +71,78 @@ class LiveOptions(TypedDict, total=False):
 
 
 def record(
-    model: nn.Module, store: Store | str | Path, *, step: int, tokens: int | None = None, **options: Unpack[LiveOptions]
+    model: nn.Module,
+    store: Store | str | Place,
+    *,
+    step: int,
+    tokens: int | None = None,
+    **options: Unpack[LiveOptions],
 ) -> Store:
     """Measure a live model into a store, which is left to be compacted; `olmo_dynamics.record` tells the options.
 
     Raises:
         OlmoDynamicsError: those of `olmo_dynamics.record`.
     """
-    path = store.path if isinstance(store, Store) else Path(store)
+    path = store.path if isinstance(store, Store) else as_place(store)
     name = f"step{step}" if tokens is None else checkpoint_name(step, tokens)
-    if path.exists() and name in (there := Store.open(path)).done:
-        return there
-    model = _unwrapped(model)
-    given: dict[str, Any] = dict(options)
-    source, tokenizer = given.pop("source", type(model).__name__), given.pop("tokenizer", None)
-    optimizer = given.pop("optimizer", None)
+    model, given = _unwrapped(model), dict(options)
+    if not is_sharded(model):
+        return Store.open(path) if _holds(path, name) else _append(path, name, _files(model, given), model, given)
+    if not from_first_process(lambda: _holds(path, name)):
+        files = _files(model, given)  # of all processes together
+        from_first_process(lambda: _append(path, name, files, model, given).path)
+    return Store.open(path)
+
+
+def due_groups(every: Mapping[str, int], step: int) -> list[str]:
+    """The groups whose interval divides the step; a step at which none is due costs this call alone.
+
+        >>> due_groups({"parameters": 10, "activations": 100}, 110)
+        ['parameters']
+
+    Raises:
+        OptionError: a group is unknown, or an interval is below 1.
+    """
+    for name, interval in every.items():
+        if name not in _known_groups():
+            known = _known_groups()
+            raise OptionError(f"every must name groups (got {name!r}){did_you_mean(name, known)}")
+        if interval < 1:
+            raise OptionError(f"every must hold intervals of at least 1 step (got {interval} for {name})")
+    return [name for name, interval in every.items() if step % interval == 0]
+
+
+@cache
+def _known_groups() -> tuple[str, ...]:
+    return tuple(built_in_groups())
+
+
+def _holds(path: Place, name: str) -> bool:
+    return is_there(path) and name in Store.open(path).done
+
+
+def _files(model: nn.Module, given: Mapping[str, Any]) -> dict[str, bytes]:
+    """The files of a checkpoint of the model, with its tokenizer, and its optimiser's state if a group reads it."""
+    tokenizer, optimizer = given.get("tokenizer"), given.get("optimizer")
     files = model_files(model) | ({} if tokenizer is None else {"tokenizer.json": _tokenizer_json(tokenizer)})
     chosen = CollectOptions(**{name: given[name] for name in ("record", "counts", "tasks") if name in given})
     if chosen.reads_state and (chosen.asked or optimizer is not None):
         files |= state_files(model, optimizer)
-    probe = given.pop("probe", None)
+    return files
+
+
+def _append(path: Place, name: str, files: dict[str, bytes], model: nn.Module, given: Mapping[str, Any]) -> Store:
+    """Measure the files of a checkpoint into the store, as those of a revision of this name."""
+    source = given.get("source", type(model).__name__.removeprefix("FSDP"))  # a sharded model's class is renamed
+    others = {key: given[key] for key in given if key not in ("source", "parent", "tokenizer", "optimizer", "probe")}
     return append_revisions(
-        MemorySource({name: files}, source, origin=_origin(given.pop("parent", ""))),
+        MemorySource({name: files}, source, origin=_origin(given.get("parent", ""))),
         revisions=name,
         out=path,
         include_quarantined=True,
         progress=Progress(),
-        tokens=probe,
-        **given,
+        tokens=given.get("probe"),
+        **others,
     )
 
 
@@ -123,7 +170,9 @@ def state_files(model: nn.Module, optimizer: Optimizer | None) -> dict[str, byte
     tensors: dict[str, Tensor] = {}
     groups = []
     for group in optimizer.param_groups:
-        found = [_named_state(model, names[each], optimizer.state[each]) for each in group["params"] if each in names]
+        chosen = [each for each in group["params"] if each in names]
+        states = [_whole_state(optimizer.state[each]) for each in chosen]
+        found = [_named_state(model, names[each], state) for each, state in zip(chosen, states, strict=True)]
         tensors |= {name: tensor for each in found for name, tensor in each.items()}
         of_group = sorted({name.rpartition(".")[0] for each in found for name in each})
         settings = {key: value for key, value in group.items() if key != "params" and _is_setting(value)}
@@ -131,6 +180,13 @@ def state_files(model: nn.Module, optimizer: Optimizer | None) -> dict[str, byte
     described = {"optimizer": type(optimizer).__name__, "groups": groups}
     plain = json.dumps(described, default=lambda number: number.item())
     return {WRITTEN_FILE: save(tensors), GROUPS_FILE: plain.encode()}
+
+
+def _whole_state(kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """One parameter's state; if it is sharded it is gathered, and processes other than the first keep nothing of it."""
+    tensors = {kind: value for kind, value in kinds.items() if hasattr(value, "full_tensor")}
+    gathered = whole_tensors(tensors)
+    return {**kinds, **gathered} if is_first() or not tensors else {}
 
 
 def _named_state(model: nn.Module, name: str, kinds: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -165,7 +221,12 @@ def _canonical(model: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, 
 
 def _our_files(model: LanguageModel) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    return to_config_json(model.config, dtype=dtype), model.state_dict()
+    return to_config_json(model.config, dtype=dtype), _state(model)
+
+
+def _state(model: nn.Module) -> Mapping[str, Tensor]:
+    """The model's tensors; those of a sharded one gathered, and none of them in processes other than the first."""
+    return whole_tensors(model.state_dict()) if is_sharded(model) else model.state_dict()
 
 
 def _their_files(model: nn.Module) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
@@ -175,7 +236,7 @@ def _their_files(model: nn.Module) -> tuple[dict[str, Any], Mapping[str, Tensor]
         raise OptionError(
             f"record must be given a model of this package, or an OLMo model of transformers (got {type(model).__name__})"
         )
-    state = dict(_canonical(model, model.state_dict()))
+    state = dict(_canonical(model, _state(model)))
     if config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
     return json.loads(config.to_json_string()), state

@@ -11,7 +11,7 @@ the next one's weights, if they have come, are copied there and their statistics
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
@@ -69,11 +69,11 @@ class _Revision:
         checkpoint = self.stream.opened.checkpoint
         return partial(through.prepare, step.stage, stage_weights(checkpoint, step.stage, self.kept | raw))
 
-    def run(self, step: Step, prepared: Prepared) -> list[Record]:
-        """Carry the probe through a step's stage: forward, or back."""
+    def run(self, step: Step, prepared: Prepared, beside: Executor | None) -> list[Record]:
+        """Carry the probe through a step's stage, forward or back; parts may be merged `beside` the next stage."""
         if step.again:
             return self.backward.run_back(prepared) if self.backward else []
-        records = self.forward.run_prepared(prepared) if self.forward else []
+        records = self.forward.run_prepared(prepared, beside) if self.forward else []
         if self.backward is not None:
             self.backward.run(prepared)
         return records
@@ -127,7 +127,7 @@ class Measurer:
             for show in ready.shows:
                 revision.tensors.observe(show())
             if ready.prepared is not None:
-                records += revision.run(step, ready.prepared())
+                records += revision.run(step, ready.prepared(), self._pool if self._threads > 1 else None)
             del ready
             opened.release([info for info in step.infos if info.name not in revision.again])
             advance(step.nbytes)

@@ -11,6 +11,9 @@ import threading
 
 from olmo_dynamics.collection.fetch_plan import Bounds
 
+SMALL_RUN = 64 << 20
+"""Bytes, 64 MiB, that may be held ahead however small the revisions are."""
+
 
 class StoppedError(Exception):
     """The collection is ending, so nothing more is fetched."""
@@ -19,13 +22,16 @@ class StoppedError(Exception):
 class MemoryBudget:
     """Two accounts, of bytes in their turn and before it; a load waits until there is room.
 
-    Together they stay within twice `bounds.ahead`. A load is always let through where its account is empty, however large
-    it is: so a tensor larger than the bound is read all the same, and no load waits forever.
+    Together they stay within twice `bounds.ahead`, or twice a revision's bytes if these are fewer. A load is always let through
+    where its account is empty, however large it is: so a tensor larger than the bound is read all the same, and no load waits
+    forever.
     """
 
     def __init__(self, bounds: Bounds) -> None:
         self.most = 0
         self._bounds = bounds
+        self._most_ahead = bounds.ahead
+        self._revision = 0  # bytes of the largest that is known
         self._ahead = self._early = 0
         self._stopped = False
         self._changed = threading.Condition()
@@ -54,6 +60,16 @@ class MemoryBudget:
             self._add(-nbytes, early)
             self._changed.notify_all()
 
+    def expect(self, nbytes: int) -> None:
+        """Hold about one revision ahead, now that its bytes are known: more would take memory, and shorten no wait.
+
+        Where the link is the limit little is held at all; where computing is, one revision bridges all its pauses.
+        """
+        with self._changed:
+            self._revision = max(self._revision, nbytes)
+            self._most_ahead = min(self._bounds.ahead, max(self._revision, SMALL_RUN))
+            self._changed.notify_all()
+
     def stop(self) -> None:
         """End every wait."""
         with self._changed:
@@ -69,8 +85,8 @@ class MemoryBudget:
     def _fits(self, nbytes: int, early: bool) -> bool:
         """True if there is room. Early bytes wait for their own account alone where no other byte is held, since others wait for
         them."""
-        together = self.held + nbytes <= 2 * self._bounds.ahead
+        together = self.held + nbytes <= 2 * self._most_ahead
         if early:
             fits = self._early + nbytes <= self._bounds.early
             return (fits and together) or self._early == 0 or (fits and self._ahead == 0)
-        return self._ahead == 0 or (self._ahead + nbytes <= self._bounds.ahead and together)
+        return self._ahead == 0 or (self._ahead + nbytes <= self._most_ahead and together)

@@ -52,6 +52,17 @@ class Opener:
         self._setup: CollectionSetup | None = None
 
     @property
+    def source(self) -> Source:
+        """The run."""
+        return self._source
+
+    @property
+    def setup(self) -> CollectionSetup:
+        """What holds for all revisions, once `set_up` has found it, or `adopt` was given it."""
+        assert self._setup is not None
+        return self._setup
+
+    @property
     def mapped(self) -> bool:
         """True if weights are read in place, on this machine, and not copied."""
         return self._source.kind in ("folder", "memory", "cache")
@@ -68,6 +79,15 @@ class Opener:
         self._setup = replace(setup, notes=(*setup.notes, *notes))
         return self._setup
 
+    def adopt(
+        self,
+        setup: CollectionSetup,
+        groups: Mapping[str, tuple[str, ...]],
+        partly: Mapping[str, QuarantineEntry],
+    ) -> None:
+        """Open revisions for a setup that another process has made."""
+        self._setup, self.groups, self.partly = setup, groups, partly
+
     def open(self, revision: Revision) -> OpenRevision:
         """Read a revision's headers and make its fetch plan; no weights are read.
 
@@ -75,12 +95,12 @@ class Opener:
             CheckpointError: it contradicts itself, or its numbers have no place in the store.
             StoreMismatchError: its tokenizer reads the probe otherwise.
         """
-        assert self._setup is not None
+        setup = self.setup
         checkpoint = self._open.pop(revision.name, None) or self._source.open(revision)
         self._under_way = checkpoint
         try:
-            groups = self.groups.get(revision.name, self._setup.groups)
-            return open_checkpoint(checkpoint, self._setup, groups, self.bounds, self.partly.get(revision.name))
+            groups = self.groups.get(revision.name, setup.groups)
+            return open_checkpoint(checkpoint, setup, groups, self.bounds, self.partly.get(revision.name))
         except BaseException:
             checkpoint.close()
             raise
@@ -89,8 +109,7 @@ class Opener:
 
     def first(self, groups: tuple[str, ...]) -> OpenRevision:
         """The fetch plan of the revision that the setup was made from, for some groups; it stays open."""
-        assert self._setup is not None
-        return open_checkpoint(self._open[self._typical], self._setup, groups, self.bounds)
+        return open_checkpoint(self._open[self._typical], self.setup, groups, self.bounds)
 
     def close(self) -> None:
         """Close the revisions that nobody took, and the one whose headers another thread still waits for."""

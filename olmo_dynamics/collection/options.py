@@ -13,6 +13,7 @@ from typing import Any, TypedDict, TypeGuard
 
 import torch
 
+from olmo_dynamics.collection.computing import check_place
 from olmo_dynamics.collection.limits import Limits
 from olmo_dynamics.errors import OptionError, reject_unknown
 from olmo_dynamics.probes.counting import CountsFile
@@ -59,6 +60,8 @@ class CollectKeywords(PassKeywords, total=False):
     gram_tokens: int | None
     gram_sites: str | Collection[str] | None
     tasks: Collection[str | Path] | str | Path | None
+    engine: str
+    address: str | None
     shard: str
 
 
@@ -95,6 +98,9 @@ class CollectOptions:
         gram_tokens: the most tokens of the sample of the group `representations`, at least 4; 2,048 unless given.
         gram_sites: sites whose representations are measured, as a list or a text with commas; `residual_out` unless given.
         tasks: for the group `evaluation`: files of JSON lines, or names of tasks that ship with the package, or one of them.
+        engine: `local`, this process, or `ray`, the workers of a Ray cluster, one revision at a time each.
+        address: of the Ray cluster, such as `10.0.0.1:6379`. None: RAY_ADDRESS, else the cluster that runs here, else one that is
+            started for the time of the collection.
     """
 
     record: Collection[Recordable] | str = ()
@@ -116,6 +122,8 @@ class CollectOptions:
     gram_tokens: int | None = None
     gram_sites: str | Collection[str] | None = None
     tasks: Collection[str | Path] | str | Path | None = None
+    engine: str = "local"
+    address: str | None = None
     recorders: tuple[Recorder, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -144,7 +152,7 @@ class CollectOptions:
         object.__setattr__(
             self, "recorders", tuple(each for each in found if not (each.lacks or self._lies_behind(each)))
         )
-        _check_device(self.device)
+        check_place(self.engine, self.address, self.device)
         parse_batch(self.batch)
 
     @property
@@ -284,12 +292,3 @@ def _paths(name: str, files: Collection[str | Path] | str | Path | None) -> tupl
 
 def _listed(given: object) -> tuple[Any, ...] | None:
     return tuple(given) if isinstance(given, Iterable) else None
-
-
-def _check_device(device: str) -> None:
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        raise OptionError(f"device must be cpu, cuda or cuda:N; got {device!r}", option="device") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise OptionError(f"device {device!r} needs a CUDA GPU, and torch sees none here; use --device cpu")

@@ -14,17 +14,21 @@ from typing import Unpack
 from olmo_dynamics.checkpoints import Source
 from olmo_dynamics.collection.back_fill import back_fill, check_names, damaged, not_continued, open_as_repaired
 from olmo_dynamics.collection.bandwidth import MEASURED, Bandwidth
+from olmo_dynamics.collection.computing import require_device
 from olmo_dynamics.collection.cost_estimate import CostEstimate, estimate, together, without_tokenizer
 from olmo_dynamics.collection.exclusion import exclusion_notes, partly_held, without_forward_groups
 from olmo_dynamics.collection.fetch_plan import Bounds
 from olmo_dynamics.collection.opening import Opener
-from olmo_dynamics.collection.options import CollectKeywords, split_options
+from olmo_dynamics.collection.options import CollectKeywords, CollectOptions, split_options
 from olmo_dynamics.collection.prefetch import OpenRevision
 from olmo_dynamics.collection.selection import missing_groups, select_revisions
 from olmo_dynamics.collection.setup import CollectionSetup, Held
 from olmo_dynamics.collection.throughput import Throughput
 from olmo_dynamics.collection.usage import resident_bytes
+from olmo_dynamics.files import Place, as_place, is_there
 from olmo_dynamics.names import Revision
+from olmo_dynamics.quantities.amounts import at_least, human_bytes, human_seconds
+from olmo_dynamics.quantities.as_html import as_text, shown
 from olmo_dynamics.settings import wake_on_interrupt
 from olmo_dynamics.store import Store
 
@@ -103,12 +107,44 @@ class Plan:
         weights = self.statistics_seconds + sum(self.beside_seconds.values())
         return max(self.download_seconds, weights + self.forward_seconds)
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """The plan as a table for readers: what is to do, what it reads, and how long that takes."""
+        beside = "".join(f"{human_seconds(each)} of {group}, " for group, each in self.beside_seconds.items())
+        per_revision = self.nbytes / max(1, len(self.to_do))
+        return {
+            "source": self.source,
+            "revisions": f"{len(self.to_do)} to measure, {len(self.done)} already in the store",
+            "dtype": f"{self.compute_dtype} (of the forward pass)",
+            "bytes": f"{human_bytes(self.nbytes)} ({human_bytes(per_revision)} per revision)",
+            "requests": str(self.requests),
+            "tokens": ", ".join(f"{count:,} of {probe}" for probe, count in self.tokens.items()) or "none",
+            "memory": f"about {human_bytes(self.peak_bytes)}",
+            "download": f"{human_seconds(self.download_seconds)} at {human_bytes(self.rate)}/s ({self.rate_from})",
+            "compute": f"{human_seconds(self.statistics_seconds)} of statistics, {beside}"
+            f"{at_least(self.forward_seconds)} of forward pass",
+            "time": f"{human_seconds(self.seconds)}: the larger of both, which run side by side",
+        }
+
+    def __str__(self) -> str:
+        """The table as lines of text."""
+        return as_text(f"Plan of {self.source}", self._told)
+
+    def _repr_html_(self) -> str:
+        """The table as HTML."""
+        return shown(f"Plan of {self.source}", self._told)
+
+    @property
+    def _told(self) -> dict[str, str]:
+        notes = {"quarantined": ", ".join(self.left_out), "note": "; ".join(self.notes)}
+        return {**self.facts, **{name: text for name, text in notes.items() if text}}
+
 
 def plan(
     source: Source,
     *,
     revisions: str | Collection[str] = "all",
-    out: str | Path | None = None,
+    out: str | Place | None = None,
     rate: float | str | None = None,
     quarantine: str | Path | None = None,
     include_quarantined: bool = False,
@@ -123,14 +159,15 @@ def plan(
     wake_on_interrupt()
     check_names(out, options)
     chosen, limits = split_options(options)
+    require_device(chosen.device)
     selected = select_revisions(source, revisions, quarantine=quarantine, include_quarantined=include_quarantined)
     mine = limits.of(selected.revisions)
     opener = Opener(source, chosen, Bounds.of(limits.memory_bytes))
     with closing(opener):
-        store = open_as_repaired(out) if out and Path(out).exists() else None
+        store = open_as_repaired(out) if out and is_there(as_place(out)) else None
         setup = opener.set_up(selected.sound_first, Held(store) if store else None)
         missing = without_forward_groups(_missing(store, setup, mine), setup, partly_held(store, selected.partly))
-        notes = (*exclusion_notes(store, selected.partly, mine), *_notes(store, setup, opener))
+        notes = (*exclusion_notes(store, selected.partly, mine), *_notes(store, setup, opener), *_engine_notes(chosen))
         opened = {groups: opener.first(groups) for groups in set(missing.values()) if groups}
         throughput = Throughput.measure(setup.compute_dtype, device=chosen.device, threads=limits.thread_count)
         costs = _costs(missing, opened, setup, opener)
@@ -174,6 +211,11 @@ def _notes(store: Store | None, setup: CollectionSetup, opener: Opener) -> tuple
         return setup.notes
     lacking = () if setup.options.back_fill else back_fill(store, setup, opener)
     return (*setup.notes, *damaged(store), *lacking, *not_continued(store, setup))
+
+
+def _engine_notes(options: CollectOptions) -> tuple[str, ...]:
+    """A line on what the plan leaves out, where several workers would share the work."""
+    return () if options.engine == "local" else ("the time is that of one worker; several share the revisions",)
 
 
 def _missing(store: Store | None, setup: CollectionSetup, revisions: Sequence[Revision]) -> dict[str, tuple[str, ...]]:

@@ -239,6 +239,7 @@ class Prefetcher:
             return
         if self._hashed:
             stream.weights_sha256 = self._readers.submit(opened.checkpoint.known_sha256)
+        self.budget.expect(opened.fetch_plan.nbytes)
         stream.opening.set_result(opened)
         for load in opened.fetch_plan.loads:
             if stream.abandoned:

@@ -11,8 +11,10 @@ their own get a pass of their own, stage by stage beside the main one, so that n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -72,6 +74,7 @@ class RecordedPass:
         tokenizer: ProbeTokenizer | None = None,
     ) -> None:
         self.stages = stages(config, until=until)
+        self._merging: Future[list[Record]] | None = None  # of the stage before
         context = pass_context(config, probe, until, tokenizer)
         of_forward = [each for each in recorders if each.reads is Reads.ACTIVATIONS]
         self._passes = [
@@ -87,12 +90,27 @@ class RecordedPass:
         """Carry the probe through one stage and give what was recorded there; weights as they were stored."""
         return self.run_prepared(self.prepare(stage, weights))
 
-    def run_prepared(self, prepared: Prepared) -> list[Record]:
-        """The same for weights that were made ready."""
-        records = [record for each in self._passes for record in each.run(prepared)]
+    def run_prepared(self, prepared: Prepared, beside: Executor | None = None) -> list[Record]:
+        """The same for weights that were made ready.
+
+        With `beside`, what the parts of a stage saw is merged there while the next stage runs, where a core would idle between
+        them. Its records come with those of the next stage; the last one gives all that are left.
+        """
+        merges = [each.run(prepared) for each in self._passes]
+        records = self._merging.result() if self._merging else []
+        self._merging = None
         if prepared.stage == self.stages[-1]:
-            records += [record for each in self._passes for record in each.recorders.finish()]
+            records = [*records, *_gathered(merges)]
+            return records + [record for each in self._passes for record in each.recorders.finish()]
+        if beside is None or self.looks_back:
+            return [*records, *_gathered(merges)]
+        self._merging = beside.submit(_gathered, merges)
         return records
+
+    @property
+    def looks_back(self) -> bool:
+        """True if a recorder reads at a stage what it has of the stages before."""
+        return any(each.recorders.looks_back for each in self._passes)
 
 
 class _ProbePass:
@@ -107,12 +125,19 @@ class _ProbePass:
         token_ids = torch.tensor(probe.token_ids)
         self.streamed = StreamedPass(config, token_ids, sites=recorders.sites, compute=compute)
 
-    def run(self, prepared: Prepared) -> list[Record]:
+    def run(self, prepared: Prepared) -> Callable[[], list[Record]]:
         of_parts = [self.recorders.fresh() for _ in self.streamed.parts]
         self.streamed.run(prepared, lambda seen: of_parts[seen.part].observe(observation(seen, self._mask)))
-        for part in of_parts:
-            self.recorders.merge(part)
-        return self.recorders.finish_layer(prepared.stage.layer)
+        return partial(self._merge, of_parts, prepared.stage.layer)
+
+    def _merge(self, of_parts: list[RecorderSet], layer: int) -> list[Record]:
+        while of_parts:
+            self.recorders.merge(of_parts.pop(0))
+        return self.recorders.finish_layer(layer)
+
+
+def _gathered(merges: Iterable[Callable[[], list[Record]]]) -> list[Record]:
+    return [record for merge in merges for record in merge()]
 
 
 def _by_probe(

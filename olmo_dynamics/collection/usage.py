@@ -12,12 +12,51 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from olmo_dynamics.collection.cost_estimate import CostEstimate, together
 from olmo_dynamics.collection.prefetch import OpenRevision
 from olmo_dynamics.collection.throughput import Throughput
 
 _LONG = 20.0  # seconds from which it is worth looking how fast this machine computes
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionUsage:
+    """Resource usage of one revision that was measured.
+
+    Attributes:
+        planned: the estimated cost.
+        nbytes: bytes received.
+        fetched: bytes of the fetch plan, as they are counted while it is measured.
+        requests: requests sent.
+        shards: weight files read.
+        shards_checked: those of them that match their published hash.
+        peak_bytes: the most memory that the process which measured it ever had.
+    """
+
+    planned: CostEstimate
+    nbytes: int
+    fetched: int
+    requests: int
+    shards: int
+    shards_checked: int
+    peak_bytes: int
+
+    @classmethod
+    def of(cls, opened: OpenRevision, planned: CostEstimate) -> Self:
+        """The usage of a revision that this process has just measured."""
+        hashes = opened.hashes
+        checked = len(hashes.checked) if hashes is not None else 0
+        return cls(
+            planned,
+            opened.checkpoint.bytes_moved,
+            opened.fetch_plan.nbytes,
+            opened.checkpoint.requests_made,
+            checked + (len(hashes.unchecked) if hashes is not None else 0),
+            checked,
+            peak_bytes(),
+        )
 
 
 @dataclass
@@ -30,17 +69,18 @@ class ResourceUsage:
     requests: int = 0
     shards: int = 0
     shards_checked: int = 0
+    peak_bytes: int = 0
     _started: float = field(default_factory=time.monotonic)
 
-    def add(self, opened: OpenRevision, planned: CostEstimate) -> None:
+    def add(self, used: RevisionUsage) -> None:
         """Count a revision that was measured."""
-        self.planned = together([self.planned, planned])
+        self.planned = together([self.planned, used.planned])
         self.revisions += 1
-        self.nbytes += opened.checkpoint.bytes_moved
-        self.requests += opened.checkpoint.requests_made
-        if opened.hashes is not None:
-            self.shards_checked += len(opened.hashes.checked)
-            self.shards += len(opened.hashes.checked) + len(opened.hashes.unchecked)
+        self.nbytes += used.nbytes
+        self.requests += used.requests
+        self.shards += used.shards
+        self.shards_checked += used.shards_checked
+        self.peak_bytes = max(self.peak_bytes, used.peak_bytes)
 
     @property
     def seconds(self) -> float:
@@ -52,7 +92,7 @@ class ResourceUsage:
         facts: dict[str, float] = {
             "revisions": self.revisions, "seconds": self.seconds, "bytes": self.nbytes, "planned_bytes": self.planned.nbytes,
             "requests": self.requests, "planned_requests": self.planned.requests,
-            "peak_bytes": peak_bytes(), "planned_peak_bytes": self.planned.peak_bytes,
+            "peak_bytes": self.peak_bytes or peak_bytes(), "planned_peak_bytes": self.planned.peak_bytes,
             "shards": self.shards, "shards_checked": self.shards_checked,
         }  # fmt: skip
         if throughput is not None:

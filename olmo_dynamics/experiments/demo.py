@@ -83,6 +83,10 @@ class DemoSize:
             workers=WORKERS,
         )
 
+    def make_corpus(self) -> Corpus:
+        """The text, as tokens."""
+        return build_corpus(max_bytes=self.corpus_bytes, entries=self.entries)
+
 
 STANDARD = DemoSize()
 SMALL = DemoSize(
@@ -192,7 +196,7 @@ def _corpus(folder: Path, size: DemoSize, *, keep: bool) -> Corpus:
     """The corpus of the interrupted run, or a new one."""
     if keep and folder.is_dir():
         return Corpus.load(folder)
-    corpus = build_corpus(max_bytes=size.corpus_bytes, entries=size.entries)
+    corpus = size.make_corpus()
     corpus.save(folder)
     return corpus
 

@@ -99,3 +99,7 @@ __all__ = [
     "uniform_prefix_matching",
     "vocabulary_specialisation",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

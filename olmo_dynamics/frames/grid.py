@@ -18,8 +18,8 @@ from olmo_dynamics.store import Store
 LEADING = ("revision", "stage", "ingredient", "step", "tokens", "seed", "line", "position_step", "position_tokens")
 """The columns that every table begins with."""
 
-RUN_LABELS = ("run", "recipe", "size", "family", "phase")
-"""The columns that follow them in the tables of several joined runs; `phase` only where one holds post-training or a re-run."""
+RUN_LABELS = ("run", "recipe", "size", "family", "phase", "phase_number", "starts_from")
+"""The columns that follow them in the tables of several joined runs; the last three where one holds post-training or a re-run."""
 
 STATUS_WORDS = {
     Status.NOT_MEASURED: "not measured",
@@ -125,7 +125,7 @@ def numbers(name: str, values: np.ndarray) -> pl.Series:
 def _series(name: str, values: np.ndarray) -> pl.Series:
     if values.dtype.kind == "U":
         texts = pl.Series(name, values.tolist(), dtype=pl.String)
-        return texts.replace("", None) if name in ("ingredient", "seed", "size", "phase") else texts
+        return texts.replace("", None) if name in ("ingredient", "seed", "size", "phase", "starts_from") else texts
     column = pl.Series(name, np.ascontiguousarray(values))
     if values.dtype != np.int64 or not (values == -1).any():
         return column

@@ -24,6 +24,7 @@ from olmo_dynamics.checkpoints.tensors import parse_object
 from olmo_dynamics.errors import CheckpointError, OptionError, UnknownSourceError
 from olmo_dynamics.frames.curves import METRICS_FILE, metrics
 from olmo_dynamics.frames.recorded import RecordedStore, open_store
+from olmo_dynamics.frames.shown.forest_tree import ShownForest
 from olmo_dynamics.names import FORK, RUN, Revision
 from olmo_dynamics.store.identity import held_weights
 
@@ -90,12 +91,13 @@ def _lineage(place: Path, revisions: Sequence[Revision]) -> dict[str, Any]:
     raise problem
 
 
-def run_folder(store: RecordedStore, near: Path | None = None) -> Path | None:
+def run_folder(store: RecordedStore, near: Path | None = None, *, most: int = COMPARED_BYTES) -> Path | None:
     """The folder of the run that a store was measured from, from any working directory; None if it is not found.
 
-    A copy that lies beside the store (or beside another path `near`), or above it, comes before the path that the store names.
+    A copy beside or above the store (or `near`) comes before the path that it names; at most `most` bytes of weights are read.
     """
-    return find_folder(store.attributes["source"], near=near or store.path, accept=lambda each: _is_run_of(store, each))
+    hint = store.attributes["source"]
+    return find_folder(hint, near=near or store.path, accept=lambda each: _is_run_of(store, each, most))
 
 
 def require_run_folder(store: RecordedStore, forks: Sequence[str | Path]) -> Path:
@@ -131,15 +133,15 @@ def forest(*folders: str | Path, stores: Iterable[str | Path] = ()) -> Forest:
     kept = [line for _, line in lines if line is not None]
     if len({line.folder.resolve() for line in kept}) < len(kept):
         raise OptionError("forest() needs every folder once (got one twice)")
-    return Forest(dict(zip(_names([line.folder for line in kept]), kept, strict=True)), tuple(map(Path, stores)))
+    return Forest(dict(zip(_names([line.folder for line in kept]), kept, strict=True)), tuple(map(str, stores)))
 
 
-@dataclass(frozen=True)
-class Forest:
+@dataclass(frozen=True, repr=False)
+class Forest(ShownForest):
     """Runs by name (the last part of their folders), and the stores given for them."""
 
     lines: Mapping[str, Line]
-    stores: tuple[Path, ...] = ()
+    stores: tuple[str, ...] = ()
 
     @cached_property
     def parents(self) -> dict[str, str]:
@@ -219,8 +221,8 @@ class Forest:
         beside = dict.fromkeys(folder.parent.resolve() / STORE for folder in folders.values())
         own = {name: folder / STORE for name, folder in folders.items()}
         found: dict[str, RecordedStore] = {}
-        for path in self.stores:
-            self._assign(found, open_store(path))
+        for store in self.stores:
+            self._assign(found, open_store(store))
         found = {name: open_store(path) for name, path in own.items() if path.is_dir()} | found
         for path in beside:
             if path.is_dir():
@@ -283,19 +285,15 @@ _RUNS = {
 
 
 def _short(value: Any) -> str:
-    return (
-        f"{value:.4g}"
-        if isinstance(value, float)
-        else ", ".join(map(str, value))
-        if isinstance(value, list)
-        else str(value)
-    )
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _is_run_of(store: RecordedStore, folder: Path) -> bool:
+def _is_run_of(store: RecordedStore, folder: Path, most: int = COMPARED_BYTES) -> bool:
     """True if a folder is the run that a store was measured from, as far as its revisions can be compared."""
     try:
-        comparison = compare_weights(FolderSource(folder), held_weights(store), limit=COMPARED_BYTES)
+        comparison = compare_weights(FolderSource(folder), held_weights(store), limit=most, room=most)
     except UnknownSourceError:
         return False
     if comparison.compared:

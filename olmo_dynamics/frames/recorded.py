@@ -8,10 +8,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from olmo_dynamics.errors import OptionError
+from olmo_dynamics.files import Place
+from olmo_dynamics.frames.shown.recorded_display import store_html, store_text
 from olmo_dynamics.frames.table_files import write_frame
 from olmo_dynamics.frames.tables import table, table_names
 from olmo_dynamics.store import Store
@@ -34,13 +37,25 @@ class RecordedStore(Store):
         """
         return table(self, name)
 
+    def _repr_html_(self) -> str:
+        """Groups, revisions, sizes and probe as HTML; quantities tell their units when they are pointed at."""
+        return store_html(self)
+
+    def __str__(self) -> str:
+        """The same as lines of text."""
+        return store_text(self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """The text of a terminal with IPython."""
+        printer.text(repr(self) if cycle else str(self))
+
     def __repr__(self) -> str:
         done, missing = len(self.done), len(self.missing)
         revisions = "1 revision" if done == 1 else f"{done} revisions"
         return f"RecordedStore({str(self.path)!r}: {revisions}, {missing} missing; {', '.join(self.groups)})"
 
 
-def open_store(path: str | Path, *, mode: Mode = "r") -> RecordedStore:
+def open_store(path: str | Place, *, mode: Mode = "r") -> RecordedStore:
     """Open a store, to read (`r`) or to append to as well (`a`).
 
     Raises:

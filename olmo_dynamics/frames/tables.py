@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from olmo_dynamics.errors import OptionError
+from olmo_dynamics.errors import OptionError, did_you_mean
 from olmo_dynamics.frames.grid import Grid, exists, numbers, revisions_table, status_words
 from olmo_dynamics.quantities import remember
 from olmo_dynamics.quantities.declaration import STATUS, Quantity, Status
@@ -49,7 +49,7 @@ def table(store: Store, name: str) -> pl.DataFrame:
     """
     known = table_names(store)
     if name not in known:
-        raise OptionError(f"{store.path} has no table {name}; it has {', '.join(known)}")
+        raise OptionError(f"{store.path} has no table {name}; it has {', '.join(known)}{did_you_mean(name, known)}")
     if name == "revisions":
         return revisions_table(store).drop("row")
     group, _, quantity = name.partition(".")

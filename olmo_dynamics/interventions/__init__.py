@@ -21,3 +21,7 @@ from olmo_dynamics.interventions.edits import Edit, Fill
 from olmo_dynamics.interventions.effects import Effect, ProbeLoss
 
 __all__ = ["Edit", "EditableModel", "Effect", "Fill", "ProbeLoss", "open_model"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from olmo_dynamics.names import Site
 from olmo_dynamics.probes import Probe
+from olmo_dynamics.quantities.as_html import shown, table
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,22 @@ class Effect:
     def increase_by_domain(self) -> dict[str, float]:
         """The increase over the tokens of each domain."""
         return {name: self.after_by_domain[name] - before for name, before in self.before_by_domain.items()}
+
+    def __str__(self) -> str:
+        """The edit, its place, and the loss before and after."""
+        where = f"{self.site} of {'several layers' if self.layer is None else f'layer {self.layer}'}"
+        return f"{self.edit} at {where}: {self.loss_before:.4f} → {self.loss_after:.4f} nats per token ({self.increase:+.4f})"
+
+    def _repr_html_(self) -> str:
+        """The same as HTML, with one row per domain."""
+        before = {"all": self.loss_before} | self.before_by_domain
+        after = {"all": self.loss_after} | self.after_by_domain
+        rows = [
+            (name, f"{loss:.4f}", f"{after[name]:.4f}", f"{after[name] - loss:+.4f}") for name, loss in before.items()
+        ]
+        words = {"site": str(self.site), "layer": "several" if self.layer is None else str(self.layer)}
+        losses = table(("domain", "before (nat/token)", "after (nat/token)", "increase (nat/token)"), rows)
+        return shown(f"Effect of: {self.edit}", words, losses)
 
 
 def compared(words: str, places: Sequence[tuple[Site, int]], before: ProbeLoss, after: ProbeLoss) -> Effect:

@@ -8,3 +8,7 @@
 from olmo_dynamics.jobs.slurm import SlurmJob
 
 __all__ = ["SlurmJob"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -7,3 +7,7 @@
 from olmo_dynamics.lazy_weights.opened_run import weights as weights
 
 __all__ = ["weights"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

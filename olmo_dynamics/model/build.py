@@ -38,7 +38,12 @@ def build_model(
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The name and shape of every tensor in a checkpoint of this config, in the model's order."""
-    return {name: tuple(tensor.shape) for name, tensor in build_model(config).state_dict().items()}
+    return dict(_shapes(config))
+
+
+@cache
+def _shapes(config: ModelConfig) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((name, tuple(tensor.shape)) for name, tensor in build_model(config).state_dict().items())
 
 
 @cache

@@ -24,7 +24,7 @@ from olmo_dynamics.model.config_schema import (
     require_count,
     require_positive_fields,
 )
-from olmo_dynamics.model.family import Family, family_of
+from olmo_dynamics.model.family import PLAIN, Family, family_of
 from olmo_dynamics.model.rope_scaling import DynamicScaling, Scaling, Yarn
 
 PARTS = (
@@ -88,7 +88,7 @@ class ModelConfig:
     rope_theta: float
     tied_embeddings: bool = False  # the head reads the embedding's rows
     has_head: bool = True  # False for the trunk of another model, such as a reward model: no logits
-    model_type: str = "olmo2"
+    model_type: str = PLAIN
     yarn: Yarn | None = None  # stretches the full layers' RoPE; sliding layers never need it
     clip_qkv: float | None = None  # queries, keys and values are clipped to ±this
     sliding_window: int | None = None  # positions visible to a token of a sliding layer, including its own

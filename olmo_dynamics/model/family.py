@@ -27,6 +27,9 @@ _FILES = {
 }
 """The module of each `model_type`; it is imported where the family is needed, since it imports torch."""
 
+PLAIN = "olmo2"
+"""The `model_type` of a `ModelConfig` that is made without one."""
+
 MODEL_TYPES = tuple(_FILES)
 """The `model_type`s whose forward pass is implemented."""
 

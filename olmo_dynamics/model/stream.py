@@ -46,6 +46,8 @@ from olmo_dynamics.names import NO_LAYER, Site
 EMBEDDING, HEAD = "embedding", "head"
 PARTS = 8
 CPU_TOKENS = 512  # through a block at once: few enough for caches, many enough for matrix products
+NARROW = 512  # features: a narrower stream fits the caches with more tokens, and each call costs time
+MOST_NARROW = 8  # times as many tokens
 GPU_TOKENS = 4_096  # of one part
 COLUMNS = 2048  # of the vocabulary, at once: logits that stay in the cache
 
@@ -137,6 +139,16 @@ def stages(config: ModelConfig, *, until: int | None = None) -> tuple[Stage, ...
     return tuple(found)
 
 
+def sequences_at_once(compute: Compute, width: int, positions: int) -> tuple[int, int]:
+    """The sequences that go through a block together, and through the head, unless the number is given."""
+    if compute.sequences_at_once is not None:
+        return compute.sequences_at_once, compute.sequences_at_once
+    if torch.device(compute.device).type != "cpu":
+        return (max(1, GPU_TOKENS // positions),) * 2
+    narrow = min(MOST_NARROW, max(1, NARROW // width))
+    return max(1, narrow * CPU_TOKENS // positions), max(1, CPU_TOKENS // positions)
+
+
 class StreamedPass:
     """A forward pass over a probe, run stage by stage with weights that the caller brings.
 
@@ -161,7 +173,7 @@ class StreamedPass:
         sequences, positions = token_ids.shape
         self.parts = cut(sequences, PARTS)
         self.threads = self.compute.threads or torch.get_num_threads()
-        self._at_once = self.compute.sequences_at_once or max(1, (CPU_TOKENS if on_cpu else GPU_TOKENS) // positions)
+        self._at_once, self._at_once_in_head = sequences_at_once(self.compute, config.hidden_size, positions)
         self._model = build_model(config, dtype=dtype).requires_grad_(False)
         self._watching = _Watching()
         for tap in taps(self._model):
@@ -203,11 +215,12 @@ class StreamedPass:
         # Before it runs: a stage that broke off has changed some sequences, and cannot run again.
         self._remaining.pop(0)
         step = {EMBEDDING: self._embed, HEAD: self._finish}.get(stage.name, self._block)
+        at_once = self._at_once_in_head if stage.name == HEAD else self._at_once
 
         @torch.inference_mode()
         def run_part(part: int) -> None:
             first, end = self.parts[part].start, self.parts[part].stop
-            for rows in slices(end - first, self._at_once):
+            for rows in slices(end - first, at_once):
                 there = slice(first + rows.start, first + rows.stop)
                 with self._watching.during(observe, there, slice(0, self.token_ids.shape[1]), part):
                     step(stage, there)

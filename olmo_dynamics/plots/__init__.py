@@ -22,6 +22,8 @@ from olmo_dynamics.plots.experts import (
     saturation,
     vocabulary_specialisation,
 )
+from olmo_dynamics.plots.explorer.overview import overview
+from olmo_dynamics.plots.figures import caption_text
 from olmo_dynamics.plots.inside import (
     attention_logits,
     embedding_rows,
@@ -71,6 +73,7 @@ __all__ = [
     "Style",
     "attention_logits",
     "branches",
+    "caption_text",
     "co_activation",
     "depth_profile",
     "displacement",
@@ -101,6 +104,7 @@ __all__ = [
     "norms_panel",
     "optimizer_panel",
     "outlier_births",
+    "overview",
     "prediction_panel",
     "representation_map",
     "representation_ranks",
@@ -118,3 +122,7 @@ __all__ = [
     "weight_similarity",
     "write_ratios",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

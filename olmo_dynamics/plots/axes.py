@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,7 +31,8 @@ Array = NDArray[np.float64]
 
 _LINEAR_BELOW = 20.0  # a time axis whose end is less than this many times its start needs no logarithm
 _LOG_FROM = 20.0  # a value axis turns logarithmic above this ratio of largest to smallest
-_EDGE = 5  # pixels between an axis' ends and the first and last mark, which would otherwise be cut in half
+EDGE = 5  # pixels between an axis' ends and the first and last mark, which would otherwise be cut in half
+_LEVELS, _LEVEL_PIXELS = 5, 13  # of the names of borders, and the height of one
 _TICK_PIXELS = 38  # width that one tick label of the time axis takes
 
 
@@ -74,16 +76,16 @@ class TimeAxis:
 
         `seen` is Vega's expression for the interval that a selection shows. Minor ticks are labelled where it is short.
         """
-        scale = alt.Scale(**self.scale.words, nice=False, domain=domain, padding=alt.Undefined if field else _EDGE)
+        scale = alt.Scale(**self.scale.words, nice=False, domain=domain, padding=alt.Undefined if field else EDGE)
         title = X_TITLES[self.field]
         return alt.X(field or self.field, type="quantitative", title=title, scale=scale, axis=self._axis(seen))
 
     def _axis(self, seen: str) -> alt.Axis:
         words = short_number("datum.value")
-        if self.scale.kind == "linear":
+        if not self.ticks:
             return alt.Axis(labelExpr=words, labelOverlap="greedy", tickCount=5, grid=False)
         major = f"indexof({json.dumps(self.ticks)}, datum.value) >= 0"
-        near = f" || isArray({seen}) && {seen}[1] < 50 * max({seen}[0], {self.scale.constant:g})" if seen else ""
+        near = f" || isArray({seen}) && {self._near(seen)}" if seen else ""
         return alt.Axis(
             values=[*self.ticks, *self.minor],
             labelExpr=f"{major}{near} ? {words} : ''",
@@ -92,9 +94,15 @@ class TimeAxis:
             grid=False,
         )
 
+    def _near(self, seen: str) -> str:
+        """Vega's expression for an interval so short that minor ticks can be labelled."""
+        if self.scale.kind == "linear":
+            return f"{seen}[1] - {seen}[0] < {(self.ticks[-1] - self.ticks[0]) / 4:g}"
+        return f"{seen}[1] < 50 * max({seen}[0], {self.scale.constant:g})"
+
 
 def time_axis(frame: pl.DataFrame, x: str, *, width: int, style: Style = PLAIN) -> TimeAxis:
-    """The time axis for a column of steps or tokens, in a picture that is `width` pixels wide.
+    """The time axis for a column of steps or tokens, in a picture that is `width` pixels wide; the last place has a label.
 
     Raises:
         OptionError: a logarithmic scale is asked for, and a value is 0.
@@ -102,12 +110,16 @@ def time_axis(frame: pl.DataFrame, x: str, *, width: int, style: Style = PLAIN) 
     values = _places(frame, x)
     scale = time_scale(frame, x, style)
     if scale.kind == "linear":
-        return TimeAxis(x, scale, (), ())
+        return TimeAxis(x, scale, *_even_ticks(values[0], values[-1], width))
     last, constant = values[-1], scale.constant
+    if len(values) == 1:
+        return TimeAxis(x, scale, (last,), ())
     powers = range(round(math.log10(constant)), math.floor(math.log10(last)) + 1) if last > 0 else range(0)
     decades = [10.0**power for power in powers]
     zero = [0.0] if values[0] == 0 else []
-    ticks = [*zero, *_spaced(decades, constant, width / math.log1p(last / constant), bool(zero))] if decades else zero
+    pixels = width / math.log1p(last / constant) if last > 0 else 0.0
+    ticks = [*zero, *_spaced(decades, constant, pixels, bool(zero))] if decades else zero
+    ticks = _with_last(ticks, last, lambda tick: pixels * math.log1p(tick / constant)) if decades else ticks
     digits = range(1, 10) if width >= 300 else (1, 3)
     minor = [decade * digit for decade in decades for digit in digits if decade * digit not in ticks]
     return TimeAxis(x, scale, tuple(ticks), tuple(value for value in minor if value <= last))
@@ -137,14 +149,37 @@ def stage_borders(frame: pl.DataFrame, data: alt.InlineData, x: alt.X) -> list[a
     at.shorthand = BORDER
     begun = alt.Chart(data).transform_filter(f"isValid(datum.{BORDER})")
     base = begun.transform_aggregate(groupby=[BORDER, BORDER_NAME]).encode(x=at)
+    layers = [base.mark_rule(color=QUIET, strokeDash=[2, 3])]
     text: dict[str, Any] = {"align": "right", "baseline": "top", "dx": -4, "dy": 2, "fontSize": 11}
-    named = base.encode(y=alt.value(0), text=alt.Text(BORDER_NAME, type="nominal"))
-    rim = named.mark_text(**text, stroke="white", strokeWidth=4, strokeJoin="round")
-    return [base.mark_rule(color=QUIET, strokeDash=[2, 3]), rim, named.mark_text(**text, color=QUIET)]
+    places = frame[BORDER].drop_nulls().unique().sort().to_list()
+    for level in range(min(_LEVELS, len(places))):  # names of near borders stand one below another
+        here = base.transform_filter(f"indexof({json.dumps(places[level::_LEVELS])}, datum.{BORDER}) >= 0")
+        named = here.encode(y=alt.value(_LEVEL_PIXELS * level), text=alt.Text(BORDER_NAME, type="nominal"))
+        layers.append(named.mark_text(**text, stroke="white", strokeWidth=4, strokeJoin="round"))
+        layers.append(named.mark_text(**text, color=QUIET))
+    return layers
 
 
 def _places(frame: pl.DataFrame, x: str) -> list[float]:
     return sorted(float(value) for value in frame[x].unique() if value is not None)
+
+
+def _with_last(ticks: list[float], last: float, place: Callable[[float], float]) -> list[float]:
+    """The ticks and the last place, without those whose labels would touch its own."""
+    return [*(tick for tick in ticks if place(last) - place(tick) >= _TICK_PIXELS), last]
+
+
+def _even_ticks(low: float, high: float, width: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Ticks of a linear axis: multiples of 1, 2 or 5 times a power of ten and the last place; and finer ones."""
+    if high <= low:
+        return (), ()
+    least = (high - low) * 1.6 * _TICK_PIXELS / width
+    power = 10.0 ** math.floor(math.log10(least))
+    step = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= least)
+    places = [step * count for count in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    ticks = _with_last(places, high, lambda tick: tick * width / (high - low))
+    finer = [step / 5 * count for count in range(math.ceil(5 * low / step), math.floor(5 * high / step) + 1)]
+    return tuple(ticks), tuple(tick for tick in finer if tick not in ticks)
 
 
 def _spaced(decades: list[float], constant: float, pixels: float, zero: bool) -> list[float]:
@@ -173,7 +208,7 @@ class ValueAxis:
         axis = alt.Axis(format=number_format(self.high), tickCount=4 if self.crowded else 6, labelOverlap="greedy",
                         values=list(self.ticks) or alt.Undefined)  # fmt: skip
         kind: dict[str, Any] = {"type": "log", "nice": False} if self.log else {"type": "linear", "zero": False}
-        ends = {"padding": _EDGE} if domain is None else {"domain": list(domain), "nice": False}
+        ends = {"padding": EDGE} if domain is None else {"domain": list(domain), "nice": False}
         return alt.Y(self.field, type="quantitative", title=self.title, scale=alt.Scale(**{**kind, **ends}), axis=axis)
 
 
@@ -216,7 +251,7 @@ def number_format(high: float) -> str:
 
 def short_number(value: str) -> str:
     """Vega's expression for 1000 as 1k and 1e9 as 1B."""
-    return f"replace(format({value}, '~s'), 'G', 'B')"
+    return f"replace(format({value}, '.3~s'), 'G', 'B')"
 
 
 def _log_ticks(low: float, high: float, ratio: float) -> tuple[float, ...]:

@@ -22,9 +22,13 @@ from olmo_dynamics.quantities.declaration import Quantity
 
 _LOG_FROM = 100.0  # colours turn logarithmic above this ratio of largest to smallest
 _LEGEND_ROWS = _LEGEND_COLUMNS = 16
-_TITLES = {"layer": "layer (0 is shallowest)", LINE: "line of training"}
+_TITLES = {"layer": "layer", LINE: "line of training"}
 _TITLE = 32  # letters in a line of a legend's title
+_DEPTH, _DEPTH_TICKS = 160, 8  # length in pixels of the bar of layers, and its most ticks
 _GRADIENT = 220  # length in pixels of the legend of a time colour
+
+NULLS = {"norm_sparsity": math.sqrt(math.pi / 2), "load_over_mean": 1.0}
+"""Null values by quantity: those of a Gaussian, and the fair share of an expert."""
 
 
 def series_color(frame: pl.DataFrame, column: str, *, panels: bool = False) -> alt.Color:
@@ -37,6 +41,8 @@ def series_color(frame: pl.DataFrame, column: str, *, panels: bool = False) -> a
     legend = alt.Legend(columns=columns, symbolType="stroke", symbolOpacity=1)
     title = _TITLES.get(column) or column.replace("_", " ")
     kind: Literal["ordinal", "nominal"] = "ordinal"
+    if column == "layer":
+        return _depth_color(sorted(values), title, below=panels)
     if frame[column].dtype.is_numeric():
         scale = alt.Scale(domain=sorted(values), scheme=SEQUENTIAL)
     elif len(values) > len(CATEGORIES):
@@ -46,20 +52,39 @@ def series_color(frame: pl.DataFrame, column: str, *, panels: bool = False) -> a
     return alt.Color(column, type=kind, title=title, scale=scale, legend=legend)
 
 
+def _depth_color(layers: list[int], title: str, *, below: bool) -> alt.Color:
+    """The colour of a layer on one continuous bar, at the picture's side or below its panels."""
+    most = max(1, layers[-1] - layers[0])
+    ticks = layers[:: max(1, math.ceil(most / _DEPTH_TICKS))]
+    place: dict[str, Any] = {"orient": "bottom", "gradientLength": _GRADIENT} if below else {"gradientLength": _DEPTH}
+    legend = alt.Legend(type="gradient", values=ticks, format="d", **place)
+    scale = alt.Scale(domain=[layers[0], layers[-1]], scheme=SEQUENTIAL)
+    return alt.Color("layer", type="quantitative", title=title, scale=scale, legend=legend)
+
+
 def magnitude_color(
     frame: pl.DataFrame, field: str, quantity: Quantity, *, scale: YScale = "auto", below: int = 0
 ) -> alt.Color:
     """The colour of a quantity in a map: logarithmic where the values are positive and span more than a factor of 100.
 
-    The legend is at the picture's side, or under it and `below` pixels long.
+    The legend is at the picture's side, or under it and `below` pixels long. Colours of a quantity with a null value, such as
+    that of a Gaussian, run from it to both sides alike.
     """
     low, high = span(frame, field)
     log = is_log(field, scale, low, high / low if low > 0 else 0.0, enough=_LOG_FROM)
     shades = alt.Scale(type="log", scheme="viridis") if log else alt.Scale(zero=False, scheme="viridis")
+    if quantity.name in NULLS and not log:
+        shades = _diverging(NULLS[quantity.name], low, high)
     place: dict[str, Any] = {"orient": "bottom", "gradientLength": below} if below else {}
     legend = alt.Legend(format=number_format(high), tickCount=5, **place)
     title = axis_title(quantity) if below else textwrap.wrap(axis_title(quantity), _TITLE)
     return alt.Color(field, type="quantitative", title=title, scale=shades, legend=legend)
+
+
+def _diverging(null: float, low: float, high: float) -> alt.Scale:
+    """Two hues that part at the null value, equally strong at equal distances from it."""
+    reach = max(high - null, null - low) or 1.0
+    return alt.Scale(domain=[null - reach, null + reach], scheme="purpleorange", reverse=True)
 
 
 def time_color(frame: pl.DataFrame, x: str, style: Style) -> alt.Color:

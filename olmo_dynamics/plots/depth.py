@@ -8,11 +8,12 @@
 from __future__ import annotations
 
 import altair as alt
+import numpy as np
 import polars as pl
 
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.names import Site
-from olmo_dynamics.plots.axes import value_axis
+from olmo_dynamics.plots.axes import time_scale, value_axis
 from olmo_dynamics.plots.colors import series_color, time_color
 from olmo_dynamics.plots.lines import LINE
 from olmo_dynamics.plots.panels import small_multiples
@@ -23,10 +24,13 @@ from olmo_dynamics.plots.titles import axis_title, definition, heading, quantity
 from olmo_dynamics.plots.trajectories import line_dash
 
 _WIDE, _PANEL = (560, 340), (200, 160)
+_MOST = 8  # lines that an eye still tells apart
 
 
 def depth_profile(frame: pl.DataFrame, y: str, *, x: str = "step", style: Style = PLAIN) -> AnyChart:
     """Lines of the column `y` over depth, one per revision, coloured by step or tokens, one panel per role or site.
+
+    Of more than eight revisions, eight are drawn, evenly spaced on the time axis.
 
     Later stages are coloured as later, and lines of training are told apart by dashes. Revisions of which none has a step
     are coloured by name.
@@ -37,7 +41,7 @@ def depth_profile(frame: pl.DataFrame, y: str, *, x: str = "step", style: Style 
     Raises:
         OptionError: a column is missing, or there is nothing, or too much, to draw.
     """
-    rows = _by_depth(frame, y, x=x, facet=style.facet)
+    rows, fewer = _few(_by_depth(frame, y, x=x, facet=style.facet), style)
     several = rows.has_several("panel")
     width, height = _PANEL if several else _WIDE
     chart = _profiles(rows, y, style=style, panels=several)
@@ -45,7 +49,20 @@ def depth_profile(frame: pl.DataFrame, y: str, *, x: str = "step", style: Style 
     whole = small_multiples(chart, rows, "panel", columns=style.columns) if several else chart
     quantity = quantity_of(frame, y)
     title = heading(rows.frame, quantity, " by depth, one line per revision")
-    return finalize(whole, title, [definition(quantity), rows.subtitle], style)
+    return finalize(whole, title, [definition(quantity), f"{fewer}{rows.subtitle}"], style)
+
+
+def _few(rows: Rows, style: Style) -> tuple[Rows, str]:
+    """The rows of at most eight revisions, evenly spaced on the time axis, and a note that counts them."""
+    times = rows.frame.select("revision", rows.x).unique("revision", maintain_order=True)
+    if times.height <= _MOST or times[rows.x].is_null().any():
+        return rows, ""
+    ordered = times.sort(rows.x, maintain_order=True)
+    places = time_scale(ordered, rows.x, style).place(ordered[rows.x].to_numpy().astype(np.float64))
+    wanted = np.linspace(places[0], places[-1], _MOST)
+    nearest = sorted({int(np.abs(places - place).argmin()) for place in wanted})
+    kept = rows.frame.filter(pl.col("revision").is_in(ordered["revision"][nearest].to_list()))
+    return Rows(kept, rows.left_out, rows.x), f"{len(nearest)} of {times.height} revisions drawn; "
 
 
 def _by_depth(frame: pl.DataFrame, y: str, *, x: str, facet: str | None) -> Rows:

@@ -54,7 +54,9 @@ def loss_by_domain(frame: pl.DataFrame, y: str = "cross_entropy", *, x: str = "s
         .mark_point(filled=True, size=14)
         .encode(tooltip=tooltips(rows.frame, **{y: axis_title(quantity)}))
     )
-    names = end_labels(rows.frame, "domain", value, height=height, x=rows.x).encode(x=alt.value(width + 8), **look)
+    names = end_labels(rows.frame, "domain", value, height=height, x=rows.x).encode(
+        x=alt.value(alt.ExprRef("width + 8")), **look
+    )
     chart = alt.LayerChart(layer=[line.add_params(chosen, zoom()), dots, names, *stage_borders(shown, data, at)])
     chart = chart.properties(width=width, height=height)
     title = heading(rows.frame, quantity, " by domain during training")

@@ -10,7 +10,7 @@ time axis shows positions, which count through all stages, so a line of stage 2 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import polars as pl
 
@@ -91,13 +91,17 @@ def paths(frame: pl.DataFrame, x: str) -> pl.DataFrame:
     return pl.concat(parts)
 
 
-def joined(frame: pl.DataFrame, x: str, series: list[str]) -> pl.DataFrame:
+def joined(
+    frame: pl.DataFrame, x: str, series: list[str], *, continued: Mapping[str, str] | None = None
+) -> pl.DataFrame:
     """The rows, and before each line's rows the last ones of its parent, so that it is drawn from where it began.
 
-    The added rows, one for each of the `series`, are marked by the column `joint`.
+    The added rows, one for each of the `series`, are marked by the column `joint`. `continued` gives the parents of lines; by
+    default their names do.
     """
     parts = [frame.with_columns(pl.lit(False).alias(JOINT))]
-    continued = parents(frame[LINE].unique(maintain_order=True), staged=x in POSITIONS.values())
+    if continued is None:
+        continued = parents(frame[LINE].unique(maintain_order=True), staged=x in POSITIONS.values())
     for line, parent in continued.items():
         start = frame.filter(pl.col(LINE) == line)[x].min()
         before = frame.filter(pl.col(LINE) == parent, pl.col(x) <= start).sort(x)

@@ -91,7 +91,8 @@ def norms_panel(frame: pl.DataFrame, value: str = "rms", *, x: str = "step", sty
     if menu:
         left = left.transform_filter(_chosen(menu)).properties(title=_SHOWN)
         right = right.transform_filter(_chosen(menu))
-    both = side_by_side(left, right).add_params(menu) if menu else side_by_side(left, right)
+    both = side_by_side(left, right).resolve_scale(color="independent")
+    both = both.add_params(menu) if menu else both
     title = heading(rows.frame, quantity, f" by layer and {x}")
     return finalize(both, title, [_HINT, definition(quantity), rows.subtitle], style)
 

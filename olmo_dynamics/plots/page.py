@@ -1,8 +1,9 @@
-"""One HTML file that holds a whole report: text, pictures, and the code that draws them.
+"""One HTML file that holds a whole report: findings, a timeline, text, pictures, and the code that draws them.
 
 The file needs no network: Vega and its parts are written into it, and its content-security policy forbids loading
 anything. Every foreign string (names of repos, revisions, tensors) is escaped, and scripts run only if their hash is in
-the policy, so a name that looks like HTML stays a name. Charts share their data column by column.
+the policy, so a name that looks like HTML stays a name. Charts share their data column by column, and each is drawn when a
+reader scrolls to it.
 
     >>> from olmo_dynamics.plots.page import Section, page
     >>> sections = [Section("Loss", chart, captions.LOSS)]  # doctest: +SKIP
@@ -14,110 +15,110 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import groupby
 from string import Template
-from typing import Any
 
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.plots.captions import Caption
 from olmo_dynamics.plots.display import vega_script
+from olmo_dynamics.plots.pages.figure_parts import drawing, figure
+from olmo_dynamics.plots.pages.shared_columns import Columns, harmless
 from olmo_dynamics.plots.theme import AnyChart
 
-_ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
+_SCRIPTS = ("page_rows.js", "page_time.js", "page_fit.js", "start.js")
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One picture of a report: its heading, the chart and the caption."""
+    """One picture of a report: its heading, the chart and the caption, and the chapter that holds it."""
 
     title: str
     chart: AnyChart
     caption: Caption
+    chapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class HeadLine:
-    """A sentence at the head of a report: a remark about it, and the title of the section that shows it, if one does."""
+    """A sentence at the head of a report: a remark about it, the title of the section that shows it, and a small picture.
+
+    The picture is SVG as `small_curve` writes it.
+    """
 
     sentence: str
     remark: str = ""
     title: str = ""
+    picture: str = ""
 
 
-class Columns:
-    """The distinct columns of a page's charts, each written once however many charts share it.
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The first screen of a report: sentences about the run and the measurement, findings, and the timeline of the training."""
 
-    Charts of one table have most columns in common, and a column of names has few distinct values, so a page of many charts
-    stays small. The page's script turns columns back into rows.
-
-        >>> columns = Columns()
-        >>> columns.add([{"step": 0, "role": "norm"}, {"step": 10, "role": "norm"}, {"step": 20, "role": "norm"}])
-        {'rows': 3, 'columns': {'step': 0, 'role': 1}}
-        >>> columns.written
-        ['[0,10,20]', '{"of":["norm"],"at":[0,0,0]}']
-    """
-
-    def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
-
-    def add(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Take the columns of a chart's rows; returns the number of rows, and of each column by its name.
-
-        A value that a row lacks is null.
-        """
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        texts = (_written([row.get(name) for row in rows]) for name in names)
-        numbers = (self._numbers.setdefault(text, len(self._numbers)) for text in texts)
-        return {"rows": len(rows), "columns": dict(zip(names, numbers, strict=True))}
-
-    @property
-    def written(self) -> list[str]:
-        """The columns' JSON texts."""
-        return list(self._numbers)
-
-
-def _written(values: list[Any]) -> str:
-    """A column: its values, or its distinct values and the place of each row's among them if they are few."""
-    distinct: dict[tuple[type, Any], int] = {}
-    places = [distinct.setdefault((type(value), value), len(distinct)) for value in values]
-    of = [value for _, value in distinct]
-    column = {"of": of, "at": places} if 2 * len(of) <= len(values) else values
-    return json.dumps(column, separators=(",", ":"), allow_nan=False)
+    sentences: Sequence[str] = ()
+    findings: Sequence[HeadLine] = ()
+    timeline: AnyChart | None = None
 
 
 def page(
-    title: str, sections: Sequence[Section], *, facts: Mapping[str, str], findings: Sequence[HeadLine] = ()
+    title: str, sections: Sequence[Section], *, facts: Mapping[str, str], head: Head | None = None, x: str = "step"
 ) -> str:
-    """The report as one self-contained HTML text, with `facts` in their order and then `findings` at its top.
+    """The report as one self-contained HTML text: its head, the sections by chapter, and `facts` at its end.
+
+    Sections of one chapter stand together, in the order in which they are given. `x` is the time axis that the charts have.
 
     Raises:
         OptionError: there is no section.
     """
     if not sections:
         raise OptionError("page() needs at least one section (got none); draw a chart first")
-    template = Template(_part("page.html"))
-    libraries, start, columns = _libraries(), _part("start.js"), Columns()
-    drawn = "\n".join(_section(index, section, columns) for index, section in enumerate(sections))
+    told, template = head or Head(), Template(_part("page.html"))
+    libraries, start, columns = _libraries(), "\n".join(map(_part, _SCRIPTS)), Columns()
+    timeline = _timeline(told.timeline, columns)
+    chapters = [(name, list(held)) for name, held in groupby(enumerate(sections), key=lambda each: each[1].chapter)]
+    drawn = "\n".join(_chapter(place, name, held, columns) for place, (name, held) in enumerate(chapters))
     return template.substitute(
         policy=f"default-src 'none'; script-src {_allowed(libraries)} {_allowed(start)}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'",
         title=html.escape(title),
         style=_part("page.css"),
-        facts="\n".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in facts.items()),
-        findings=_findings(findings, sections),
-        contents="\n".join(
-            f'<li><a href="#section-{index}">{html.escape(section.title)}</a></li>'
-            for index, section in enumerate(sections)
-        ),
+        sentences="\n".join(f'<p class="lede">{html.escape(each)}</p>' for each in told.sentences),
+        findings=_findings(told.findings, sections),
+        timeline=timeline,
+        contents="\n".join(_listed(place, name, held) for place, (name, held) in enumerate(chapters)),
+        steps="" if x == "tokens" else " selected",
+        tokens=("" if "tokens" in columns.known else " disabled") + (" selected" if x == "tokens" else ""),
         sections=drawn,
-        columns=_harmless(f"[{','.join(columns.written)}]"),
+        facts="\n".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in facts.items()),
+        columns=harmless(f"[{','.join(columns.written)}]"),
         libraries=libraries,
         start=start,
+    )
+
+
+def _chapter(place: int, name: str, held: Sequence[tuple[int, Section]], columns: Columns) -> str:
+    heading = f'<h2 id="chapter-{place}">{html.escape(name)}</h2>\n' if name else ""
+    drawn = "\n".join(figure(str(number), each.title, each.chart, each.caption, columns) for number, each in held)
+    named = f' aria-labelledby="chapter-{place}"' if name else ""
+    return f'<section class="chapter"{named}>\n{heading}<div class="figures">\n{drawn}\n</div>\n</section>'
+
+
+def _listed(place: int, name: str, held: Sequence[tuple[int, Section]]) -> str:
+    """The entries of a chapter in the list of contents."""
+    links = "\n".join(f'<li><a href="#section-{number}">{html.escape(each.title)}</a></li>' for number, each in held)
+    return f'<li><a href="#chapter-{place}">{html.escape(name)}</a>\n<ol>\n{links}\n</ol></li>' if name else links
+
+
+def _timeline(chart: AnyChart | None, columns: Columns) -> str:
+    if chart is None:
+        return ""
+    drawn = drawing("timeline", "Timeline of the training", chart.to_dict(validate=False), columns)
+    return (
+        f'<section class="timeline" aria-labelledby="timeline">\n<h2 id="timeline">Timeline</h2>\n{drawn}\n</section>'
     )
 
 
@@ -134,36 +135,9 @@ def _findings(findings: Sequence[HeadLine], sections: Sequence[Section]) -> str:
 
 def _head_line(line: HeadLine, places: Mapping[str, int]) -> str:
     remark = f' <span class="remark">({html.escape(line.remark)})</span>' if line.remark else ""
-    plot = f' <a href="#section-{places[line.title]}">Plot</a>' if line.title in places else ""
-    return f"{html.escape(line.sentence)}{remark}{plot}"
-
-
-def _section(index: int, section: Section, columns: Columns) -> str:
-    sources = f"Sources: {'; '.join(map(_linked, section.caption.sources))}." if section.caption.sources else ""
-    return f"""<section id="section-{index}" aria-labelledby="heading-{index}">
-<h2 id="heading-{index}">{html.escape(section.title)}</h2>
-<p>{html.escape(section.caption.text)}</p>
-<figure><div class="chart" id="chart-{index}"></div></figure>
-<script type="application/json" id="spec-{index}">{_json(section.chart, columns)}</script>
-<p class="sources">{sources}</p>
-</section>"""
-
-
-def _json(chart: AnyChart, columns: Columns) -> str:
-    """The chart's spec, its data left to the page's columns."""
-    spec = chart.to_dict(validate=False)  # its parts were checked when they were made
-    spec["datasets"] = {name: columns.add(rows) for name, rows in spec.get("datasets", {}).items()}
-    return _harmless(json.dumps(spec, separators=(",", ":"), allow_nan=False))
-
-
-def _harmless(text: str) -> str:
-    """JSON text with no character that could end a script element."""
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _linked(source: str) -> str:
-    """A source's text, escaped, with its arXiv number as a link."""
-    return _ARXIV.sub(r'<a href="https://arxiv.org/abs/\1" rel="noreferrer">arXiv:\1</a>', html.escape(source))
+    known = line.title in places
+    shown = f' <a href="#section-{places[line.title]}">{html.escape(line.title)}</a>' if known else ""
+    return f"{line.picture}{html.escape(line.sentence)}{remark}{shown}"
 
 
 def _allowed(script: str) -> str:

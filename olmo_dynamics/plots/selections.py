@@ -18,9 +18,12 @@ import altair as alt
 def pick(column: str, *, panels: bool = False) -> alt.Parameter:
     """A selection of values of a column by a click on a mark or in the legend, several with shift; a double click clears.
 
-    With panels, only the legend selects, one value at a time, and a click on its title clears: each panel has a selection
-    of its own there, and clicks on marks would make them differ.
+    A layer, whose legend is a bar, is selected by its marks alone. Of other columns in panels, only the legend selects, one
+    value at a time, and a click on its title clears: each panel has a selection of its own there, and clicks on marks would make
+    them differ.
     """
+    if column == "layer":
+        return alt.selection_point(name=f"picked_{column}", fields=[column], on="click", clear="dblclick")
     if panels:
         return alt.selection_point(name=f"picked_{column}", fields=[column], bind="legend", toggle=False)
     return alt.selection_point(name=f"picked_{column}", fields=[column], bind="legend", on="click", clear="dblclick")

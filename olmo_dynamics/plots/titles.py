@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ import polars as pl
 from olmo_dynamics.plots.lines import LINE
 from olmo_dynamics.plots.table import XS, inline
 from olmo_dynamics.plots.table import labels as label_columns
+from olmo_dynamics.plots.theme import Definition
 from olmo_dynamics.quantities import known, known_groups
 from olmo_dynamics.quantities.declaration import Quantity
 
@@ -24,6 +26,7 @@ X_TITLES = {"step": "step", "tokens": "tokens seen", "position_step": "step, cou
 """Titles of the time axis."""
 
 _NOTICE = 130  # letters in a line
+_OWN = re.compile(r"(weight|activation|gradient) unit")
 
 NUMBER = ".4~g"
 """The format of a measured number in a tooltip: four digits, no trailing zeros."""
@@ -31,7 +34,7 @@ NUMBER = ".4~g"
 _GROUP_OF_COLUMN = {"tensor": "parameters", "site": "activations", "embedding": "embeddings", "domain": "loss"}
 """The built-in group of a table, by a column that only its tables have."""
 
-_THINGS = {"parameters": " of weights", "activations": " of activations"}
+THINGS = {"parameters": " of weights", "activations": " of activations"}
 """The things that a group measures, where the names of its quantities leave them open."""
 
 
@@ -62,22 +65,25 @@ def _fitting(frame: pl.DataFrame, quantities: list[Quantity]) -> list[Quantity]:
 
 
 def axis_title(quantity: Quantity, *, short: bool = False) -> str:
-    """Name and unit, as an axis or legend prints them; `short` prefers the symbol, for a small panel."""
+    """Name and unit, as an axis or legend prints them; `short` prefers the symbol, for a small panel.
+
+    Numbers without a unit, and the units of weights, activations and gradients, which nothing else is measured in, are left out.
+    """
     name = quantity.symbol if short and quantity.symbol else quantity.long_name
-    unit = {"1": "dimensionless"}.get(quantity.unit, quantity.unit)
-    return f"{name} ({unit})" if unit else name
+    return f"{name} ({quantity.unit})" if quantity.unit not in ("", "1") and not _OWN.search(quantity.unit) else name
 
 
-def definition(quantity: Quantity) -> str:
+def definition(quantity: Quantity) -> Definition:
     """The quantity's symbol and formula, for a subtitle."""
-    return f"{quantity.symbol or quantity.long_name} = {quantity.formula}." if quantity.formula else ""
+    words = f"{quantity.symbol or quantity.long_name} = {quantity.formula}." if quantity.formula else ""
+    return Definition(words)
 
 
 def heading(frame: pl.DataFrame, quantity: Quantity, by: str = "") -> str:
     """A title: the measure, the things measured, and the column that tells the series apart."""
     single = [name for name in ("role", "site", "embedding") if name in frame.columns and frame[name].n_unique() == 1]
     where = f" ({', '.join(str(frame[name][0]) for name in single)})" if single else ""
-    return quantity.long_name[:1].upper() + quantity.long_name[1:] + _THINGS.get(quantity.group, "") + where + by
+    return quantity.long_name[:1].upper() + quantity.long_name[1:] + THINGS.get(quantity.group, "") + where + by
 
 
 def tooltips(frame: pl.DataFrame, **numbers: str) -> list[alt.Tooltip]:

@@ -78,7 +78,8 @@ def series_lines(
 
     `domain` is a selection that decides the ends of the time axis, and by default what a reader zooms to.
     """
-    apart = [name for name in (*labels(), "panel", LINE) if rows.has_several(name) and name not in (value.field, hue)]
+    held = (value.field, hue if hue != "layer" else "")  # a colour on a continuous scale does not part lines
+    apart = [name for name in (*labels(), "panel", LINE) if rows.has_several(name) and name not in held]
     frame = continued(rows, value.field)
     seen = zoomed(time.field) if domain is alt.Undefined else f"{domain.name}.start"
     data = inline(frame)
@@ -88,7 +89,9 @@ def series_lines(
     tooltip = tooltips(rows.frame, **{value.field: axis_title(quantity_of(rows.frame, value.field))})
     revisions = rows.frame["revision"].n_unique()
     size = next((area for most, area in _DOTS.items() if revisions <= most), _SMALLEST_DOT)
-    line, dots = base.mark_line(), measured(base, frame).mark_point(filled=True, size=size).encode(tooltip=tooltip)
+    kept: dict[str, Any] = {"invalid": "show"} if hue == "layer" else {}  # series without a layer
+    line = base.mark_line(**kept)
+    dots = measured(base, frame).mark_point(**_dot(hue, size), **kept).encode(tooltip=tooltip)
     borders = stage_borders(frame, data, x)
     if LINE in apart:
         line = line.encode(strokeDash=line_dash())
@@ -98,6 +101,11 @@ def series_lines(
     look = {"color": _shade(rows, hue, panels=panels), "opacity": faded(chosen)}
     # The selection goes on the lines: a legend can be clicked only if the first layer has the selection.
     return alt.LayerChart(layer=[line.encode(**look).add_params(chosen), dots.encode(**look), *borders])
+
+
+def _dot(hue: str | None, area: int) -> dict[str, Any]:
+    """The look of a dot; one coloured by layer is an outline, since the legend of filled ones would be a list of discs."""
+    return {"filled": True, "size": area} if hue != "layer" else {"filled": False, "size": area / 3, "strokeWidth": 2}
 
 
 def continued(rows: Rows, value: str) -> pl.DataFrame:

@@ -13,3 +13,7 @@ from olmo_dynamics.probes.builder import BUILT_IN, load_probe
 from olmo_dynamics.probes.probe import Probe
 
 __all__ = ["BUILT_IN", "Probe", "load_probe"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

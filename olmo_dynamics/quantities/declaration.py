@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING
 
-from olmo_dynamics.errors import OptionError
+from olmo_dynamics.errors import OptionError, did_you_mean
+from olmo_dynamics.quantities.as_html import shown, table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,6 +76,18 @@ class Quantity:
         """`group/name`, unique."""
         return f"{self.group}/{self.name}"
 
+    @property
+    def described(self) -> str:
+        """Long name, unit and formula as one line, such as a reader sees who points at the name."""
+        unit = "dimensionless" if self.unit in ("1", "") else self.unit
+        return f"{self.long_name or self.name} ({unit}){f': {self.formula}' if self.formula else ''}"
+
+    def _repr_html_(self) -> str:
+        """Name, unit, formula, axes and source as HTML."""
+        axes = ", ".join(("revision", *self.axes))
+        facts = {"": self.long_name, "unit": self.unit, "formula": self.formula, "axes": axes, "source": self.source}
+        return shown(self.key, {name: text for name, text in (facts | {"note": self.note}).items() if text})
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -125,7 +138,9 @@ class Group:
             if quantity.name == name:
                 return quantity
         known = [quantity.name for quantity in self.quantities]
-        raise OptionError(f"group {self.name} declares no quantity {name!r}; it has {', '.join(known)}")
+        raise OptionError(
+            f"group {self.name} declares no quantity {name!r}; it has {', '.join(known)}{did_you_mean(name, known)}"
+        )
 
     def __contains__(self, name: str) -> bool:
         return any(quantity.name == name for quantity in self.quantities)
@@ -142,6 +157,14 @@ class Group:
     def only(self, names: Collection[str]) -> Group:
         """The group with some of its quantities."""
         return replace(self, quantities=tuple(each for each in self.quantities if each.name in names))
+
+    def _repr_html_(self) -> str:
+        """The introduction, and one row per quantity; its formula appears when its name is pointed at."""
+        rows = [
+            ((each.name, each.described), each.unit, ", ".join(("revision", *each.axes)), each.long_name)
+            for each in self.quantities
+        ]
+        return shown(f"Group {self.name}", {"": self.introduction}, table(("quantity", "unit", "axes", ""), rows))
 
 
 RECORDER = "recorder"

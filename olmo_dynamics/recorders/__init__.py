@@ -65,3 +65,7 @@ __all__ = [
     "tensor_stats",
     "tensor_stats_on_device",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

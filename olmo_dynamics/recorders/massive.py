@@ -17,6 +17,7 @@ Sun et al. 2024, arXiv:2402.17762: an activation is massive above 100 and at (ab
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,27 +43,57 @@ TOP = 3
 
 @jit
 def _largest_places(
-    codes: UInt[np.ndarray, "positions width"],
+    magnitudes: UInt[np.ndarray, " n"],
     largest: UInt[np.ndarray, " positions"],
     top: Int64[np.ndarray, " ranks"],
     places: Int64[np.ndarray, " ranks"],
 ) -> None:
-    """Fill the largest magnitudes, largest first, and their places in the flattened array; of equal ones, the earlier."""
-    positions, width = codes.shape
-    all_but_sign = np.iinfo(codes.dtype).max >> 1
+    """Fill the largest magnitudes, largest first, and their places in the flat array; of equal ones, the earlier."""
+    width = len(magnitudes) // len(largest)
     top[:] = -1
-    for position in range(positions):
+    for position in range(len(largest)):
         if np.int64(largest[position]) <= top[-1]:
             continue
-        for feature in range(width):
-            magnitude = np.int64(codes[position, feature] & all_but_sign)
+        for place in range(position * width, (position + 1) * width):
+            magnitude = np.int64(magnitudes[place])
             if magnitude <= top[-1]:
                 continue
             rank = len(top) - 1
             while rank > 0 and top[rank - 1] < magnitude:
                 top[rank], places[rank] = top[rank - 1], places[rank - 1]
                 rank -= 1
-            top[rank], places[rank] = magnitude, position * width + feature
+            top[rank], places[rank] = magnitude, place
+
+
+@jit
+def _look_at_sequences(
+    codes: UInt[np.ndarray, "tokens width"],
+    rows: Int64[np.ndarray, " n"],
+    ends: Int64[np.ndarray, " sequences"],
+    of_tokens: UInt[np.ndarray, "tokens 3"],
+    found: tuple[Int64[np.ndarray, "sequences ranks"], Int64[np.ndarray, "sequences 2"]],
+) -> None:
+    """Fill the places of each sequence's largest magnitudes among its rows, and its two middle magnitudes.
+
+    A sequence has the `rows` up to its end from that of the one before.
+    """
+    places, middles = found
+    width = codes.shape[1]
+    top = np.empty(places.shape[1], np.int64)
+    largest = np.empty(len(rows), codes.dtype)
+    buffer = np.empty(len(rows) * width, codes.dtype)
+    start = 0
+    for sequence in range(len(ends)):
+        stop = ends[sequence]
+        if stop > start:
+            magnitudes = buffer[start * width : stop * width]
+            for i in range(start, stop):
+                strip_signs(codes[rows[i]], buffer[i * width : (i + 1) * width])
+                largest[i] = of_tokens[rows[i], LARGEST]
+            _largest_places(magnitudes, largest[start:stop], top, places[sequence])
+            guess = np.int64(of_tokens[rows[(start + stop) // 2], LOWER_MEDIAN])
+            middles[sequence, 0], middles[sequence, 1] = middle_magnitudes(magnitudes, top[0], guess)
+        start = stop
 
 
 @dataclass(frozen=True)
@@ -97,11 +128,7 @@ class MassiveActivations:
                     f"massive activations need whole sequences of {probe.token_ids.shape[1]} positions (got {positions}); "
                     "do not cut them"
                 )
-        layer = self._layers.setdefault(seen.layer, {})
-        for row, (number, real) in enumerate(zip(range(seen.rows.start, seen.rows.stop), seen.mask, strict=True)):
-            if real.any():
-                there = row * positions + np.flatnonzero(real)
-                layer[number] = _measure(seen.codes.codes[there], seen.tokens.magnitudes[there], np.flatnonzero(real))
+        self._layers.setdefault(seen.layer, {}).update(_measure(seen))
 
     def merge(self, other: MassiveActivations) -> None:
         """Add the sequences that `other` saw."""
@@ -149,28 +176,35 @@ class MassiveActivations:
         return np.full(len(sequences), -1) if self._token_ids is None else self._token_ids[sequences, positions]
 
 
-def _measure(
-    codes: UInt[np.ndarray, "n width"], of_tokens: UInt[np.ndarray, "n 3"], positions: Int64[np.ndarray, " n"]
-) -> _Sequence:
-    ranks = min(MASSIVE_RANKS, codes.size)
-    top, places = np.empty(ranks, np.int64), np.empty(ranks, np.int64)
-    _largest_places(codes, of_tokens[:, LARGEST], top, places)
-    largest = values_of(codes.reshape(-1)[places])
-    median = math.nan
-    if not np.isnan(largest[0]):  # NaN sorts last, so it would be found here
-        magnitudes = np.empty(codes.size, codes.dtype)
-        strip_signs(codes.reshape(-1), magnitudes)
-        guess = np.int64(np.median(of_tokens[:, LOWER_MEDIAN]))
-        middle = middle_magnitudes(magnitudes, top[0], guess)
-        median = float(values_of(np.array(middle, codes.dtype)).mean())
-    rows, features = np.divmod(places, codes.shape[1])
-    return _Sequence(largest, positions[rows], features, median, _count_massive(codes, abs(largest[0]), median))
+def _measure(seen: Observation) -> Iterator[tuple[int, _Sequence]]:
+    """Each sequence that has real tokens, by its number in the probe."""
+    codes, (_, positions) = seen.codes.codes, seen.mask.shape
+    rows, lengths = np.flatnonzero(seen.mask), seen.mask.sum(axis=1)
+    ends = np.cumsum(lengths)
+    places = np.zeros((len(lengths), MASSIVE_RANKS), np.int64)
+    middles = np.zeros((len(lengths), 2), np.int64)
+    _look_at_sequences(codes, rows, ends, seen.tokens.magnitudes, (places, middles))
+    medians = values_of(middles.astype(codes.dtype)).mean(axis=1)
+    for number, (length, end) in enumerate(zip(lengths.tolist(), ends.tolist(), strict=True)):
+        if length:
+            of_sequence = rows[end - length : end]
+            at, features = np.divmod(places[number, : length * codes.shape[1]], codes.shape[1])
+            there = of_sequence[at]
+            values = values_of(codes[there, features])
+            largest = abs(values[0])
+            median = (
+                math.nan if np.isnan(largest) else float(medians[number])
+            )  # NaN sorts last, so it is not found there
+            massive = _count_massive(codes, of_sequence, largest, median)
+            yield seen.rows.start + number, _Sequence(values, there % positions, features, median, massive)
 
 
-def _count_massive(codes: UInt[np.ndarray, "positions width"], largest: float, median: float) -> int:
+def _count_massive(
+    codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"], largest: float, median: float
+) -> int:
     if not largest > MASSIVE_ABOVE:
         return 0
-    magnitudes = np.abs(values_of(codes))
+    magnitudes = np.abs(values_of(codes[rows]))
     return int(np.count_nonzero((magnitudes > MASSIVE_ABOVE) & (magnitudes >= MASSIVE_MEDIANS * median)))
 
 

@@ -48,6 +48,11 @@ class RecorderSet:
         """The sites that at least one recorder reads."""
         return frozenset().union(*self._sites)
 
+    @property
+    def looks_back(self) -> bool:
+        """True if a recorder reads, before a stage, what it has of the stages before."""
+        return any(type(each).follow is not Recorder.follow for each in self._recorders)
+
     def fresh(self) -> Self:
         """The same recorders, which have seen nothing, for the next stage."""
         fresh = type(self)(self._prototypes, self.context, self._groups, self._reads)

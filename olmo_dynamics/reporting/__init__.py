@@ -8,3 +8,7 @@ PosixPath('report.html')
 from olmo_dynamics.reporting.report import lineage, render_report, write_report
 
 __all__ = ["lineage", "render_report", "write_report"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -22,11 +22,16 @@ from olmo_dynamics.plots.axes import time_scale
 from olmo_dynamics.plots.captions import Caption
 from olmo_dynamics.plots.lines import time_column
 from olmo_dynamics.plots.page import Section
-from olmo_dynamics.plots.titles import notice
+from olmo_dynamics.plots.theme import WORDS
+from olmo_dynamics.plots.titles import THINGS, notice, quantity_of
 from olmo_dynamics.reporting.choice import Choice
+from olmo_dynamics.reporting.sentences import Told, sentence
 
-MAX_ROWS = 60_000
-"""The rows of a chart of lines above which it keeps only the extremes; as many as a browser draws without a pause."""
+MAX_ROWS = 10_000
+"""The rows of a chart of lines above which it keeps only the extremes: some fifty for each of two hundred lines."""
+
+MAX_CELLS = 12_000
+"""The cells of a map above which it keeps evenly spaced revisions; more than the pixels of a page can show."""
 
 
 class Drawn:
@@ -116,15 +121,26 @@ class Drawn:
         note: str = "",
         probe: bool = False,
         facet: str | None = None,
+        told: Told | None = None,
     ) -> AnyChart:
-        """A chart over time; of very many rows, those of lines are thinned, with a note that counts them."""
+        """A chart over time, with a sentence about its numbers; of very many rows, fewer are drawn, with a note that counts them.
+
+        Of lines, the extremes are kept; of maps, evenly spaced revisions. The sentence is about the first of `words`, a column,
+        unless `told` names another; it is made of all rows.
+        """
+        said = _said(frame, told or (Told(words[0], _noun(frame, words[0])) if words else None))
         thinned = ""
-        if words and chart not in _WHOLE:
+        if chart in _WHOLE:
+            frame, thinned = _fewer_revisions(frame, self.revisions)
+        elif words:
             frame, thinned = thin(frame, MAX_ROWS, value=words[0])
         notes = "; ".join(part for part in (note, thinned) if part)
         tokens = self.probe_tokens if probe else None
         style = replace(self.style, note=notes, probe_tokens=tokens, facet=facet)
-        return chart(frame, *words, x=self.choice.x, style=style)
+        drawn = chart(frame, *words, x=self.choice.x, style=style)
+        if said and isinstance(drawn.usermeta, dict):
+            drawn.usermeta[WORDS] = {**drawn.usermeta.get(WORDS, {}), "said": said}
+        return drawn
 
     def section(self, title: str, make: Callable[[], AnyChart], caption: Caption) -> Section:
         """A section of the page, with the reason in the place of a chart that cannot be drawn."""
@@ -158,3 +174,28 @@ class Drawn:
 
 _WHOLE = (plots.layer_step_map, plots.norms_panel, plots.depth_profile)
 """Charts in which a row left out would be a hole."""
+
+
+def _said(frame: pl.DataFrame, told: Told | None) -> str:
+    """The sentence about a table; empty where its columns are not those of a sentence."""
+    if told is None or told.value not in (told.frame if told.frame is not None else frame).columns:
+        return ""
+    try:
+        return sentence(frame, told)
+    except Exception:  # numbers that cannot be told can still be drawn
+        return ""
+
+
+def _noun(frame: pl.DataFrame, column: str) -> str:
+    """The name of the quantity in a column, and the things that it measures."""
+    quantity = quantity_of(frame, column)
+    return quantity.long_name + THINGS.get(quantity.group, "")
+
+
+def _fewer_revisions(frame: pl.DataFrame, revisions: list[str]) -> tuple[pl.DataFrame, str]:
+    """The rows of evenly spaced revisions, the first and the last among them, where a map has too many cells."""
+    if frame.height <= MAX_CELLS or len(revisions) < 3:
+        return frame, ""
+    count = max(2, MAX_CELLS * len(revisions) // frame.height)
+    kept = [revisions[round(place * (len(revisions) - 1) / (count - 1))] for place in range(count)]
+    return frame.filter(pl.col("revision").is_in(kept)), f"{count} of {len(revisions)} revisions"

@@ -19,8 +19,11 @@ from olmo_dynamics.plots.experts import expert_captions
 from olmo_dynamics.plots.page import Section
 from olmo_dynamics.quantities import find
 from olmo_dynamics.reporting.drawing import Drawn
+from olmo_dynamics.reporting.sentences import Told
 
 _PAIRED = 16  # experts of a map, as in OLMoE's figure
+_LOAD = Told("value", "the share of tokens that an expert gets")
+_SETTLED = Told("saturation", "router saturation")
 
 Loaded = Callable[[], frames.Choices]
 
@@ -45,7 +48,7 @@ def experts(store: Drawn) -> Iterator[Section]:
     choices = cache(partial(frames.Choices.of, store.store))
     loads = partial(_three_layers, store, "routing.expert_load")
     yield store.section(
-        "Use of experts", lambda: store.draw(plots.expert_load, loads(), probe=True), captions.EXPERT_LOAD
+        "Use of experts", lambda: store.draw(plots.expert_load, loads(), probe=True, told=_LOAD), captions.EXPERT_LOAD
     )
     yield store.section("Specialisation of experts", partial(_specialisation, store), captions.SPECIALISATION)
     within, across = partial(_together, store, choices), partial(_across, store, choices)
@@ -85,7 +88,7 @@ def likeness(store: Drawn) -> Iterator[Section]:
 def _saturation(store: Drawn, choices: Loaded) -> AnyChart:
     _check_several(store)
     every = [frames.saturation(choices(), top=top) for top in sorted({1, choices().per_token})]
-    return store.draw(plots.saturation, store.only(pl.concat(every)), probe=True)
+    return store.draw(plots.saturation, store.only(pl.concat(every)), probe=True, told=_SETTLED)
 
 
 def _churn(store: Drawn, choices: Loaded) -> AnyChart:

@@ -18,6 +18,11 @@ from olmo_dynamics.plots.inside.gradient_curves import pooled_gradients
 from olmo_dynamics.plots.page import Section
 from olmo_dynamics.quantities import find
 from olmo_dynamics.reporting.drawing import Drawn
+from olmo_dynamics.reporting.sentences import Told
+
+_TOTAL = Told("total_probe_l2_norm", "the norm of the gradient of the whole probe")
+_GROWTH = Told("lambda_vecmean_gradient", "the growth exponent of gradients")
+_NOISE = Told("noise_scale", "the gradient noise scale")
 
 
 def gradients(store: Drawn) -> Iterator[Section]:
@@ -31,13 +36,13 @@ def gradients(store: Drawn) -> Iterator[Section]:
         yield store.section("Gradient norms by depth", by_depth, captions.GRADIENT_NORMS)
         return
     totals = store.only(per_revision(store.store, "gradients"))
-    size = partial(store.draw, plots.gradient_size, totals, probe=True)
+    size = partial(store.draw, plots.gradient_size, totals, probe=True, told=_TOTAL)
     yield store.section("Total gradient norm", size, captions.GRADIENT_SIZE)
     norms = partial(store.draw, plots.gradient_norms, tensors, "probe_l2_norm", note=note, probe=True)
     yield store.section("Gradient norms", norms, captions.GRADIENT_NORMS)
-    growth = partial(store.draw, plots.growth_exponents, totals, probe=True)
+    growth = partial(store.draw, plots.growth_exponents, totals, probe=True, told=_GROWTH)
     yield store.section("Growth along the depth", growth, captions.GROWTH)
-    noise = partial(store.draw, plots.gradient_noise, totals, probe=True)
+    noise = partial(store.draw, plots.gradient_noise, totals, probe=True, told=_NOISE)
     yield store.section("Gradient noise scale", noise, captions.NOISE)
 
 
@@ -54,5 +59,6 @@ def gradient_rows(store: Drawn) -> Iterator[Section]:
     """Bands of the gradient norms of embedding rows."""
     rows = store.only(row_gradients(store.store))
     bands = partial(plots.distribution_fan, quantity="gradient_rows/row_l2")
-    make = partial(store.draw, bands, rows, probe=True)
+    median = Told("value", "the median gradient norm of embedding rows", rows.filter(pl.col("quantile") == 0.5))
+    make = partial(store.draw, bands, rows, probe=True, told=median)
     yield store.section("Gradients of embedding rows", make, captions.ROW_GRADIENTS)

@@ -22,9 +22,18 @@ from olmo_dynamics.plots.inside.lens_maps import over_domains
 from olmo_dynamics.plots.page import Section
 from olmo_dynamics.quantities import find
 from olmo_dynamics.reporting.drawing import Drawn
+from olmo_dynamics.reporting.sentences import Told
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 _HEADS = ("entropy_normalised", "sink_mass", "previous_token_mass")
+_ENTROPY = Told("entropy", "the entropy of attention")
+_SINKS = Told("sink_rate", "the share of windows with a sink")
+_LOGITS = Told("max_logit", "the largest attention logit")
+_EVEN = Told("entropy_normalised", "the normalised entropy of attention")
+_RATIO = Told("write_ratio", "the size of a write over that of the stream")
+_SHARE = Told("logit_share", "the share of the logits")
+_WRITE = Told("head_write_l2", "the size of a head's write")
+_PREFIX = Told("prefix_matching", "the prefix-matching score")
 
 
 def attention(store: Drawn) -> Iterator[Section]:
@@ -33,16 +42,18 @@ def attention(store: Drawn) -> Iterator[Section]:
     if store.over_time:
         even = sorted(set(uniform_attention(store.store)["entropy"].round(4)))
         entropy = partial(plots.entropy_collapse, uniform=even)
-        yield store.section("Attention entropy", partial(store.draw, entropy, found, probe=True), captions.ENTROPY)
-        sinks = partial(store.draw, plots.sink_birth, found, probe=True)
+        yield store.section(
+            "Attention entropy", partial(store.draw, entropy, found, probe=True, told=_ENTROPY), captions.ENTROPY
+        )
+        sinks = partial(store.draw, plots.sink_birth, found, probe=True, told=_SINKS)
         yield store.section("Attention sinks", sinks, captions.SINKS)
-        logits = partial(store.draw, plots.attention_logits, found, probe=True)
+        logits = partial(store.draw, plots.attention_logits, found, probe=True, told=_LOGITS)
         yield store.section("Attention logits", logits, captions.LOGITS)
     else:
         layers = over_heads(found, mean_entropy=pl.col("entropy").mean())
         by_depth = partial(store.draw, plots.depth_profile, layers, "mean_entropy", probe=True)
         yield store.section("Attention entropy by depth", by_depth, captions.ENTROPY)
-    heads = partial(store.draw, partial(plots.head_map, value=_HEADS), found, probe=True)
+    heads = partial(store.draw, partial(plots.head_map, value=_HEADS), found, probe=True, told=_EVEN)
     yield store.section("Attention heads", heads, captions.HEADS)
 
 
@@ -54,25 +65,26 @@ def head_spectra(store: Drawn) -> Iterator[Section]:
     ranks = found.pivot("role", index=[*keys, "layer", "head"], values="head_stable_rank")
     named = ranks.rename({role: f"stable rank of {role}" for role in roles})
     maps = partial(plots.head_map, value=[f"stable rank of {role}" for role in roles])
+    ranked = Told("head_stable_rank", "the stable rank of heads", found)
     caption = captions.HEAD_RANKS.of(find("head_spectra/head_stable_rank"))
-    yield store.section("Stable ranks of heads", partial(store.draw, maps, named), caption)
+    yield store.section("Stable ranks of heads", partial(store.draw, maps, named, told=ranked), caption)
 
 
 def writes(store: Drawn) -> Iterator[Section]:
     """Sizes and directions of writes, shares of the logits, and what each head writes."""
     found = store.table("writes")
     if store.over_time:
-        ratios = partial(store.draw, plots.write_ratios, found, probe=True)
+        ratios = partial(store.draw, plots.write_ratios, found, probe=True, told=_RATIO)
         yield store.section("Writes to the residual stream", ratios, captions.WRITES)
         if found["logit_share"].fill_null(float("nan")).is_finite().any():
-            shares = partial(store.draw, plots.logit_shares, found, probe=True)
+            shares = partial(store.draw, plots.logit_shares, found, probe=True, told=_SHARE)
             yield store.section("Shares of the logits", shares, captions.SHARES)
     else:
         blocks = found.filter(pl.col("layer").is_not_null())
         by_depth = partial(store.draw, plots.depth_profile, blocks, "write_ratio", probe=True, facet="part")
         yield store.section("Writes to the residual stream by depth", by_depth, captions.WRITES)
     heads = store.table("writes.head_write_l2").rename({"value": "head_write_l2"})
-    every = partial(store.draw, partial(plots.head_map, value="head_write_l2"), heads, probe=True)
+    every = partial(store.draw, partial(plots.head_map, value="head_write_l2"), heads, probe=True, told=_WRITE)
     yield store.section("Writes of heads", every, captions.HEAD_WRITES)
 
 
@@ -81,7 +93,13 @@ def lens(store: Drawn) -> Iterator[Section]:
     found = store.table("lens")
     if store.over_time:
         note = f"on a sample of {store.store.group('lens').attributes.get('tokens', 0):,} tokens"
-        maps = partial(store.draw, plots.lens_map, found, note=note)
+        maps = partial(
+            store.draw,
+            plots.lens_map,
+            found,
+            note=note,
+            told=Told("cross_entropy", "the loss of the lens", over_domains(found)),
+        )
         yield store.section("The logit lens", maps, captions.LENS)
     else:
         by_depth = partial(store.draw, plots.depth_profile, over_domains(found), "cross_entropy")
@@ -96,7 +114,7 @@ def induction(store: Drawn) -> Iterator[Section]:
     if store.has_steps:
         yield store.section("Induction", partial(_bump, store, found, even), captions.INDUCTION)
     note = f"uniform attention scores {even:.3g}" if even is not None else ""
-    heads = partial(store.draw, partial(plots.head_map, value="prefix_matching"), found, note=note)
+    heads = partial(store.draw, partial(plots.head_map, value="prefix_matching"), found, note=note, told=_PREFIX)
     yield store.section("Induction heads", heads, captions.INDUCTION_HEADS)
 
 
@@ -104,4 +122,4 @@ def _bump(store: Drawn, heads: pl.DataFrame, even: float | None) -> AnyChart:
     losses = store.only(per_revision(store.store, "induction"))
     size = (store.attributes.get("probe") or {}).get("tokenizer_size")
     chart = partial(plots.induction_bump, losses=losses, uniform=even, chance=math.log(size) if size else None)
-    return store.draw(chart, heads)
+    return store.draw(chart, heads, told=_PREFIX)

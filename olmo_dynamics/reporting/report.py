@@ -1,4 +1,4 @@
-"""The page of a store: its sections, those of its forks, and the facts at its head.
+"""The page of a store: its head, its sections, those of its forks, and facts about the page.
 
 >>> write_report(open_store("olmo2-1b.zarr"), "report.html", revisions="stage1:log24")  # doctest: +SKIP
 PosixPath('report.html')
@@ -6,26 +6,21 @@ PosixPath('report.html')
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
-import polars as pl
-
-from olmo_dynamics import plots
 from olmo_dynamics.errors import DiskFullError, OptionError, counted
 from olmo_dynamics.files import atomic_writer
-from olmo_dynamics.frames import Forest, JoinedStore, RecordedStore, forest, thin, trajectory
+from olmo_dynamics.frames import JoinedStore, RecordedStore, TrainingLogs, forest, read_logs
 from olmo_dynamics.frames.lineage import read_line, require_run_folder, run_folder
-from olmo_dynamics.names import Site
-from olmo_dynamics.plots import AnyChart, Style, captions
-from olmo_dynamics.plots.page import Section, page
-from olmo_dynamics.plots.weights import weight_captions
-from olmo_dynamics.quantities import find, find_training
+from olmo_dynamics.plots.page import Head, page
+from olmo_dynamics.reporting.chapters import FORKS, within
 from olmo_dynamics.reporting.choice import Choice
-from olmo_dynamics.reporting.drawing import MAX_ROWS, Drawn
+from olmo_dynamics.reporting.drawing import Drawn
+from olmo_dynamics.reporting.fork_sections import fork_sections
 from olmo_dynamics.reporting.head_lines import head_lines
 from olmo_dynamics.reporting.sections import sections
+from olmo_dynamics.reporting.timeline import run_sentences, timeline
 
 _FEW = 12  # names of revisions that fit in a line of the facts
 
@@ -38,23 +33,25 @@ def write_report(
     revisions: str = "",
     tensors: Sequence[str] = (),
     x: str = "step",
+    logs: Sequence[str | Path] = (),
 ) -> Path:
     """Write the page of a store's plots, one self-contained HTML file, and return its path.
 
     `forks` are folders of forks of the run, drawn beside it. `revisions` is an expression as for a collection and `tensors`
     are globs of names or roles; both choose from the store, and by default everything is drawn. `x` is `step` or `tokens`.
+    `logs` are files of the training's logs, which are searched for spikes.
 
     Raises:
         StoreError: the store holds no finished revision.
         SelectionError: `revisions` is invalid or matches none of the store.
-        OptionError: the file cannot be written there, `tensors` match none, no revision has tokens for the axis, or a
-            folder is not a fork made by olmo_dynamics.
+        OptionError: the file cannot be written there, `tensors` match none, no revision has tokens for the axis, a
+            folder is not a fork made by olmo_dynamics, or logs cannot be read or are of another run.
         DiskFullError: there is no room; nothing is left behind.
     """
     target = Path(out)
     if target.is_dir() or not target.parent.is_dir():
         raise OptionError(f"--out must be a file in a folder that exists (got {target})")
-    text = render_report(store, forks=forks, revisions=revisions, tensors=tensors, x=x)
+    text = render_report(store, forks=forks, revisions=revisions, tensors=tensors, x=x, logs=logs)
     try:
         with atomic_writer(target, partial=target.with_name(f".{target.name}.partial")) as file:
             file.write(text.encode())
@@ -72,47 +69,30 @@ def render_report(
     revisions: str = "",
     tensors: Sequence[str] = (),
     x: str = "step",
+    logs: Sequence[str | Path] = (),
 ) -> str:
     """The page as HTML text, of the same parts of the store as `write_report` draws.
 
     Raises:
         StoreError: the store holds no finished revision.
         SelectionError: `revisions` is invalid or matches none of the store.
-        OptionError: `tensors` match none, no revision has tokens for the axis, or a folder is not a fork.
+        OptionError: `tensors` match none, no revision has tokens for the axis, a folder is not a fork, or logs
+            cannot be read or are of another run.
     """
+    curves = read_logs(*logs) if logs else None
     drawn = Drawn(store, Choice(revisions=revisions, tensors=tensors, x=x))
     every = list(sections(drawn))
     if forks:
-        every += _branches(drawn, forest(require_run_folder(store, forks), *forks, stores=[store.path]))
-    return page(
-        f"Training dynamics of {store.attributes['source']}", every, facts=_facts(drawn), findings=head_lines(store)
-    )
+        family = forest(require_run_folder(store, forks), *forks, stores=[str(store.path)])
+        every += within(FORKS, fork_sections(drawn, family))
+    title = f"Training dynamics of {store.attributes['source']}"
+    return page(title, every, facts=_facts(drawn), head=_head(drawn, curves), x=x)
 
 
-def _branches(store: Drawn, found: Forest) -> Iterator[Section]:
-    """The metrics of each line of training, then the residual stream of those that were recorded."""
-    metrics = found.metrics()
-    for quantity in ("loss", "gradient_norm", "learning_rate"):
-        title = f"A run and its forks: {find_training(quantity).long_name}"
-        caption = captions.BRANCHES.of(find_training(quantity))
-        yield store.section(title, partial(_lines, store, metrics, quantity, ["run"]), caption)
-    stores = found.open_stores()
-    moved = {run: held for run, held in stores.items() if "sketches" in held.groups}
-    if len(moved) > 1:
-        path = partial(plots.weight_path, x=store.choice.x)
-        title = "A run and its forks: the path through weight space"
-        yield store.section(title, lambda: path(trajectory(moved)), weight_captions.PATH)
-    recorded = [run for run, held in stores.items() if "activations" in held.groups]
-    if len(recorded) > 1:
-        stream = found.table("activations").filter(pl.col("site") == Site.RESIDUAL_OUT.value)
-        caption = captions.BRANCHES.of(find("activations/rms"))
-        title = "A run and its forks: the residual stream"
-        yield store.section(title, partial(_lines, store, stream, "rms", ["run", "layer"]), caption)
-
-
-def _lines(store: Drawn, frame: pl.DataFrame, quantity: str, by: list[str]) -> AnyChart:
-    fewer, note = thin(frame, MAX_ROWS, value=quantity, by=by)
-    return plots.branches(fewer, quantity, x=store.choice.x, style=Style(note=note))
+def _head(drawn: Drawn, curves: TrainingLogs | None) -> Head:
+    """The first screen of the page."""
+    told = run_sentences(drawn, lineage(drawn.store).get("lineage", ""))
+    return Head(told, head_lines(drawn.store, curves), timeline(drawn))
 
 
 def lineage(store: RecordedStore) -> dict[str, str]:

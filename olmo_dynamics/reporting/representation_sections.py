@@ -18,6 +18,7 @@ from olmo_dynamics.plots import AnyChart
 from olmo_dynamics.plots.inside import representation_captions as captions
 from olmo_dynamics.plots.page import Section
 from olmo_dynamics.reporting.drawing import Drawn
+from olmo_dynamics.reporting.sentences import Told
 
 _MOST_PAIRED = 60  # revisions of a map of pairs, whose page grows with their square
 
@@ -33,7 +34,7 @@ def representations(store: Drawn) -> Iterator[Section]:
     between_revisions = partial(_revisions, store, site, middle)
     yield store.section("Similarity of representations between revisions", between_revisions, captions.REVISIONS)
     yield store.section("Similarity of representations between layers", partial(_layers, store, site), captions.LAYERS)
-    ranks = partial(store.draw, plots.representation_ranks, of_site, probe=True)
+    ranks = partial(store.draw, plots.representation_ranks, of_site, probe=True, told=Told("rank_me", "RankMe"))
     yield store.section("Dimensions that representations use", ranks, captions.RANKS)
     directions = partial(store.draw, plots.layer_step_map, of_site, "anisotropy_without_massive", probe=True)
     yield store.section("Anisotropy of representations", directions, captions.ANISOTROPY)

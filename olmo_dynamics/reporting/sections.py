@@ -18,6 +18,7 @@ from olmo_dynamics.names import Site
 from olmo_dynamics.plots import AnyChart, captions
 from olmo_dynamics.plots.page import Section
 from olmo_dynamics.quantities import find
+from olmo_dynamics.reporting.chapters import chapter_of, in_chapters, within
 from olmo_dynamics.reporting.declared import declared_sections
 from olmo_dynamics.reporting.drawing import Drawn
 from olmo_dynamics.reporting.expert_sections import experts, likeness, routing, token_ids
@@ -26,6 +27,7 @@ from olmo_dynamics.reporting.inside_sections import attention, head_spectra, ind
 from olmo_dynamics.reporting.ngram_sections import ngrams
 from olmo_dynamics.reporting.representation_sections import representations
 from olmo_dynamics.reporting.seed_sections import seed_sections
+from olmo_dynamics.reporting.sentences import Told
 from olmo_dynamics.reporting.task_sections import evaluations
 from olmo_dynamics.reporting.token_sections import head_logits, massive, positions, rows, tokens
 from olmo_dynamics.reporting.weight_sections import moved_weights, optimizer, predictions, spectra
@@ -36,10 +38,15 @@ _THRESHOLDS = (6.0, 3.0)  # multiples of a token's own RMS; the first that some 
 
 
 def sections(store: Drawn) -> Iterator[Section]:
-    """The sections of every group of a store; of a group without sections of its own here, those of its declaration."""
+    """The sections of every group of a store, by chapter; a group without sections of its own has those of its declaration."""
     if isinstance(store.store, JoinedStore):
-        yield from seed_sections(store)
+        yield from in_chapters(seed_sections(store))
         return
+    yield from in_chapters(_every(store))
+
+
+def _every(store: Drawn) -> Iterator[Section]:
+    """The sections of every group, each with its chapter."""
     drawers: dict[str, tuple[Callable[[Drawn], Iterator[Section]], ...]] = {
         "loss": (_loss, positions),
         "parameters": (_weights,),
@@ -68,12 +75,13 @@ def sections(store: Drawn) -> Iterator[Section]:
     for group, drawn_by in drawers.items():
         if group in store.groups:
             for each in drawn_by:
-                yield from _or_reason(store, group, each)
+                yield from within(chapter_of(group), _or_reason(store, group, each))
     if {"embeddings", "sketches"} & set(store.groups):
-        yield from _or_reason(store, "embeddings" if "embeddings" in store.groups else "sketches", predictions)
+        group = "embeddings" if "embeddings" in store.groups else "sketches"
+        yield from within(chapter_of("parameters"), _or_reason(store, group, predictions))
     for group in store.groups:
         if group not in drawers:
-            yield from declared_sections(store, group)
+            yield from within(chapter_of(group), declared_sections(store, group))
 
 
 def _or_reason(store: Drawn, group: str, drawn_by: Callable[[Drawn], Iterator[Section]]) -> Iterator[Section]:
@@ -122,11 +130,14 @@ def _fan(store: Drawn) -> AnyChart:
     if chosen.is_empty():
         raise OptionError(f"it needs quantiles of {', '.join(_FAN_ROLES)} in some layer (got none)")
     note = f"layer {middle}" + ("" if chosen["expert"].is_null().all() else ", expert 0")
-    return store.draw(plots.distribution_fan, chosen, note=note)
+    median = Told("value", "the median weight", chosen.filter(pl.col("quantile") == 0.5))
+    return store.draw(plots.distribution_fan, chosen, note=note, told=median)
 
 
 def _embeddings(store: Drawn) -> Iterator[Section]:
-    make = partial(store.draw, plots.embedding_band, store.table("embeddings.row_l2_quantile"))
+    norms = store.table("embeddings.row_l2_quantile")
+    median = Told("value", "the median norm of embedding rows", norms.filter(pl.col("quantile") == 0.5))
+    make = partial(store.draw, plots.embedding_band, norms, told=median)
     yield store.section("Embedding rows", make, captions.EMBEDDINGS)
 
 
@@ -157,6 +168,7 @@ def _first_births(store: Drawn) -> AnyChart:
         born = store.births(threshold)
         if born["is_outlier"].any():
             note = f"threshold {threshold:g} times the token's own RMS"
-            return store.draw(plots.outlier_births, born, note=note, probe=True)
+            sizes = Told("magnitude", "the magnitude of outlier features", born.filter("is_outlier"))
+            return store.draw(plots.outlier_births, born, note=note, probe=True, told=sizes)
     lowest = _THRESHOLDS[-1]
     raise OptionError(f"no feature reaches {lowest:g} times the token's own RMS in enough layers and tokens")

@@ -17,6 +17,7 @@ from olmo_dynamics.plots.captions import Caption
 from olmo_dynamics.plots.page import Section
 from olmo_dynamics.quantities import find
 from olmo_dynamics.reporting.drawing import Drawn
+from olmo_dynamics.reporting.sentences import Told
 
 _SCORES = Caption(
     "An answer is right if the model finds it likelier than the others. Accuracy stays near chance for long and then rises; the "
@@ -31,7 +32,7 @@ _RELATION = Caption(
 def evaluations(store: Drawn) -> Iterator[Section]:
     """The scores of every task, and for each the loss against its bits per byte."""
     table = store.table("evaluation")
-    make = partial(store.draw, plots.task_scores, table)
+    make = partial(store.draw, plots.task_scores, table, told=Told("accuracy", "accuracy"))
     yield store.section("Scores of tasks", make, _SCORES.of(find("evaluation/accuracy")))
     if "loss" not in store.groups or not store.has_steps:
         return

@@ -18,8 +18,10 @@ from olmo_dynamics.plots import AnyChart
 from olmo_dynamics.plots.inside import inside_captions as captions
 from olmo_dynamics.plots.page import Section
 from olmo_dynamics.reporting.drawing import Drawn
+from olmo_dynamics.reporting.sentences import Told
 
 _MOST_DOMAINS = 6  # panels of losses by position
+_ENTROPY = Told("entropy", "the entropy of predictions, in nats,")
 
 
 def positions(store: Drawn) -> Iterator[Section]:
@@ -32,7 +34,9 @@ def _positions(store: Drawn) -> AnyChart:
     domains = losses["domain"].unique(maintain_order=True).to_list()
     note = f"the first {_MOST_DOMAINS} of {len(domains)} domains" if len(domains) > _MOST_DOMAINS else ""
     shown = losses.filter(pl.col("domain").is_in(domains[:_MOST_DOMAINS]))
-    return store.draw(plots.loss_by_position, shown, note=note, probe=True)
+    return store.draw(
+        plots.loss_by_position, shown, note=note, probe=True, told=Told("value", "the loss at a position")
+    )
 
 
 def tokens(store: Drawn) -> Iterator[Section]:
@@ -50,7 +54,7 @@ def head_logits(store: Drawn) -> Iterator[Section]:
     """Entropy and confidence of the predictions, and the size of the logits."""
     size = (store.attributes.get("probe") or {}).get("tokenizer_size")
     chart = partial(plots.prediction_panel, vocabulary=size)
-    make = partial(store.draw, chart, store.table("logits"), probe=True)
+    make = partial(store.draw, chart, store.table("logits"), probe=True, told=_ENTROPY)
     yield store.section("Logits of the head", make, captions.PREDICTIONS)
 
 
@@ -58,7 +62,8 @@ def massive(store: Drawn) -> Iterator[Section]:
     """The largest activations by layer, and the features and positions in which they lie."""
     median = store.table("outliers.massive_median")
     chart = partial(plots.massive_activations, median=median)
-    sizes = partial(store.draw, chart, store.table("outliers.massive_top3"), probe=True)
+    top = store.table("outliers.massive_top3")
+    sizes = partial(store.draw, chart, top, probe=True, told=Told("value", "the largest activations"))
     yield store.section("Massive activations", sizes, captions.MASSIVE)
     places = partial(store.draw, plots.massive_places, store.table("outliers.massive"), probe=True)
     yield store.section("Places of the largest activations", places, captions.MASSIVE_PLACES)

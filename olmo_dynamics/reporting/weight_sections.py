@@ -19,9 +19,16 @@ from olmo_dynamics.plots import AnyChart
 from olmo_dynamics.plots.page import Section
 from olmo_dynamics.plots.weights import weight_captions as captions
 from olmo_dynamics.reporting.drawing import Drawn
+from olmo_dynamics.reporting.sentences import Told
 
 _FAN_ROLES = ("q_proj", "o_proj", "gate_proj", "down_proj")
 _MOST_PAIRED = 60  # revisions of a map of pairs, whose page grows with their square
+_MOVED = {
+    "relative": Told("relative", "the relative distance from the first weights"),
+    "angle": Told("angle", "the angle to the first weights, in radians,"),
+    "successive_cosine": Told("successive_cosine", "the cosine of successive displacements"),
+}
+_UPDATE = Told("update_rms", "the size of an update over the learning rate")
 
 
 def moved_weights(store: Drawn) -> Iterator[Section]:
@@ -44,7 +51,12 @@ def _curves(store: Drawn, moved: object, quantity: str) -> AnyChart:
     assert callable(moved)
     if len(store.revisions) < 2:
         raise OptionError(f"it needs at least two revisions to compare (got {len(store.revisions)})")
-    return store.draw(partial(plots.displacement, y=quantity), moved(), note="all tensors of a layer as one vector")
+    return store.draw(
+        partial(plots.displacement, y=quantity),
+        moved(),
+        note="all tensors of a layer as one vector",
+        told=_MOVED[quantity],
+    )
 
 
 def _similarity(store: Drawn) -> AnyChart:
@@ -87,7 +99,8 @@ def _fan(store: Drawn) -> AnyChart:
         chosen = chosen.filter(pl.col("expert").fill_null(0) == 0)
     if chosen.is_empty():
         raise OptionError(f"it needs singular values of {', '.join(_FAN_ROLES)} in some layer (got none)")
-    return store.draw(plots.singular_values, chosen, note=f"layer {middle}")
+    largest = Told("value", "the largest singular value", chosen.filter(pl.col("singular_rank") == 1))
+    return store.draw(plots.singular_values, chosen, note=f"layer {middle}", told=largest)
 
 
 def optimizer(store: Drawn) -> Iterator[Section]:
@@ -96,5 +109,7 @@ def optimizer(store: Drawn) -> Iterator[Section]:
     if "expert" in state.columns:
         state = state.filter(pl.col("expert").fill_null(0) == 0)
     yield store.section(
-        "The state of the optimiser", partial(store.draw, plots.optimizer_panel, state), captions.OPTIMIZER
+        "The state of the optimiser",
+        partial(store.draw, plots.optimizer_panel, state, told=_UPDATE),
+        captions.OPTIMIZER,
     )

@@ -9,3 +9,7 @@ from olmo_dynamics.store.layout import Axis, Layout
 from olmo_dynamics.store.store import Store
 
 __all__ = ["Axis", "Check", "Damage", "Layout", "Store"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from olmo_dynamics.files import File, beside, write_atomic, write_together
+from olmo_dynamics.files import Place, PlaceFile, beside, write_atomic, write_together
 from olmo_dynamics.names import Revision
 from olmo_dynamics.store import row_files
 from olmo_dynamics.store.checksums import seal_document
@@ -48,7 +47,7 @@ def growing(nodes: Mapping[str, Any]) -> dict[str, ArraySpec]:
     return {path: spec for path, spec in arrays.items() if spec.grows}
 
 
-def extend(store: Path, document: Mapping[str, Any], revisions: Sequence[Revision]) -> None:
+def extend(store: Place, document: Mapping[str, Any], revisions: Sequence[Revision]) -> None:
     """Add a row for each revision to every array; readers take all arrays from the log from now on."""
     columns = {column.name: planned_values(column, list(revisions)) for column in PLANNED}
     nodes = document["consolidated_metadata"]["metadata"]
@@ -75,7 +74,7 @@ def all_marks(document: Mapping[str, Any]) -> list[str]:
     return [*of_groups, f"{REVISIONS}/{STATUS.name}"]
 
 
-def _drop_marks(store: Path, specs: Iterable[ArraySpec], rows: int) -> None:
+def _drop_marks(store: Place, specs: Iterable[ArraySpec], rows: int) -> None:
     """Take out marks of rows that are about to be planned: a copy may hold those that a writer set meanwhile."""
     writer = RowWriter(store)
     for spec in specs:
@@ -86,7 +85,9 @@ def _drop_marks(store: Path, specs: Iterable[ArraySpec], rows: int) -> None:
     writer.flush()
 
 
-def complete_columns(store: Path, document: Mapping[str, Any], columns: Callable[[], Mapping[str, np.ndarray]]) -> None:
+def complete_columns(
+    store: Place, document: Mapping[str, Any], columns: Callable[[], Mapping[str, np.ndarray]]
+) -> None:
     """Write the labels of rows that a group lacks: a copy may have passed it before the rows were planned."""
     nodes = document["consolidated_metadata"]["metadata"]
     writer = RowWriter(store)
@@ -99,7 +100,7 @@ def complete_columns(store: Path, document: Mapping[str, Any], columns: Callable
     writer.flush()
 
 
-def to_log(store: Path, document: Mapping[str, Any]) -> None:
+def to_log(store: Place, document: Mapping[str, Any]) -> None:
     """Let readers take every array from the log from now on, since its series are about to lack a row."""
     nodes = document["consolidated_metadata"]["metadata"]
     changed = {path: array_document(spec) for path, spec in growing(nodes).items() if is_series(nodes[path])}
@@ -107,7 +108,7 @@ def to_log(store: Path, document: Mapping[str, Any]) -> None:
         write_nodes(store, document, changed)
 
 
-def to_series(store: Path, document: Mapping[str, Any], is_there: Mapping[str, np.ndarray]) -> None:
+def to_series(store: Place, document: Mapping[str, Any], is_there: Mapping[str, np.ndarray]) -> None:
     """Write the series of every array that has one; readers take it from there from now on.
 
     `is_there` holds, by the path of an array, which of its rows are there; others become fill.
@@ -120,13 +121,13 @@ def to_series(store: Path, document: Mapping[str, Any], is_there: Mapping[str, n
     write_nodes(store, document, {path: series_document(spec) for path, spec in specs.items()})
 
 
-def _shards(store: Path, specs: Iterable[ArraySpec], is_there: Mapping[str, np.ndarray]) -> Iterator[File]:
+def _shards(store: Place, specs: Iterable[ArraySpec], is_there: Mapping[str, np.ndarray]) -> Iterator[PlaceFile]:
     for spec in specs:
         for number in range(-(-spec.shape[0] // CHUNK_ROWS)):
             yield shard_path(store, spec, number), shard_bytes(store, spec, number, is_there[spec.path])
 
 
-def write_nodes(store: Path, document: Mapping[str, Any], changed: Mapping[str, Any]) -> None:
+def write_nodes(store: Place, document: Mapping[str, Any], changed: Mapping[str, Any]) -> None:
     """Write the documents of changed or new nodes, and last the store's own, which repeats them and so puts them in force."""
     sealed = {path: sealed_by(document, node) for path, node in changed.items()}
     files = [(store / path / DOCUMENT, to_json(node)) for path, node in sealed.items()]
@@ -135,7 +136,7 @@ def write_nodes(store: Path, document: Mapping[str, Any], changed: Mapping[str, 
     write_root(store, document, sealed)
 
 
-def write_root(store: Path, document: Mapping[str, Any], changed: Mapping[str, Any]) -> None:
+def write_root(store: Place, document: Mapping[str, Any], changed: Mapping[str, Any]) -> None:
     """Write the store's own document, with some nodes changed or new."""
     write_document(store, "", whole_document(document, changed))
 
@@ -153,6 +154,6 @@ def sealed_by(document: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str,
     return seal_document(node) if document["attributes"]["layout_version"] >= CHECKED_LAYOUT else dict(node)
 
 
-def write_document(store: Path, node: str, document: Mapping[str, Any]) -> None:
+def write_document(store: Place, node: str, document: Mapping[str, Any]) -> None:
     """Write a node's `zarr.json`."""
     write_atomic(store / node / DOCUMENT, to_json(document), partial=beside(store, ".partial"))

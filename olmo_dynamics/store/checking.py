@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from olmo_dynamics.files import Place, fetch_all, files_under, forget, mapped
 from olmo_dynamics.store import row_files
 from olmo_dynamics.store.appending import growing
 from olmo_dynamics.store.checksums import is_intact
@@ -63,16 +64,18 @@ class Check:
     unverified: int = 0
 
 
-def check(store: Path) -> Check:
+def check(store: Place) -> Check:
     """Verify every file of a store; those of layout 2 have no checksums, and are counted only.
 
     Raises:
         StoreError: there is no store, or it is not one of ours.
         StoreDamagedError: its own `zarr.json` is damaged, which tells what the store holds.
     """
+    forget(store)
     whole = load_document(store)
     if whole["attributes"]["layout_version"] < CHECKED_LAYOUT:
-        return Check((), 0, sum(each.is_file() for each in store.rglob("*")))
+        return Check((), 0, len(files_under(store)))
+    fetch_all(store)
     document = in_force(store, whole)
     nodes = document["consolidated_metadata"]["metadata"]
     absent = [path for path in whole["consolidated_metadata"]["metadata"] if path not in nodes]
@@ -83,7 +86,7 @@ def check(store: Path) -> Check:
     except DamagedRowsError:
         names = np.array([], dtype=np.str_)
     named = [replace(each, revisions=_revisions(each.rows, names)) for each in found]
-    return Check(tuple(named), sum(each.is_file() for each in store.rglob("*")))
+    return Check(tuple(named), len(files_under(store)))
 
 
 def _revisions(rows: tuple[int, ...], names: np.ndarray) -> tuple[str, ...]:
@@ -91,7 +94,7 @@ def _revisions(rows: tuple[int, ...], names: np.ndarray) -> tuple[str, ...]:
     return tuple(str(names[row]) if row < len(names) else f"row {row}" for row in rows)
 
 
-def _damages(store: Path, nodes: Mapping[str, Any]) -> Iterator[Damage]:
+def _damages(store: Place, nodes: Mapping[str, Any]) -> Iterator[Damage]:
     for path, node in nodes.items():
         held = read_json(store / path / DOCUMENT)
         if not isinstance(held, dict) or not isinstance(held.get("attributes"), dict) or not is_intact(held):
@@ -103,34 +106,45 @@ def _damages(store: Path, nodes: Mapping[str, Any]) -> Iterator[Damage]:
         yield from _of_series(store, spec, must=is_series(nodes[path]))
 
 
-def _of_labels(store: Path, spec: ArraySpec) -> Iterator[Damage]:
+def _of_labels(store: Place, spec: ArraySpec) -> Iterator[Damage]:
     try:
         read_fixed(store, spec)
     except DamagedRowsError as error:
         yield Damage(spec.path, (), error.reason)
 
 
-def _of_rows(store: Path, spec: ArraySpec) -> Iterator[Damage]:
+def _of_rows(store: Place, spec: ArraySpec) -> Iterator[Damage]:
     """The damages of an array along revision; one for all rows that have the same reason."""
-    per_file = spec.chunks[0]
     reasons: dict[str, list[int]] = {}
-    number = 0
-    while number * per_file < max(1, spec.shape[0]) or chunk_path(store / spec.path, spec, number).exists():
-        rows = range(number * per_file, max(number * per_file, min((number + 1) * per_file, spec.shape[0])))
-        try:
-            held = row_files.read_file(store, spec, number, list(rows))
-            torn = row_files.damaged(spec, {number * per_file + place: data for place, data in held.items()})
-        except DamagedRowsError as error:
-            torn = dict.fromkeys(rows, error.reason)
-            reasons.setdefault(error.reason, [])
+    for torn, whole_file in mapped(store, partial(_of_file, store, spec), list(_numbers(store, spec))):
+        if whole_file:
+            reasons.setdefault(whole_file, [])
         for row, reason in torn.items():
             reasons.setdefault(reason, []).append(row)
-        number += 1
     for reason, damaged in reasons.items():
         yield Damage(spec.path, tuple(damaged), reason)
 
 
-def _of_series(store: Path, spec: ArraySpec, *, must: bool) -> Iterator[Damage]:
+def _numbers(store: Place, spec: ArraySpec) -> Iterator[int]:
+    """The numbers of the files that an array must have, or has beyond them."""
+    number = 0
+    while number * spec.chunks[0] < max(1, spec.shape[0]) or chunk_path(store / spec.path, spec, number).exists():
+        yield number
+        number += 1
+
+
+def _of_file(store: Place, spec: ArraySpec, number: int) -> tuple[dict[int, str], str]:
+    """The reasons for the damaged rows of a file, and for the whole file if it is damaged."""
+    first = number * spec.chunks[0]
+    rows = range(first, max(first, min(first + spec.chunks[0], spec.shape[0])))
+    try:
+        held = row_files.read_file(store, spec, number, list(rows))
+    except DamagedRowsError as error:
+        return dict.fromkeys(rows, error.reason), error.reason
+    return row_files.damaged(spec, {first + place: data for place, data in held.items()}), ""
+
+
+def _of_series(store: Place, spec: ArraySpec, *, must: bool) -> Iterator[Damage]:
     for number in range(-(-spec.shape[0] // CHUNK_ROWS)):
         path = shard_path(store, spec, number)
         reason = check_shard(path, spec) if must or path.exists() else ""

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -17,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from olmo_dynamics.errors import StoreError
-from olmo_dynamics.files import beside, sync_folder, write_errors_named
+from olmo_dynamics.files import Place, beside, is_there, refresh, write_errors_named
 from olmo_dynamics.quantities.declaration import Quantity
 from olmo_dynamics.store.appending import growing, sealed_by, whole_document, write_nodes, write_root
 from olmo_dynamics.store.checksums import VALUES_CHECKSUM, checksum
@@ -25,6 +23,13 @@ from olmo_dynamics.store.declarations import MARK, along_axes, coordinate_names,
 from olmo_dynamics.store.layout import RECORDED, Layout
 from olmo_dynamics.store.locks import exclusive_append, locked
 from olmo_dynamics.store.log import RowWriter
+from olmo_dynamics.store.remote.new_places import (
+    clear_folder,
+    join_folder,
+    joining_folder,
+    remove_leftover,
+    whole_folder,
+)
 from olmo_dynamics.store.schema import (
     ALONG_REVISION,
     MISSING,
@@ -58,7 +63,7 @@ REQUIRED = ("source", "model_type", "model_config", "compute_dtype", "probe")
 
 
 def build(
-    path: Path, layout: Layout, attributes: Mapping[str, Any], probe: Mapping[str, np.ndarray], part: str | None = None
+    path: Place, layout: Layout, attributes: Mapping[str, Any], probe: Mapping[str, np.ndarray], part: str | None = None
 ) -> None:
     """Make a store with no revision planned.
 
@@ -71,38 +76,35 @@ def build(
     if absent:
         raise StoreError(f"a store must be given the attributes {', '.join(REQUIRED)} (missing: {', '.join(absent)})")
     with write_errors_named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(path, Path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         with exclusive_append(path) if part else nullcontext():
-            if part and path.exists():
+            refresh(path)
+            if part and is_there(path):
                 return
             _build_alone(path, layout, attributes, probe)
 
 
-def _build_alone(path: Path, layout: Layout, attributes: Mapping[str, Any], probe: Mapping[str, np.ndarray]) -> None:
-    building = beside(path, ".building")
+def _build_alone(path: Place, layout: Layout, attributes: Mapping[str, Any], probe: Mapping[str, np.ndarray]) -> None:
     with locked(path):
-        if path.exists():
+        refresh(path)
+        if is_there(path):
             raise StoreError(f"{path} exists already; open it, or choose another folder")
-        shutil.rmtree(building, ignore_errors=True)  # of a process that was killed
         ours = {
             "layout_version": LAYOUT_VERSION,
             "olmo_dynamics_version": version("olmo-dynamics"),
             "groups": list(layout.groups),
         }
         document = root_document({**attributes, **ours}, {})
-        try:
+        with whole_folder(path) as building:
             addition = _Addition(building, document, rows=0)
             for group in (REVISIONS, *layout.groups, *([PROBE] if probe else [])):
                 addition.group(layout, group, probe)
             addition.write(with_root=True)
-            building.rename(path)
-            sync_folder(path.parent)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
 
 
 def add_groups(
-    store: Path,
+    store: Place,
     document: Mapping[str, Any],
     layout: Layout,
     probe: Mapping[str, np.ndarray],
@@ -123,7 +125,7 @@ def add_groups(
 
 
 def add_quantities(
-    store: Path,
+    store: Place,
     document: Mapping[str, Any],
     layout: Layout,
     lacking: Mapping[str, tuple[Quantity, ...]],
@@ -150,10 +152,11 @@ def _next_mark(held: Mapping[str, Any], group: str) -> str:
 class _Addition:
     """Groups and arrays on their way into a store: their nodes, and the files that they begin with."""
 
-    def __init__(self, folder: Path, document: Mapping[str, Any], *, rows: int) -> None:
+    def __init__(self, folder: Place, document: Mapping[str, Any], *, rows: int) -> None:
         self._folder, self._document, self._rows = folder, document, rows
         self._version = document["attributes"]["layout_version"]
-        self._writer = RowWriter(folder, partial=beside(folder, ".partial") if folder.is_dir() else folder / ".partial")
+        partial = beside(folder, ".partial") if folder.is_dir() else folder / ".partial"
+        self._writer = RowWriter(folder, partial=partial)
         self.nodes: dict[str, Any] = {}
 
     def group(self, layout: Layout, group: str, probe: Mapping[str, np.ndarray]) -> None:
@@ -165,6 +168,7 @@ class _Addition:
         """Add arrays; returns the documents of their nodes."""
         added = {}
         for given, values in arrays:
+            remove_leftover(self._folder / given.path)
             spec = of_layout(given, self._version)
             if values is not None and spec.is_checked:
                 spec = replace(
@@ -211,14 +215,14 @@ class _Addition:
 class _Joining(_Addition):
     """An addition to a store that is there; in layout 3 each folder is built beside it, and joins it by one rename."""
 
-    def __init__(self, store: Path, document: Mapping[str, Any], complete: np.ndarray) -> None:
+    def __init__(self, store: Place, document: Mapping[str, Any], complete: np.ndarray) -> None:
         self._store, self._complete = store, complete
         self._is_checked = document["attributes"]["layout_version"] >= CHECKED_LAYOUT
-        super().__init__(beside(store, ".building") if self._is_checked else store, document, rows=len(complete))
+        super().__init__(joining_folder(store) if self._is_checked else store, document, rows=len(complete))
 
     def __enter__(self) -> _Joining:
         if self._is_checked:
-            shutil.rmtree(self._folder, ignore_errors=True)  # of a process that was killed
+            clear_folder(self._store)  # of a process that was killed
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *others: object) -> None:
@@ -227,7 +231,7 @@ class _Joining(_Addition):
                 self._join()
         finally:
             if self._is_checked:
-                shutil.rmtree(self._folder, ignore_errors=True)
+                clear_folder(self._store)
 
     def _join(self) -> None:
         if not self._is_checked:
@@ -240,9 +244,7 @@ class _Joining(_Addition):
         self.write()
         added = {path: sealed_by(self._document, node) for path, node in self.nodes.items()}
         for path in _folders(added):
-            shutil.rmtree(self._store / path, ignore_errors=True)  # of a process that was killed
-            os.replace(self._folder / path, self._store / path)  # noqa: PTH105
-            sync_folder((self._store / path).parent)
+            join_folder(self._folder, self._store, path)
         if changed:
             document = whole_document(self._document, added)
             write_nodes(self._store, document, changed)

@@ -11,9 +11,13 @@ from pathlib import Path
 from olmo_dynamics.checkpoints import Source
 from olmo_dynamics.checkpoints.identity import Comparison, compare_weights, find_folder, folders_near
 from olmo_dynamics.errors import StoreMismatchError
+from olmo_dynamics.files import Place
 from olmo_dynamics.names import Revision
 from olmo_dynamics.store.reading import ReadableStore
 from olmo_dynamics.store.store import Store
+
+_ELSEWHERE = ("web", "bucket")
+"""Kinds of sources that know no hashes, and that their address names."""
 
 
 def held_weights(store: ReadableStore) -> dict[str, str]:
@@ -34,7 +38,7 @@ def require_same_run(store: Store, source: Source) -> None:
     """
     held, is_named = held_weights(store), store.attributes["source"] == source.name
     from_hub = source.kind in ("hub", "cache") and any(store.arrays("revisions")["commit"])
-    if is_named and (from_hub or source.kind == "web"):
+    if is_named and (from_hub or source.kind in _ELSEWHERE):
         return
     comparison = Comparison() if source.kind == "web" else compare_weights(source, held)
     if comparison.differing:
@@ -49,11 +53,13 @@ def require_same_run(store: Store, source: Source) -> None:
         )
 
 
-def place_of(source: Source, out: Path) -> str:
+def place_of(source: Source, out: Place) -> str:
     """A source's name as a store at `out` keeps it: a folder that cannot be found from there again by its whole path."""
     if source.kind != "folder" or Path(source.name).expanduser().is_absolute():
         return source.name
     folder = Path(source.name).resolve()
+    if not isinstance(out, Path):
+        return str(folder)
     reached = next((each for each in folders_near(source.name, out) if each.is_dir()), None)
     return source.name if reached is not None and reached.resolve() == folder else str(folder)
 
@@ -81,7 +87,8 @@ def _is_at_place(store: Store, source: Source) -> bool:
     """True if the source's folder is the one that the store names, seen from the store; of a recording, its name counts."""
     hint, folder = store.attributes["source"], Path(source.name).expanduser().resolve()
     if source.kind == "memory":
-        return hint == source.name or folder in store.path.resolve().parents
+        above = store.path.resolve().parents if isinstance(store.path, Path) else ()
+        return hint == source.name or folder in above
     if Path(hint).is_absolute() and Path(hint).resolve() == folder:
         return True
     found = find_folder(hint, near=store.path, accept=lambda _: True)

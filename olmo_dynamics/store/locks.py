@@ -23,7 +23,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from olmo_dynamics.errors import OptionError, StoreBusyError
-from olmo_dynamics.files import beside, write_errors_named
+from olmo_dynamics.files import Place, write_errors_named
+from olmo_dynamics.files.local_files import beside
+from olmo_dynamics.store.remote.holders import describe_process, is_gone_here, parts_of
+from olmo_dynamics.store.remote.object_lock import held_parts, held_turn
 
 BEAT = 5.0
 """Seconds between two touches of a lock by its holder."""
@@ -34,7 +37,7 @@ _BEATING = " beating"
 
 
 @contextmanager
-def locked(store: Path, part: str | None = None) -> Iterator[None]:
+def locked(store: Place, part: str | None = None) -> Iterator[None]:
     """Hold a store, or a part of it such as `2/8`, as its only writer while the block runs.
 
     A lock whose process is gone is taken over: one of this machine at once, one of another machine after it was watched for
@@ -42,10 +45,15 @@ def locked(store: Path, part: str | None = None) -> Iterator[None]:
 
     Raises:
         OptionError: the part is not of the form K/N.
+        StoreError: the store is in a bucket of which two processes cannot write parts.
         StoreBusyError: another process is writing it, or the file system does not share locks between the nodes that do.
     """
+    if not isinstance(store, Path):
+        with held_parts(store, _suffix(part), is_part=part is not None):
+            yield
+        return
     lock = beside(store, _suffix(part))
-    mine = f"{os.getpid()} {_started(os.getpid())} {socket.gethostname()}{_BEATING}"
+    mine = f"{describe_process()}{_BEATING}"
     with write_errors_named(store):
         descriptor = _acquire(lock, mine, store)
     try:
@@ -66,8 +74,12 @@ def locked(store: Path, part: str | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def exclusive_append(store: Path) -> Iterator[None]:
+def exclusive_append(store: Place) -> Iterator[None]:
     """Wait until no other part is writing, then exclude all others; a process that dies releases the lock."""
+    if not isinstance(store, Path):
+        with held_turn(store):
+            yield
+        return
     import fcntl  # not on Windows, where a store is written by one process
 
     path = beside(store, ".turn")
@@ -252,32 +264,11 @@ def _is_of_another_node(holder: str) -> bool:
 def _is_gone(lock: Path, holder: str) -> bool:
     if _is_of_another_node(holder):
         return not _is_locked(lock) and not _touched([lock])
-    pid, started, host = _parts(holder)
-    if host != socket.gethostname() or not pid.isdigit() or os.name == "nt":  # asking would end the process on Windows
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False  # it lives, as another user
-    now = _started(int(pid))
-    return bool(started and now) and now != started  # a number that was given again, as after a container's restart
-
-
-def _started(pid: int) -> str:
-    """The start of a process, in the kernel's ticks since boot; empty where the system does not tell."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-    except OSError:
-        return ""
-    return stat.rpartition(")")[2].split()[19]
+    return is_gone_here(holder.removesuffix(_BEATING))
 
 
 def _parts(holder: str) -> tuple[str, str, str]:
-    pid, _, rest = holder.removesuffix(_BEATING).partition(" ")
-    started, _, host = rest.partition(" ")
-    return pid, started, host
+    return parts_of(holder.removesuffix(_BEATING))
 
 
 def _busy(store: Path, lock: Path, holder: str) -> StoreBusyError:

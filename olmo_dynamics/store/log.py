@@ -17,7 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
-from olmo_dynamics.files import File, beside, overwrite, sync_files, write_atomic, write_together
+from olmo_dynamics.files import (
+    Place,
+    PlaceFile,
+    beside,
+    mapped,
+    overwrite,
+    sync_files,
+    write_atomic,
+    write_together,
+)
 from olmo_dynamics.store import row_files
 from olmo_dynamics.store.row_files import DamagedRowsError
 from olmo_dynamics.store.zarr_format import TEXT, ArraySpec, chunk_path, decode, empty_rows, encode, is_fill
@@ -26,9 +35,9 @@ from olmo_dynamics.store.zarr_format import TEXT, ArraySpec, chunk_path, decode,
 class RowWriter:
     """Rows on their way to the disk; those of layout 3 are gathered, and written by `flush` all together."""
 
-    def __init__(self, store: Path, *, partial: Path | None = None) -> None:
+    def __init__(self, store: Place, *, partial: Place | None = None) -> None:
         self._store, self._partial = store, partial or beside(store, ".partial")
-        self._others: list[File] = []
+        self._others: list[PlaceFile] = []
         self._files: dict[tuple[str, int], tuple[ArraySpec, dict[int, bytes | None]]] = {}
         self._new: set[tuple[str, int]] = set()
         self._changed: list[Path] = []
@@ -41,7 +50,7 @@ class RowWriter:
         else:
             self._changed += _write_in_place(self._store, spec, start, rows)
 
-    def put(self, path: Path, data: bytes) -> None:
+    def put(self, path: Place, data: bytes) -> None:
         """Write another file, after those of rows and in the order of the calls."""
         self._others.append((path, data))
 
@@ -53,9 +62,12 @@ class RowWriter:
         """Make the files that this many rows of layout 3 lie in, and at least one, unless they are there."""
         for number in reversed(range(max(1, -(-rows // spec.chunks[0])))):
             path = chunk_path(self._store / spec.path, spec, number)
-            if path.exists():
+            if not path.exists():
+                self.replace_file(spec, number)
+            elif isinstance(
+                path, Path
+            ):  # those before it are there too; objects that were written together come in any order
                 return
-            self.replace_file(spec, number)
 
     def replace_file(self, spec: ArraySpec, number: int) -> None:
         """Write a file of layout 3 anew: it loses the rows that are there."""
@@ -78,18 +90,21 @@ class RowWriter:
         number, place = divmod(row, spec.chunks[0])
         self._files.setdefault((spec.path, number), (spec, {}))[1][place] = data
 
-    def _contents(self) -> Iterator[File]:
-        for (_, number), (spec, rows) in self._files.items():
-            held: dict[int, bytes | None] = {}
-            if (spec.path, number) not in self._new and len(rows) < spec.chunks[0]:
-                first = number * spec.chunks[0]
-                held.update(row_files.read_file(self._store, spec, number, [first + place for place in rows]))
-            kept = {place: data for place, data in {**held, **rows}.items() if data is not None}
-            yield chunk_path(self._store / spec.path, spec, number), row_files.build(kept, spec)
+    def _contents(self) -> Iterator[PlaceFile]:
+        yield from mapped(self._store, self._content, list(self._files))
         yield from self._others
 
+    def _content(self, key: tuple[str, int]) -> PlaceFile:
+        number, (spec, rows) = key[1], self._files[key]
+        held: dict[int, bytes | None] = {}
+        if key not in self._new and len(rows) < spec.chunks[0]:
+            first = number * spec.chunks[0]
+            held.update(row_files.read_file(self._store, spec, number, [first + place for place in rows]))
+        kept = {place: data for place, data in {**held, **rows}.items() if data is not None}
+        return chunk_path(self._store / spec.path, spec, number), row_files.build(kept, spec)
 
-def read_rows(store: Path, spec: ArraySpec, needed: np.ndarray) -> np.ndarray:
+
+def read_rows(store: Place, spec: ArraySpec, needed: np.ndarray) -> np.ndarray:
     """All rows of an array; fill where they are not needed, or nothing was written.
 
     Raises:
@@ -101,7 +116,7 @@ def read_rows(store: Path, spec: ArraySpec, needed: np.ndarray) -> np.ndarray:
     return found
 
 
-def read_row(store: Path, spec: ArraySpec, row: int) -> np.ndarray:
+def read_row(store: Place, spec: ArraySpec, row: int) -> np.ndarray:
     """One row of an array, fill where nothing was written.
 
     Raises:
@@ -112,7 +127,7 @@ def read_row(store: Path, spec: ArraySpec, row: int) -> np.ndarray:
     return np.asarray(empty_rows(spec, 1)[0])
 
 
-def read_columns(store: Path, spec: ArraySpec, needed: np.ndarray, columns: slice) -> np.ndarray:
+def read_columns(store: Place, spec: ArraySpec, needed: np.ndarray, columns: slice) -> np.ndarray:
     """Some numbers of each row from the first to the last that is needed, laid flat: [rows, columns].
 
     Raises:
@@ -127,7 +142,7 @@ def read_columns(store: Path, spec: ArraySpec, needed: np.ndarray, columns: slic
     return found
 
 
-def _pieces(store: Path, spec: ArraySpec, needed: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _pieces(store: Place, spec: ArraySpec, needed: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Of each file the rows that are there and needed, and their values."""
     if spec.in_rows:
         yield from row_files.read(store, spec, needed)
@@ -138,7 +153,7 @@ def _pieces(store: Path, spec: ArraySpec, needed: np.ndarray) -> Iterator[tuple[
             yield rows, _read_chunk(path, spec, rows)[rows - number * spec.chunks[0]]
 
 
-def _read_chunk(path: Path, spec: ArraySpec, rows: np.ndarray) -> np.ndarray:
+def _read_chunk(path: Place, spec: ArraySpec, rows: np.ndarray) -> np.ndarray:
     """A chunk of layout 2, which has no checksum, but an exact length."""
     try:
         held = decode(path.read_bytes(), spec)
@@ -150,14 +165,17 @@ def _read_chunk(path: Path, spec: ArraySpec, rows: np.ndarray) -> np.ndarray:
     raise DamagedRowsError(spec.path, rows.tolist(), reason)
 
 
-def _write_in_place(store: Path, spec: ArraySpec, start: int, rows: np.ndarray) -> Iterator[Path]:
+def _write_in_place(store: Place, spec: ArraySpec, start: int, rows: np.ndarray) -> Iterator[Path]:
     """Write rows of layout 2; returns the files that are still to be flushed."""
+    assert isinstance(store, Path)
     per_chunk = spec.chunks[0]
     done = 0
     while done < len(rows):
         number, offset = divmod(start + done, per_chunk)
         part = rows[done : done + per_chunk - offset]
-        yield from _write_into_chunk(store, spec, chunk_path(store / spec.path, spec, number), offset, part)
+        path = chunk_path(store / spec.path, spec, number)
+        assert isinstance(path, Path)
+        yield from _write_into_chunk(store, spec, path, offset, part)
         done += len(part)
 
 

@@ -8,12 +8,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from olmo_dynamics.errors import StoreDamagedError, StoreError, StoreMismatchError
+from olmo_dynamics.files import Place, is_there
 from olmo_dynamics.quantities.declaration import RESERVED_GROUPS, Group
 from olmo_dynamics.store import row_files
 from olmo_dynamics.store.checksums import DOCUMENT_HASH, is_intact, seal_document
@@ -44,7 +44,7 @@ _BOOKKEEPING = frozenset(
 """Entries of a model's config that may differ between revisions of one run and change no number."""
 
 
-def load_document(path: Path) -> dict[str, Any]:
+def load_document(path: Place) -> dict[str, Any]:
     """The root `zarr.json`.
 
     Raises:
@@ -52,7 +52,7 @@ def load_document(path: Path) -> dict[str, Any]:
         StoreDamagedError: the file is not what was written.
         StoreMismatchError: it has another layout version.
     """
-    if not path.exists():
+    if not is_there(path):
         raise StoreError(f"there is no store at {path}; make one with olmo-dyn collect SOURCE --out {path}")
     document = read_json(path / DOCUMENT)
     attributes = document.get("attributes") if isinstance(document, dict) else None
@@ -74,7 +74,7 @@ def load_document(path: Path) -> dict[str, Any]:
     return dict(document)
 
 
-def _damaged(path: Path) -> StoreDamagedError:
+def _damaged(path: Place) -> StoreDamagedError:
     return StoreDamagedError(
         f"{path}: {DOCUMENT} is missing or does not have its checksum, and it alone tells what the store holds; "
         "restore that file from a copy, or collect into another store"
@@ -108,7 +108,7 @@ def read_layout(read: Callable[[str], np.ndarray], nodes: Nodes, groups: Mapping
     return Layout(axes, groups)
 
 
-def read_fixed(store: Path, spec: ArraySpec) -> np.ndarray:
+def read_fixed(store: Place, spec: ArraySpec) -> np.ndarray:
     """An array that does not grow: labels, or the probe.
 
     Raises:
@@ -127,7 +127,7 @@ def read_fixed(store: Path, spec: ArraySpec) -> np.ndarray:
     return as_text(values) if spec.dtype == TEXT else values
 
 
-def in_force(store: Path, document: Mapping[str, Any]) -> dict[str, Any]:
+def in_force(store: Place, document: Mapping[str, Any]) -> dict[str, Any]:
     """A store's document, less the groups, arrays and rows that a copy lacks because it passed them before they were added.
 
     Each of these is added by one rename of a folder, or together with its labels. A file that is lacking in a folder that
@@ -150,7 +150,7 @@ def in_force(store: Path, document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_names(store: Path, nodes: Mapping[str, Any]) -> np.ndarray:
+def read_names(store: Place, nodes: Mapping[str, Any]) -> np.ndarray:
     """The names of the revisions in the order of their rows; where one is damaged, from a group's own copy.
 
     Raises:
@@ -168,7 +168,7 @@ def as_names(values: np.ndarray) -> np.ndarray:
     return as_text(values) if len(values) else values.astype(np.str_)
 
 
-def intact_rows(store: Path, copies: list[ArraySpec]) -> np.ndarray:
+def intact_rows(store: Place, copies: list[ArraySpec]) -> np.ndarray:
     """The rows of the first of some arrays that hold the same; damaged rows from the others.
 
     Raises:
@@ -192,7 +192,7 @@ def intact_rows(store: Path, copies: list[ArraySpec]) -> np.ndarray:
             return intact_rows(store, [*others])
 
 
-def _has_rows(store: Path, spec: ArraySpec, rows: np.ndarray) -> bool:
+def _has_rows(store: Place, spec: ArraySpec, rows: np.ndarray) -> bool:
     try:
         read_rows(store, spec, rows)
     except DamagedRowsError:
@@ -211,7 +211,7 @@ def _is_usable(path: str, node: Mapping[str, Any], there: Mapping[str, Any]) -> 
     return group in there and all(each in there for each in needed)
 
 
-def _named_rows(store: Path, nodes: Mapping[str, Any]) -> int:
+def _named_rows(store: Place, nodes: Mapping[str, Any]) -> int:
     """The number of rows that every column of `revisions` has which is known when a revision is planned."""
     specs = [array_spec(path, nodes[path]) for column in PLANNED if (path := f"{REVISIONS}/{column.name}") in nodes]
     rows = min(spec.shape[0] for spec in specs)

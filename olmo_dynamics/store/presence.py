@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import zarr
 
 from olmo_dynamics.errors import StoreDamagedError, StoreError
-from olmo_dynamics.files import stamp_of
+from olmo_dynamics.files import ObjectPath, Place, Stamp, as_place, stamp_of
 from olmo_dynamics.quantities.declaration import Group
 from olmo_dynamics.store import row_files
 from olmo_dynamics.store.appending import growing
@@ -26,6 +25,7 @@ from olmo_dynamics.store.declarations import mark_of, marks, read_group
 from olmo_dynamics.store.layout import Layout
 from olmo_dynamics.store.log import read_rows
 from olmo_dynamics.store.metadata import as_names, in_force, load_document, read_fixed, read_layout, read_names
+from olmo_dynamics.store.remote.zarr_access import zarr_store
 from olmo_dynamics.store.row_files import DamagedRowsError, Found
 from olmo_dynamics.store.schema import ALONG_REVISION, COMPLETE, PLANNED, REVISIONS
 from olmo_dynamics.store.zarr_format import CHECKED_LAYOUT, DOCUMENT, TEXT, ArraySpec, array_spec, chunk_path
@@ -39,12 +39,12 @@ _KNOWN_WHEN_PLANNED = frozenset(column.name for column in PLANNED)
 class StoreState:
     """An open store, as its documents and marks describe it."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._stamp: tuple[int, int] | None = None
+    def __init__(self, path: str | Place) -> None:
+        self.path = as_place(path)
+        self._stamp: Stamp | None = None
         self._nodes: dict[str, Any] = {}
         self._present: dict[str, np.ndarray] = {}
-        self._states: dict[str, tuple[list[tuple[int, int] | None], np.ndarray]] = {}
+        self._states: dict[str, tuple[list[Stamp | None], np.ndarray]] = {}
         self._lost: dict[str, set[int]] = {}
         self._load()
 
@@ -82,7 +82,7 @@ class StoreState:
 
     @cached_property
     def _zarr(self) -> zarr.Group:
-        return zarr.open_group(self.path, mode="r", use_consolidated=True)
+        return zarr.open_group(zarr_store(self.path), mode="r", use_consolidated=True)
 
     @cached_property
     def _under(self) -> dict[str, list[ArraySpec]]:
@@ -102,12 +102,26 @@ class StoreState:
                 found.setdefault(mark, []).append(spec)
         return found
 
+    def _refuse_old_objects(self) -> None:
+        """Refuse to append where layout 2 would have to write into the middle of an object.
+
+        Raises:
+            StoreError: the store is of layout 2, in a bucket.
+        """
+        if not self.is_checked and isinstance(self.path, ObjectPath):
+            raise StoreError(
+                f"{self.path} has layout version 2, which can only be read there; copy it into a folder, and run olmo-dyn "
+                "compact on that"
+            )
+
     def _load(self) -> None:
         """Read the root document, unless it is still the same file."""
         stamp = stamp_of(self.path / DOCUMENT)
         if stamp is not None and stamp == self._stamp:
             return
         document = load_document(self.path)
+        if isinstance(self.path, ObjectPath):
+            row_files.fetch_shared(self.path, growing(document["consolidated_metadata"]["metadata"]).values())
         self._document = in_force(self.path, document)
         for name in ("layout", "_declared", "_marks", "_zarr", "_under"):
             vars(self).pop(name, None)
@@ -177,6 +191,7 @@ class StoreState:
         return self._states[mark][1]
 
     def _find_state(self, spec: ArraySpec, needed: np.ndarray) -> np.ndarray:
+        row_files.fetch_shared(self.path, [spec, *self._under.get(spec.path, [])])
         lost = np.isin(np.arange(len(needed)), list(self._lost.get(spec.path, ())))
         values = np.full(len(needed), _NOT_THERE, dtype=np.int8)
         for numbers, found in self._named(lambda: list(row_files.read(self.path, spec, needed & ~lost))):
@@ -233,7 +248,7 @@ class StoreState:
 _STATUS = f"{REVISIONS}/status"
 
 
-def damaged_error(path: Path, error: DamagedRowsError, names: np.ndarray | None) -> StoreDamagedError:
+def damaged_error(path: Place, error: DamagedRowsError, names: np.ndarray | None) -> StoreDamagedError:
     """The error for a user: the array, the revisions, the reason and the remedy."""
     rows = [row for row in error.rows if names is not None and row < len(names)]
     of = [str(names[row]) for row in rows] if names is not None else []

@@ -15,7 +15,8 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from olmo_dynamics.errors import StoreError
+from olmo_dynamics.errors import StoreError, did_you_mean
+from olmo_dynamics.files import files_under
 from olmo_dynamics.names import Revision
 from olmo_dynamics.quantities.declaration import STATUS, Group, Quantity, Status
 from olmo_dynamics.store.appending import growing
@@ -42,7 +43,9 @@ class ReadableStore(StoreState):
             StoreError: the store has no such group of measured numbers.
         """
         if name not in self._declared:
-            raise StoreError(f"{self.path} has no group {name}; it has {', '.join(self.groups)}")
+            raise StoreError(
+                f"{self.path} has no group {name}; it has {', '.join(self.groups)}{did_you_mean(name, self.groups)}"
+            )
         return self._declared[name]
 
     def quantities(self, group: str) -> tuple[Quantity, ...]:
@@ -62,8 +65,10 @@ class ReadableStore(StoreState):
         for quantity in self.quantities(group):
             if quantity.name == name:
                 return quantity
-        known = ", ".join(each.name for each in self.quantities(group))
-        raise StoreError(f"{self.path} has no quantity {name} in {group}; it has {known}")
+        known = [each.name for each in self.quantities(group)]
+        raise StoreError(
+            f"{self.path} has no quantity {name} in {group}; it has {', '.join(known)}{did_you_mean(name, known)}"
+        )
 
     def lacking_quantities(self, layout: Layout) -> dict[str, tuple[Quantity, ...]]:
         """The quantities that a layout declares and the store's groups lack, by group; groups that lack none are left out."""
@@ -210,10 +215,7 @@ class ReadableStore(StoreState):
 
     def sizes(self) -> dict[str, int]:
         """Bytes on disk, by group."""
-        return {
-            group: sum(file.stat().st_size for file in (self.path / group).rglob("*") if file.is_file())
-            for group in self._all_groups
-        }
+        return {group: sum(files_under(self.path / group).values()) for group in self._all_groups}
 
     def _measured(self, group: str) -> list[str]:
         """The arrays of a group, less those that label its axes; all of `revisions`."""

@@ -8,12 +8,11 @@ A damaged row loses its mark before its file is rewritten, so a repair that is s
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from olmo_dynamics.files import beside, write_together
+from olmo_dynamics.files import Place, beside, write_together
 from olmo_dynamics.names import Revision
 from olmo_dynamics.store import row_files
 from olmo_dynamics.store.appending import all_marks, growing, to_log
@@ -41,7 +40,7 @@ def lost_marks(found: Check, nodes: Mapping[str, Any]) -> dict[str, set[int]]:
     return lost
 
 
-def repair(store: Path, document: Mapping[str, Any], found: Check, revisions: Sequence[Revision]) -> None:
+def repair(store: Place, document: Mapping[str, Any], found: Check, revisions: Sequence[Revision]) -> None:
     """Repair what `found` names, but for labels and the store's own `zarr.json`.
 
     Raises:
@@ -66,7 +65,7 @@ def repair(store: Path, document: Mapping[str, Any], found: Check, revisions: Se
         to_log(store, document)
 
 
-def restore_labels(store: Path, nodes: Mapping[str, Any], layout: Layout, probe: Mapping[str, np.ndarray]) -> None:
+def restore_labels(store: Place, nodes: Mapping[str, Any], layout: Layout, probe: Mapping[str, np.ndarray]) -> None:
     """Write damaged arrays of labels and of the probe again, where those given, or another group's, are the same.
 
     Raises:
@@ -89,7 +88,7 @@ def restore_labels(store: Path, nodes: Mapping[str, Any], layout: Layout, probe:
 
 
 def _candidates(
-    store: Path, nodes: Mapping[str, Any], spec: ArraySpec, layout: Layout, probe: Mapping[str, np.ndarray]
+    store: Place, nodes: Mapping[str, Any], spec: ArraySpec, layout: Layout, probe: Mapping[str, np.ndarray]
 ) -> Iterator[np.ndarray]:
     """Arrays that may hold what a damaged one held."""
     name = spec.path.partition("/")[2]
@@ -127,7 +126,7 @@ def _mark(path: str, nodes: Mapping[str, Any]) -> str:
     return path if path in marks(nodes, group) else mark_of(path, nodes)
 
 
-def _unmark(store: Path, nodes: Mapping[str, Any], lost: Mapping[str, Iterable[int]]) -> None:
+def _unmark(store: Place, nodes: Mapping[str, Any], lost: Mapping[str, Iterable[int]]) -> None:
     writer = RowWriter(store)
     for mark, rows in lost.items():
         spec = array_spec(mark, nodes[mark])
@@ -137,7 +136,7 @@ def _unmark(store: Path, nodes: Mapping[str, Any], lost: Mapping[str, Iterable[i
     writer.flush()
 
 
-def _drop_damaged(store: Path, spec: ArraySpec, writer: RowWriter) -> list[int]:
+def _drop_damaged(store: Place, spec: ArraySpec, writer: RowWriter) -> list[int]:
     """Take damaged rows out of an array's files; returns those that the array must have."""
     per_file, number, lost = spec.chunks[0], 0, []
     while number * per_file < max(1, spec.shape[0]) or chunk_path(store / spec.path, spec, number).exists():
@@ -156,7 +155,7 @@ def _drop_damaged(store: Path, spec: ArraySpec, writer: RowWriter) -> list[int]:
 
 
 def _restore_column(
-    store: Path,
+    store: Place,
     nodes: Mapping[str, Any],
     spec: ArraySpec,
     rows: Iterable[int],
@@ -179,7 +178,7 @@ def _restore_column(
         writer.add(spec, row, values)
 
 
-def _intact(store: Path, spec: ArraySpec, row: int) -> Any:
+def _intact(store: Place, spec: ArraySpec, row: int) -> Any:
     """One row's value; None where it is absent or damaged."""
     if row_files.find(store, spec, np.arange(row + 1) == row)[row] != Found.PRESENT:
         return None

@@ -10,14 +10,13 @@ its array's marks, as in a copy that was taken while the store was written, is t
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from olmo_dynamics.files import ObjectPath, Place, fetch, mapped, read_start
 from olmo_dynamics.store.checksums import seal, unseal
 from olmo_dynamics.store.zarr_format import (
     CHECKSUM_BYTES,
@@ -92,37 +91,47 @@ def files(spec: ArraySpec, needed: np.ndarray) -> Iterator[tuple[int, np.ndarray
         yield number, rows[numbers == number]
 
 
-def find(store: Path, spec: ArraySpec, needed: np.ndarray) -> np.ndarray:
+def find(store: Place, spec: ArraySpec, needed: np.ndarray) -> np.ndarray:
     """By row, its state; ABSENT for those that are not needed."""
     found = np.zeros(len(needed), dtype=np.uint8)
     for number, rows in files(spec, needed):
         path = chunk_path(store / spec.path, spec, number)
         try:
-            index = _index(_head(path, header_bytes(spec)), spec)
+            found[rows] = _are_there(path, spec, rows)
         except FileNotFoundError:
             found[rows] = Found.ABSENT if _is_of_older_copy(store, spec, number) else Found.DAMAGED
         except (ValueError, OSError):
             found[rows] = Found.DAMAGED
-        else:
-            found[rows] = index[rows % spec.chunks[0], 0] != _ABSENT
     return found
 
 
-def read(store: Path, spec: ArraySpec, needed: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def fetch_shared(store: Place, specs: Iterable[ArraySpec]) -> None:
+    """Read the files that rows share ahead, many at once, where each read is a request."""
+    if isinstance(store, ObjectPath):
+        shared = (spec for spec in specs if spec.in_rows and spec.chunks[0] > 1)
+        fetch(
+            chunk_path(store / spec.path, spec, number)
+            for spec in shared
+            for number in range(-(-max(1, spec.shape[0]) // spec.chunks[0]))
+        )
+
+
+def read(store: Place, spec: ArraySpec, needed: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Of each file the rows that are there and needed, and their values.
 
     Raises:
         DamagedRowsError: some of those needed are damaged, or their file is.
     """
     per_file = spec.chunks[0]
-    for number, rows in files(spec, needed):
-        held = read_file(store, spec, number, rows.tolist())
+    numbered = list(files(spec, needed))
+    contents = mapped(store, lambda each: read_file(store, spec, each[0], each[1].tolist()), numbered)
+    for (_, rows), held in zip(numbered, contents, strict=True):
         there = [row for row in rows.tolist() if row % per_file in held]
         if there:
             yield np.array(there), _values(spec, {row: held[row % per_file] for row in there})
 
 
-def read_file(store: Path, spec: ArraySpec, number: int, rows: list[int]) -> Rows:
+def read_file(store: Place, spec: ArraySpec, number: int, rows: list[int]) -> Rows:
     """The rows of one file; none where it is of an array that grew after a copy had passed it.
 
     Raises:
@@ -170,15 +179,16 @@ def _index(data: bytes, spec: ArraySpec) -> np.ndarray:
     return np.frombuffer(unseal(data), dtype="<u8").reshape(spec.chunks[0], 2)
 
 
-def _head(path: Path, size: int) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return os.pread(descriptor, size, 0)
-    finally:
-        os.close(descriptor)
+def _are_there(path: Place, spec: ArraySpec, rows: np.ndarray) -> np.ndarray:
+    """By row of a file, true if it is there; of an object that holds one row, its size tells."""
+    if isinstance(path, ObjectPath) and spec.chunks[0] == 1:
+        return np.full(len(rows), path.size > header_bytes(spec))
+    index = _index(read_start(path, header_bytes(spec)), spec)
+    there: np.ndarray = index[rows % spec.chunks[0], 0] != _ABSENT
+    return there
 
 
-def _is_of_older_copy(store: Path, spec: ArraySpec, number: int) -> bool:
+def _is_of_older_copy(store: Place, spec: ArraySpec, number: int) -> bool:
     """True if an array's own `zarr.json` does not reach a file that the store's does: it was copied before it grew."""
     document: Any = read_json(store / spec.path / DOCUMENT)
     return bool(document and document["shape"][0] <= number * spec.chunks[0])

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from olmo_dynamics.errors import StoreError, StoreMismatchError
+from olmo_dynamics.files import Place
 from olmo_dynamics.quantities.declaration import STATUS, Group, Quantity, Record, Status
 from olmo_dynamics.store.declarations import mark_of
 from olmo_dynamics.store.layout import Layout
@@ -35,7 +35,7 @@ _ByKey = Mapping[str, list[Record]]
 class RowTarget:
     """A store that a row is written to: its nodes, its layout and all marks of its groups."""
 
-    path: Path
+    path: Place
     nodes: Mapping[str, Any]
     layout: Layout
     every: Collection[str]

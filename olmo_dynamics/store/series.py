@@ -16,11 +16,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from olmo_dynamics.files import Place, read_end
 from olmo_dynamics.store.checksums import seal, unseal
 from olmo_dynamics.store.log import read_columns
 from olmo_dynamics.store.zarr_format import (
@@ -71,12 +71,12 @@ def series_document(spec: ArraySpec) -> dict[str, Any]:
     }
 
 
-def shard_path(store: Path, spec: ArraySpec, number: int) -> Path:
+def shard_path(store: Place, spec: ArraySpec, number: int) -> Place:
     """The file of the shard that holds revisions `number * CHUNK_ROWS` and on."""
     return (store / spec.path).joinpath("c", str(number), *("0" for _ in spec.shape[1:]))
 
 
-def shard_bytes(store: Path, spec: ArraySpec, number: int, is_there: np.ndarray) -> Iterator[bytes]:
+def shard_bytes(store: Place, spec: ArraySpec, number: int, is_there: np.ndarray) -> Iterator[bytes]:
     """The bytes of one shard, piece by piece, from the log; rows that are not there become fill.
 
     Raises:
@@ -103,7 +103,7 @@ def _bits(is_there: np.ndarray, number: int) -> bytes:
     return np.packbits(held).tobytes()
 
 
-def is_current(store: Path, spec: ArraySpec, needed: np.ndarray) -> bool:
+def is_current(store: Place, spec: ArraySpec, needed: np.ndarray) -> bool:
     """True if the shards of an array of layout 3 are there and hold all the rows that are needed."""
     for number in range(-(-len(needed) // CHUNK_ROWS)):
         try:
@@ -116,20 +116,18 @@ def is_current(store: Path, spec: ArraySpec, needed: np.ndarray) -> bool:
     return True
 
 
-def _tail(path: Path, spec: ArraySpec) -> tuple[bytes, np.ndarray]:
+def _tail(path: Place, spec: ArraySpec) -> tuple[bytes, np.ndarray]:
     """The rows that a shard holds, as bits, and its index.
 
     Raises:
         ValueError: either is damaged.
     """
     size = math.prod(_geometry(spec)[1]) * INDEX_BYTES + CHECKSUM_BYTES
-    with path.open("rb", buffering=0) as file:
-        file.seek(max(0, path.stat().st_size - size - _HELD_BYTES))
-        data = file.read()
+    data = read_end(path, size + _HELD_BYTES)
     return unseal(data[:_HELD_BYTES]), np.frombuffer(unseal(data[_HELD_BYTES:]), dtype="<u8").reshape(-1, 2)
 
 
-def check_shard(path: Path, spec: ArraySpec) -> str:
+def check_shard(path: Place, spec: ArraySpec) -> str:
     """The first fault of a shard of layout 3, in words; empty if there is none."""
     try:
         _, index = _tail(path, spec)
@@ -151,7 +149,7 @@ def _of_pieces(spec: ArraySpec) -> ArraySpec:
     return replace(spec, shape=(CHUNK_ROWS, *_geometry(spec)[0]))
 
 
-def _pieces(store: Path, spec: ArraySpec, number: int, is_there: np.ndarray) -> Iterator[np.ndarray]:
+def _pieces(store: Place, spec: ArraySpec, number: int, is_there: np.ndarray) -> Iterator[np.ndarray]:
     """The pieces of a shard in order, each [`CHUNK_ROWS`, numbers of a row], read from the log several at a time."""
     mine = np.zeros(spec.shape[0], dtype=bool)
     mine[number * CHUNK_ROWS : (number + 1) * CHUNK_ROWS] = is_there[number * CHUNK_ROWS : (number + 1) * CHUNK_ROWS]

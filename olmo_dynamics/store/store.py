@@ -13,13 +13,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 
 from olmo_dynamics.errors import StoreError, StoreMismatchError
-from olmo_dynamics.files import write_errors_named
+from olmo_dynamics.files import Place, as_place, refresh, write_errors_named
 from olmo_dynamics.names import Revision
 from olmo_dynamics.quantities import in_order
 from olmo_dynamics.quantities.declaration import Record
@@ -42,7 +41,7 @@ Mode = Literal["r", "a"]
 class Store(ReadableStore):
     """The measurements of many revisions of one run."""
 
-    def __init__(self, path: str | Path, *, mode: Mode = "r") -> None:
+    def __init__(self, path: str | Place, *, mode: Mode = "r") -> None:
         super().__init__(path)
         self.mode = mode
         self._holds_lock = False
@@ -51,7 +50,7 @@ class Store(ReadableStore):
     @classmethod
     def create(
         cls,
-        path: str | Path,
+        path: str | Place,
         *,
         layout: Layout,
         attributes: Mapping[str, Any],
@@ -72,11 +71,11 @@ class Store(ReadableStore):
             StoreBusyError: another process is making it.
             DiskFullError: no room; nothing is left behind.
         """
-        build(Path(path), layout, attributes, probe_arrays, part)
+        build(as_place(path), layout, attributes, probe_arrays, part)
         return cls.open(path, mode="a")
 
     @classmethod
-    def open(cls, path: str | Path, *, mode: Mode = "r") -> Self:
+    def open(cls, path: str | Place, *, mode: Mode = "r") -> Self:
         """Open a store, to read (`r`) or to append to as well (`a`).
 
         Raises:
@@ -110,9 +109,11 @@ class Store(ReadableStore):
         if self._holds_lock:
             yield
             return
+        self._refuse_old_objects()
         with locked(self.path, part):
             self._holds_lock, self._part = True, part
             try:
+                refresh(self.path)
                 self._load()  # another writer may have been here since it was opened
                 yield
             finally:
@@ -122,6 +123,8 @@ class Store(ReadableStore):
     def _writing(self) -> Iterator[None]:
         """Hold the lock, and among parts the exclusive append; begin from the state that other writers left."""
         with self.lock(), write_errors_named(self.path), exclusive_append(self.path) if self._part else nullcontext():
+            if self._part:
+                refresh(self.path)
             self._load()
             yield
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from olmo_dynamics.files import Place
 from olmo_dynamics.store.appending import write_nodes
 from olmo_dynamics.store.checksums import VALUES_CHECKSUM, checksum
 from olmo_dynamics.store.log import RowWriter, read_rows
@@ -32,7 +33,7 @@ from olmo_dynamics.store.zarr_format import (
 )
 
 
-def upgrade(store: Path, document: Mapping[str, Any], kept: Mapping[str, np.ndarray]) -> None:
+def upgrade(store: Place, document: Mapping[str, Any], kept: Mapping[str, np.ndarray]) -> None:
     """Write all arrays as layout 3 has them; `kept` holds, by path of an array, which of its rows are there.
 
     Raises:
@@ -53,7 +54,7 @@ def upgrade(store: Path, document: Mapping[str, Any], kept: Mapping[str, np.ndar
     _delete(store, old.values())
 
 
-def _copy_rows(store: Path, old: ArraySpec, new: ArraySpec, kept: np.ndarray) -> None:
+def _copy_rows(store: Place, old: ArraySpec, new: ArraySpec, kept: np.ndarray) -> None:
     writer = RowWriter(store)
     for number in range(max(1, -(-old.shape[0] // new.chunks[0]))):
         writer.replace_file(new, number)
@@ -63,7 +64,7 @@ def _copy_rows(store: Path, old: ArraySpec, new: ArraySpec, kept: np.ndarray) ->
     writer.flush()
 
 
-def _copy_labels(store: Path, old: ArraySpec, new: ArraySpec) -> ArraySpec:
+def _copy_labels(store: Place, old: ArraySpec, new: ArraySpec) -> ArraySpec:
     values = read_fixed(store, old)
     writer = RowWriter(store)
     writer.put(chunk_path(store / new.path, new, 0), encode(values, new))
@@ -71,10 +72,11 @@ def _copy_labels(store: Path, old: ArraySpec, new: ArraySpec) -> ArraySpec:
     return replace(new, attributes={**new.attributes, VALUES_CHECKSUM: checksum(to_raw(values, new.dtype))})
 
 
-def _delete(store: Path, specs: Iterable[ArraySpec]) -> None:
+def _delete(store: Place, specs: Iterable[ArraySpec]) -> None:
     """Delete the files of layout 2."""
     for spec in specs:
         folder = store / spec.path
+        assert isinstance(folder, Path)
         for file in folder.glob("c.*"):
             file.unlink()
         shutil.rmtree(folder / "c", ignore_errors=True)

@@ -16,7 +16,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from numcodecs.vlen import VLenUTF8
 from numcodecs.zstd import Zstd
 
 from olmo_dynamics.errors import StoreMismatchError
+from olmo_dynamics.files import Place
 from olmo_dynamics.store.checksums import seal, unseal
 from olmo_dynamics.store.layout import REVISION
 
@@ -227,7 +227,7 @@ def root_document(attributes: Mapping[str, Any], nodes: Mapping[str, Any]) -> di
     return {**group_document(attributes), "consolidated_metadata": consolidated}
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Place) -> Any:
     """The contents of a JSON file; None where it is not there, or is not JSON."""
     try:
         return json.loads(path.read_bytes())
@@ -240,10 +240,10 @@ def to_json(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
 
 
-def chunk_path(array: Path, spec: ArraySpec, number: int) -> Path:
+def chunk_path(array: Place, spec: ArraySpec, number: int) -> Place:
     """The file of the chunk that holds rows `number * chunks[0]` and on; a row is never split over chunks."""
     places = (str(number), *("0" for _ in spec.chunks[1:]))
-    return Path(f"{array}/{'.'.join(places if spec.is_checked else ('c', *places))}")
+    return array / ".".join(places if spec.is_checked else ("c", *places))
 
 
 def is_fill(values: np.ndarray, spec: ArraySpec) -> bool:

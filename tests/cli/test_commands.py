@@ -181,3 +181,18 @@ def test_lab_puts_the_notebooks_and_leaves_changed_ones(run, tmp_path: Path) -> 
     (tmp_path / "lab" / names[0]).write_text("mine")
     assert run("lab", "--out", str(tmp_path / "lab"), "--no-open", "-q").out == ""
     assert (tmp_path / "lab" / names[0]).read_text() == "mine"
+
+
+def test_help_names_every_command_by_its_purpose(run) -> None:
+    shown = run("--help").out
+    assert "..." not in shown.split("Options:")[1]  # no sentence is cut
+    assert "\nCommands:\n" not in shown  # every command has a section
+    assert {name for names in cli.sections.values() for name in names} == set(cli.commands)
+
+
+def test_help_of_fork_names_every_option_by_its_purpose() -> None:
+    fork = cli.commands["fork"]
+    placed = [name for names in fork.sections.values() for name in names]
+    options = {each.name for each in fork.params if each.param_type_name == "option"}
+    assert options - set(placed) == {"config", "dry_run", "style", "quiet"}
+    assert len(placed) == len(set(placed))

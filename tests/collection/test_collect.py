@@ -173,7 +173,7 @@ def test_an_unknown_model_type_still_has_parameters(tmp_path: Path) -> None:
     with pytest.raises(UnknownModelError, match=r"olmo2.*gpt_bigcode"):
         collect(tmp_path / "run", out=tmp_path / "other.zarr", record=("activations",), progress=Progress())
     assert not (tmp_path / "other.zarr").exists()
-    assert ">Weight norms over training</h2>" in render_report(store)
+    assert ">Weight norms over training</h3>" in render_report(store)
 
 
 def test_chosen_tensors_only(tiny_run: Path, tmp_path: Path) -> None:

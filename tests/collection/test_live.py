@@ -148,3 +148,22 @@ def test_token_ids_can_be_the_probe(tmp_path: Path) -> None:
     np.save(tmp_path / "probe.npy", np.arange(64, dtype=np.uint16))
     store = od.record(model, tmp_path / "s.zarr", step=1, record=("loss",), probe=tmp_path / "probe.npy", batch="2x16")
     assert store.attributes["probe"]["shape"] == [2, 16]
+
+
+def test_each_group_can_have_an_interval_of_its_own(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(write_family_run(tmp_path / "run", (NAME,), "olmo2") / NAME)
+    every = {"parameters": 2, "loss": 4}
+    options = {"every": every, "tokenizer": tiny_tokenizer().encode(), "batch": "2x16"}
+    for step in (1, 2, 4):
+        found = od.record(model, tmp_path / "s.zarr", step=step, **options)
+        assert (found is None) == (step == 1)
+    store = od.open_store(tmp_path / "s.zarr")
+    assert [store.recorded(f"step{step}") for step in (2, 4)] == [{"parameters"}, {"parameters", "loss"}]
+    for given, line in (
+        ({"every": {"lose": 2}}, "every must name groups (got 'lose'); did you mean 'loss' or 'logits'?"),
+        ({"every": {"loss": 0}}, "every must hold intervals of at least 1 step (got 0 for loss)"),
+        ({"every": every, "record": "loss"}, "give every or record, since every names the groups"),
+    ):
+        with pytest.raises(OptionError) as caught:
+            od.record(model, store, step=8, **given)
+        assert str(caught.value) == line

@@ -12,7 +12,7 @@ import pytest
 from olmo_dynamics.checkpoints.memory import MemoryCheckpoint
 from olmo_dynamics.checkpoints.tensors import Span
 from olmo_dynamics.collection.fetch_plan import Bounds, Step, plan_fetch
-from olmo_dynamics.collection.memory_budget import MemoryBudget, StoppedError
+from olmo_dynamics.collection.memory_budget import SMALL_RUN, MemoryBudget, StoppedError
 from olmo_dynamics.collection.prefetch import OpenRevision, Prefetcher, RevisionStream
 from olmo_dynamics.errors import CheckpointError, NetworkError
 from olmo_dynamics.names import Revision, TensorInfo
@@ -197,3 +197,16 @@ def test_early_bytes_have_room_of_their_own_and_both_stay_below_twice_the_bound(
     budget.release(40, early=False)
     waiting.join(5)
     assert budget.held == budget.most == 200
+
+
+def test_no_more_than_one_revision_is_held_ahead_unless_revisions_are_small() -> None:
+    budget = MemoryBudget(Bounds.of(1 << 30))
+    budget.expect(10)
+    budget.acquire(SMALL_RUN, early=False)
+    waiting = threading.Thread(target=budget.acquire, args=(10,), kwargs={"early": False})
+    waiting.start()
+    waiting.join(0.05)
+    assert waiting.is_alive() and budget.held == SMALL_RUN
+    budget.expect(SMALL_RUN + 10)
+    waiting.join(5)
+    assert budget.held == SMALL_RUN + 10

@@ -168,7 +168,7 @@ def test_the_report_shows_routing_and_experts_together(measured: Measured) -> No
                   "Churn of routing", "Experts chosen together", "Experts chosen by two layers",
                   "Specialisation in token ids", "Specialisation in token ids, expert by expert",
                   "Specialisation in token ids over training"):  # fmt: skip
-        assert f">{title}</h2>" in page, title
+        assert f">{title}</h3>" in page, title
     assert "This chart could not be drawn" not in page
     assert "the experts of a layer taken together" in page
     assert "layer 1, expert 0" in page
@@ -187,7 +187,7 @@ def test_likeness_of_experts_is_that_of_their_weights(measured: Measured, tmp_pa
             np.testing.assert_allclose(ours, cosines, rtol=1e-5, atol=1e-6)
     assert store.table("experts").select("matrix", "status").unique().height == 4
     page = render_report(store)
-    assert ">Likeness of experts</h2>" in page and ">Likeness of experts over training</h2>" in page
+    assert ">Likeness of experts</h3>" in page and ">Likeness of experts over training</h3>" in page
     assert "This chart could not be drawn" not in page
 
 

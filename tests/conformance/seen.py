@@ -66,10 +66,10 @@ class Seen:
 
     @cached_property
     def windows(self) -> list[Window]:
-        """The backward pass of each window, in float32."""
-        theirs = same_in_transformers(self.model)
-        rows = zip(torch.tensor(self.token_ids), self.mask.sum(1).tolist(), strict=True)
-        return [Window(self.config, theirs, ids[None, :length]) for ids, length in rows]
+        """The backward pass of each window, in float32 and of the whole batch, since float32 rounds by the shape of a product."""
+        theirs, ids = same_in_transformers(self.model), torch.tensor(self.token_ids)
+        lengths = self.mask.sum(1).tolist()
+        return [Window(self.config, theirs, ids, row, length) for row, length in enumerate(lengths)]
 
     def losses(self, token_ids: Array) -> Array:
         """-ln p of each token of other windows at its own place, NaN at the first."""
@@ -146,7 +146,7 @@ class Hooks:
 class Window:
     """One window's gradients, of its mean loss: of every tensor by name, and of the stream leaving each layer."""
 
-    def __init__(self, config: ModelConfig, model: Any, ids: Tensor) -> None:
+    def __init__(self, config: ModelConfig, model: Any, ids: Tensor, row: int, length: int) -> None:
         states: list[Tensor] = []
 
         def keep(module: object, inputs: object, output: Any) -> None:
@@ -156,15 +156,16 @@ class Window:
         model.zero_grad()
         modules = (model.get_input_embeddings(), *model.base_model.layers)
         handles = [module.register_forward_hook(keep) for module in modules]
-        F.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:]).backward()
+        F.cross_entropy(model(ids).logits[row, : length - 1], ids[row, 1:length]).backward()
         for handle in handles:
             handle.remove()
         self.gradients: dict[str, Array] = {}
         for name, parameter in model.named_parameters():
             for ours, gradient in apart(config, name, parameter.grad):
                 self.gradients[ours] = gradient.double().numpy()
-        self.stream = {layer: each[0].detach().double().numpy() for layer, each in enumerate(states, start=-1)}
-        self.stream_gradients = {layer: each.grad[0].double().numpy() for layer, each in enumerate(states, start=-1)}
+        windows = [(each[row, :length], each.grad[row, :length]) for each in states]
+        self.stream = {layer: values.detach().double().numpy() for layer, (values, _) in enumerate(windows, start=-1)}
+        self.stream_gradients = {layer: grad.double().numpy() for layer, (_, grad) in enumerate(windows, start=-1)}
 
 
 def _rounded(model: LanguageModel, dtype: torch.dtype) -> LanguageModel:

@@ -62,3 +62,10 @@ def test_add_a_model_family(reader: Reader) -> None:
     reader.copy_package()
     reader.follow(PAGES / "add-a-model-family.md")
     assert len(od.open_store("qwen3.zarr").done) == 2
+
+
+def test_make_a_paper_figure(small_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(small_demo / "store.zarr", tmp_path / "cache" / "demo" / "store.zarr")
+    monkeypatch.chdir(tmp_path)
+    Reader(tmp_path).follow(PAGES / "make-a-paper-figure.md")
+    assert Path("loss.pdf").read_bytes().startswith(b"%PDF")

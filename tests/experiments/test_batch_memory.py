@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from olmo_dynamics.experiments.tiny_language import HalfRepeats, TinyLanguage, begun, tiny_recipe
 from olmo_dynamics.frames import memorisation_test
 from olmo_dynamics.model import LanguageModel
 from olmo_dynamics.training.trainer import Event, train
-from tests.experiments.tiny_language import HalfRepeats, TinyLanguage, begun, tiny_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from olmo_dynamics.collection.recorded_pass import RecordedPass
+from olmo_dynamics.experiments.tiny_language import USED, VOCABULARY, HalfRepeats, TinyLanguage, begun, tiny_recipe
 from olmo_dynamics.model import LanguageModel, taps
 from olmo_dynamics.names import Site
 from olmo_dynamics.quantities.declaration import Record
 from olmo_dynamics.recorders import find_recorders
 from olmo_dynamics.recorders.context import PlainProbe
 from olmo_dynamics.training.trainer import Event, train
-from tests.experiments.tiny_language import USED, VOCABULARY, HalfRepeats, TinyLanguage, begun, tiny_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

@@ -178,7 +178,7 @@ def test_a_forks_folder_is_a_source_like_any_other(demo: tuple[Path, Path], tmp_
     assert lineage in render_report(store)
     text = render_report(parent, forks=[folder, again])
     for title in ("training loss", "gradient norm", "learning rate", "the residual stream"):
-        assert f">A run and its forks: {title}</h2>" in text
+        assert f">A run and its forks: {title}</h3>" in text
     runner = CliRunner().invoke(cli, ["report", str(store.path), "--out", str(tmp_path / "r.html"), "--format", "json"])
     assert json.loads(runner.stdout)["lineage"] == lineage
     assert "trained from scratch" in render_report(parent)

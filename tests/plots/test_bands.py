@@ -26,7 +26,7 @@ def test_embedding_and_head_stand_side_by_side_with_two_bands_and_a_median() -> 
     marks = drawn(chart)
     assert marks["area"] == 4
     assert marks["line"] == 2
-    assert titles(chart, "y") == {"quantile of row L2 norms (weight unit)"}
+    assert titles(chart, "y") == {"quantile of row L2 norms"}
     assert chart.to_dict()["title"]["text"] == ["Distribution of row L2 norms during training"]
 
 
@@ -54,7 +54,7 @@ def test_quantiles_of_tokens_make_a_fan_too() -> None:
     )
     chart = distribution_fan(table, quantity="activations/l2_norm_quantile")
     assert drawn(chart)["area"] == 1
-    assert titles(chart, "y") == {"quantile of token L2 norms (activation unit)"}
+    assert titles(chart, "y") == {"quantile of token L2 norms"}
 
 
 def test_every_whole_training_has_bands_of_its_own() -> None:

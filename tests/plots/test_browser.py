@@ -51,6 +51,18 @@ class Opened:
         """The value of a signal of a chart's view."""
         return self.page.evaluate("([at, name]) => views[at].signal(name)", [self.charts.index(name), signal])
 
+    def draw(self) -> None:
+        """Draw every chart, wherever the page is scrolled, and keep the views."""
+        self.page.evaluate("drawAll().then(() => { window.views = figures.map(one => one.view) })")
+
+    def setting(self, name: str, value: str) -> None:
+        """Change a setting of the page, and wait until every chart shows it."""
+        if name == "smoothing":
+            self.page.locator("[name=smoothing]").fill(value)
+        else:
+            self.page.locator(f"[name={name}]").select_option(value)
+        self.draw()
+
     def marks(self, name: str, kind: str) -> Locator:
         """The drawn marks of one kind."""
         return self.chart(name).locator(f".mark-{kind}.role-mark path")
@@ -89,9 +101,10 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
         tab.on("pageerror", lambda error: problems.append(str(error)))
         tab.on("request", lambda request: requests.append(request.url))
         tab.goto(file.as_uri())
-        tab.evaluate("Promise.all(charts).then(all => { window.views = all.map(one => one.view) })")
-        names = tab.locator("main h2").all_inner_texts()
-        yield Opened(tab, names, problems, requests)
+        names = tab.locator("main h3").all_inner_texts()
+        opened = Opened(tab, names, problems, requests)
+        opened.draw()
+        yield opened
         browser.close()
 
 
@@ -124,14 +137,17 @@ def test_everything_is_drawn_without_a_request_or_a_complaint(opened: Opened) ->
         assert opened.chart(name).locator(f".mark-{kind}.role-mark").locator("path, text").count() > 1, name
 
 
-def test_a_click_on_a_legend_entry_fades_the_other_layers_in_every_panel(opened: Opened) -> None:
+def test_a_click_on_a_line_fades_the_other_layers_in_every_panel(opened: Opened) -> None:
     lines = opened.marks("panels", "line")
     before = opened.chart("panels").screenshot()
-    opened.page.mouse.click(*middle(opened.chart("panels").locator(".role-legend-label text").nth(4)))
+    dot = opened.chart("panels").locator(".mark-symbol.role-mark path[aria-label*='layer: 4']").last
+    at = middle(dot)
+    opened.page.mouse.click(*at)
     opened.settle()
     assert opened.signal("panels", "picked_layer")["layer"] == [4]
     assert faint(lines) == lines.count() - 2  # layer 4 has two roles
     assert opened.chart("panels").screenshot() != before
+    opened.page.mouse.dblclick(*at)
 
 
 def test_a_click_on_a_line_singles_it_out_and_a_double_click_clears(opened: Opened) -> None:
@@ -215,7 +231,7 @@ def test_a_mark_tells_its_numbers_when_pointed_at(opened: Opened) -> None:
     told = opened.page.locator("#vg-tooltip-element.visible")
     told.wait_for()
     assert "residual_out" in told.inner_text()
-    assert "kurtosis (dimensionless)" in told.inner_text()
+    assert "kurtosis" in told.inner_text()
 
 
 def test_a_picture_is_saved_as_svg_offline(opened: Opened, tmp_path: Path) -> None:
@@ -234,3 +250,58 @@ def test_the_page_is_readable_in_the_dark_and_fits_a_telephone(opened: Opened) -
     assert ground == "rgb(22, 24, 27)"
     opened.page.set_viewport_size({"width": 400, "height": 800})
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def x_of(opened: Opened, name: str) -> dict[str, Any]:
+    """The time axis of a chart's first line: title, ticks, and the kind of its scale."""
+    at = opened.charts.index(name)
+    scale = opened.page.evaluate("at => { const s = views[at].scale('x'); return [s.type, s.domain()] }", at)
+    axis = opened.chart(name).locator(".role-axis").filter(has=opened.page.locator(".role-axis-title"))
+    return {"kind": scale[0], "domain": scale[1], "titles": axis.locator(".role-axis-title text").all_text_contents()}
+
+
+def test_the_settings_change_every_chart_over_time_and_can_be_reset(opened: Opened) -> None:
+    opened.page.set_viewport_size({"width": 1300, "height": 1200})
+    opened.draw()
+    before = x_of(opened, "curves")
+    opened.setting("time", "tokens")
+    tokens = x_of(opened, "curves")
+    assert before["domain"][1] < tokens["domain"][1] and "tokens seen" in tokens["titles"]
+    cells = opened.page.evaluate("at => views[at].scale('x').domain()[1]", opened.charts.index("map"))
+    assert cells >= tokens["domain"][1] * 0.99, "the cells of a map move along"
+    opened.setting("scale", "linear")
+    assert x_of(opened, "curves")["kind"] == "linear"
+    opened.setting("values", "log")
+    assert opened.page.evaluate("at => views[at].scale('y').type", opened.charts.index("curves")) == "log"
+    opened.page.get_by_role("button", name="Reset").click()
+    opened.page.wait_for_function("form.time.value === 'step' && form.values.value === ''")
+    opened.draw()
+    after = x_of(opened, "curves")
+    assert (after["kind"], after["titles"]) == (before["kind"], before["titles"])
+    assert STEPS[-1] <= after["domain"][1] < 1.1 * STEPS[-1]
+    assert opened.problems == []
+
+
+def test_smoothing_draws_means_over_neighbours_and_leaves_the_dots(opened: Opened) -> None:
+    path = opened.marks("loss", "line").first.get_attribute("d")
+    dots = opened.marks("loss", "symbol").first.get_attribute("transform")
+    opened.setting("smoothing", "2")
+    opened.page.wait_for_function("form.window.value === 'over 5 revisions'")
+    assert opened.marks("loss", "line").first.get_attribute("d") != path
+    assert opened.marks("loss", "symbol").first.get_attribute("transform") == dots
+    opened.setting("smoothing", "0")
+    assert opened.marks("loss", "line").first.get_attribute("d") == path
+
+
+@pytest.mark.parametrize("width", [1024, 1440, 2560])
+def test_figures_take_the_width_they_have_and_nothing_scrolls_sideways(opened: Opened, width: int) -> None:
+    opened.page.set_viewport_size({"width": width, "height": 1200})
+    opened.page.wait_for_timeout(200)
+    opened.draw()
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    for name in ("curves", "panels", "norms"):
+        drawn, place = opened.page.evaluate(
+            "at => { const c = figures[at].place; return [c.querySelector('svg, canvas').getBoundingClientRect().width, "
+            "c.parentElement.clientWidth]; }", opened.charts.index(name),
+        )  # fmt: skip
+        assert 0.9 * place - 20 <= drawn <= place, (name, width)

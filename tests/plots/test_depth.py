@@ -22,7 +22,7 @@ def test_each_revision_is_a_line_from_the_embedding_through_the_blocks() -> None
     assert marks["line"] == len(FEW)
     assert marks["symbol"] == len(FEW) * (synthetic.LAYERS + 1)
     assert titles(chart, "x") == {"depth (0: embedding, 1: after layer 0, …)"}
-    assert titles(chart, "y") == {"root mean square (activation unit)"}
+    assert titles(chart, "y") == {"root mean square"}
     assert selections(chart) == {"pointed_revision"}
 
 

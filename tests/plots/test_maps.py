@@ -24,7 +24,7 @@ def test_every_layer_and_revision_is_a_cell_and_nothing_outside_the_blocks_is() 
     assert selections(chart) == {"picked_layer", "zoom"}
     assert titles(chart, "y") == {"layer (0 is shallowest)"}
     assert titles(chart, "x") == {"step"}
-    assert titles(chart, "color") == {"['kurtosis (dimensionless)']"}
+    assert titles(chart, "color") == {"['kurtosis']"}
 
 
 def test_cells_touch_their_neighbours_and_hold_their_revision() -> None:

@@ -16,7 +16,8 @@ import pytest
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.plots import captions, loss_by_domain
 from olmo_dynamics.plots.captions import Caption
-from olmo_dynamics.plots.page import HeadLine, Section, page
+from olmo_dynamics.plots.page import Head, HeadLine, Section, page
+from olmo_dynamics.plots.theme import WORDS
 from olmo_dynamics.quantities import find
 from tests.plots import synthetic
 
@@ -56,6 +57,7 @@ class Elements(HTMLParser):
 def data_of(text: str) -> tuple[list[Any], list[dict[str, Any]]]:
     """A page's shared columns, and the spec of each chart."""
     documents = {named["id"]: json.loads(part) for named, part in Elements(text).scripts if "type" in named}
+    documents.pop("spec-timeline", None)
     return documents.pop("columns"), list(documents.values())
 
 
@@ -97,7 +99,12 @@ def test_charts_share_their_columns_and_keep_every_row() -> None:
 
 
 def test_nothing_is_loaded_and_links_lead_to_the_sources_or_within(evil_page: str) -> None:
-    assert set(Elements(evil_page).addresses) == {"#section-0", "https://arxiv.org/abs/2312.10523"}
+    assert set(Elements(evil_page).addresses) == {
+        "#section-0",
+        "#figures",
+        "#facts",
+        "https://arxiv.org/abs/2312.10523",
+    }
 
 
 def test_only_the_pages_own_scripts_may_run(evil_page: str) -> None:
@@ -115,7 +122,7 @@ def test_the_page_has_a_head_a_list_of_contents_and_a_section_for_each_chart() -
     sections = [Section("Loss", chart, captions.LOSS), Section("Loss again", chart, captions.LOSS)]
     text = page("A run", sections, facts={"source": "org/model", "dtype": "float32"})
     elements = Elements(text)
-    for tag, count in {"h1": 1, "main": 1, "nav": 1, "section": 2, "figure": 2, "dt": 2, "dd": 2}.items():
+    for tag, count in {"h1": 1, "main": 1, "nav": 1, "h3": 2, "article": 2, "figure": 2, "dt": 2, "dd": 2}.items():
         assert elements.tags.count(tag) == count, tag
     assert "<dt>dtype</dt><dd>float32</dd>" in text
     assert captions.LOSS.text in text
@@ -127,12 +134,12 @@ def test_findings_stand_at_the_head_with_links_to_their_sections() -> None:
     sections = [Section(title, chart, captions.LOSS) for title in ("Norms", "Loss", "Loss")]
     lines = [HeadLine("Loss <rises>.", "at most 1 %", "Loss"), HeadLine("No plot.", "exact", "Elsewhere")]
     lines.append(HeadLine("Too few revisions."))
-    text = page("A run", sections, facts={}, findings=lines)
+    text = page("A run", sections, facts={}, head=Head(findings=lines))
     assert (
         """<section class="findings" aria-label="Findings">
 <h2>Findings</h2>
 <ol>
-<li>Loss &lt;rises&gt;. <span class="remark">(at most 1 %)</span> <a href="#section-1">Plot</a></li>
+<li>Loss &lt;rises&gt;. <span class="remark">(at most 1 %)</span> <a href="#section-1">Loss</a></li>
 <li>No plot. <span class="remark">(exact)</span></li>
 </ol>
 <p>Too few revisions.</p>
@@ -164,3 +171,34 @@ def test_a_caption_takes_the_note_and_source_of_its_quantity() -> None:
     assert captions.MAP.of(kurtosis).sources == (*captions.MAP.sources, kurtosis.source)
     assert captions.ACTIVATION_OUTLIERS.of(kurtosis).sources == captions.ACTIVATION_OUTLIERS.sources, "named already"
     assert captions.FAN.of(find("parameters/mean")).sources == captions.FAN.sources
+
+
+def test_chapters_head_their_sections_here_and_in_the_contents() -> None:
+    chart = loss_by_domain(synthetic.loss(STEPS))
+    held = (("Loss", "Loss"), ("Loss again", "Loss"), ("Norms", "Weights"))
+    text = page("A run", [Section(title, chart, captions.LOSS, chapter) for title, chapter in held], facts={})
+    assert re.findall(r'<h2 id="chapter-\d">([^<]*)</h2>', text) == ["Loss", "Weights"]
+    contents = text[text.index("<nav") : text.index("</nav>")]
+    assert re.findall(r'<a href="([^"]*)">', contents) == [
+        "#chapter-0", "#section-0", "#section-1", "#chapter-1", "#section-2", "#facts",
+    ]  # fmt: skip
+
+
+def test_a_figure_says_its_sentence_and_typesets_its_formula_in_place_of_the_charts_title() -> None:
+    chart = loss_by_domain(synthetic.loss(STEPS))
+    chart.usermeta[WORDS]["said"] = "The loss falls from 3 to 2 & more."
+    text = page("A run", [Section("Loss", chart, captions.LOSS)], facts={})
+    assert '<p class="said">The loss falls from 3 to 2 &amp; more.</p>' in text
+    assert "<p><math><mi>CE</mi>" in text
+    _, [spec] = data_of(text)
+    assert "title" not in spec and WORDS not in spec["usermeta"]
+
+
+@pytest.mark.parametrize(("tokens", "x"), [(True, "step"), (True, "tokens"), (False, "step")])
+def test_the_settings_show_the_axis_that_is_drawn(tokens: bool, x: str) -> None:
+    table = synthetic.loss(STEPS)
+    table = table if tokens else table.with_columns(tokens=pl.lit(None, pl.Int64))
+    text = page("A run", [Section("Loss", loss_by_domain(table, x=x), captions.LOSS)], facts={}, x=x)
+    chosen, offered = (" selected", "") if x == "step" else ("", " selected")
+    assert f'<option value="step"{chosen}>steps</option>' in text
+    assert f'<option value="tokens"{"" if tokens else " disabled"}{offered}>tokens</option>' in text

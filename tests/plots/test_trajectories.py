@@ -25,16 +25,16 @@ def test_the_contracts_example_draws_a_line_for_every_tensor_in_a_panel_for_ever
     assert marks["symbol"] == table.height
     facet = chart.to_dict()["facet"]
     assert facet["sort"] == ["embed_tokens", "q_proj", "down_proj", "norm", "lm_head"]
-    assert titles(chart, "y") == {"RMS(W) (weight unit)"}
+    assert titles(chart, "y") == {"RMS(W)"}
     assert titles(chart, "x") == {"step"}
 
 
 def test_depth_is_coloured_dark_to_light_in_order_and_what_has_no_layer_is_grey() -> None:
     color = next(encodings(trajectory(synthetic.parameters(FEW, ROLES), "rms").to_dict(), "color"))
     [when] = color["condition"] if isinstance(color["condition"], list) else [color["condition"]]
-    assert when["scale"]["domain"] == list(range(synthetic.LAYERS))
+    assert when["scale"]["domain"] == [0, synthetic.LAYERS - 1]
     assert when["scale"]["scheme"]["name"] == "viridis"
-    assert when["title"] == "layer (0 is shallowest)"
+    assert when["title"] == "layer" and when["legend"]["type"] == "gradient"
     assert color["value"].startswith("#")
 
 
@@ -43,7 +43,7 @@ def test_one_role_is_one_picture_with_a_legend_to_click_and_time_to_zoom() -> No
     assert drawn(chart)["line"] == synthetic.LAYERS
     assert selections(chart) == {"picked_layer", "zoom"}
     assert titles(chart, "x") == {"tokens seen"}
-    assert titles(chart, "y") == {"root mean square (weight unit)"}
+    assert titles(chart, "y") == {"root mean square"}
     assert chart.to_dict()["title"]["text"] == ["Root mean square of weights (q_proj) by layer during training"]
 
 

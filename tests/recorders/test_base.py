@@ -202,7 +202,7 @@ def test_defaults_ask_for_nothing():
 def test_a_record_is_of_a_declared_quantity():
     record = Mean().record("mean", 3, layer=2)
     assert (record.quantity.key, float(record.values), record.at) == ("means/mean", 3.0, {"layer": 2})
-    message = "group means declares no quantity 'median'; it has mean, whole"
+    message = "group means declares no quantity 'median'; it has mean, whole; did you mean 'mean'?"
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
         Mean().record("median", 3)
 

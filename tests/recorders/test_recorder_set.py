@@ -224,7 +224,9 @@ def test_an_error_in_a_recorder_names_it():
     with pytest.raises(KeyError) as error:
         seen.merge(seen)
     assert error.value.__notes__ == ["in Own (group own)"]
-    with pytest.raises(OptionError, match=r"^group own declares no quantity 'median'; it has mean\nin Own"):
+    with pytest.raises(
+        OptionError, match=r"^group own declares no quantity 'median'; it has mean; did you mean 'mean'\?\nin Own"
+    ):
         shown_to(Own(lambda own: (own.record("median", 1.0, layer=0) for _ in range(1)))).finish()
 
 

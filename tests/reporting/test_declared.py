@@ -52,7 +52,7 @@ def test_a_store_whose_only_group_is_a_users_own_gives_a_page(tmp_path: Path) ->
     wide = store_of(tmp_path / "wide.zarr", SILENT, layer=4, bin=3)
     text = render_report(wide)
     for words in ("over training", "by layer and step", "by depth"):
-        assert f">Share of silent features {words}</h2>" in text
+        assert f">Share of silent features {words}</h3>" in text
     assert "Features that stay near zero. Silent on the probe, which is small." in text
     assert "Sources: a notebook." in text
     assert "This chart could not be drawn" not in text
@@ -96,7 +96,7 @@ def test_a_chart_that_cannot_be_drawn_gives_its_place_to_the_reason(tmp_path: Pa
     store.append(REVISIONS[0], [Record(SILENT["silent_share"], nothing)], dtype="BF16", weights_sha256="")
     text = render_report(store)
     assert "This chart could not be drawn: " in text
-    assert text.count('<h2 id="heading-') == 3
+    assert text.count('<h3 id="heading-') == 3
 
 
 def test_a_group_with_nothing_on_its_base_axes_names_its_tables(tmp_path: Path) -> None:
@@ -114,4 +114,4 @@ def test_a_users_group_stands_beside_built_in_ones(tmp_path: Path) -> None:
     rows = [Record(each, np.ones((), dtype=each.dtype)) for each in logits.quantities]
     store.append(REVISIONS[1], rows, dtype="BF16", weights_sha256="", groups=("logits",))
     text = render_report(store)
-    assert text.index(">Logits of the head</h2>") < text.index(">Share of silent features over training</h2>")
+    assert text.index(">Logits of the head</h3>") < text.index(">Share of silent features over training</h3>")

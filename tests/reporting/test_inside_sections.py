@@ -17,10 +17,10 @@ from tests.store.synthetic import add, new_store
 GROUPS = ("head_spectra", "attention", "writes", "lens", "induction", "logits", "tokens", "gradients", "gradient_stream",
           "gradient_rows")  # fmt: skip
 OVER_TRAINING = [
-    "Stable ranks of heads", "Attention entropy", "Attention sinks", "Attention logits", "Attention heads",
-    "Writes to the residual stream", "Shares of the logits", "Writes of heads", "The logit lens", "Induction",
-    "Induction heads", "Logits of the head", "Tokens by the trend of their loss", "Total gradient norm", "Gradient norms",
-    "Growth along the depth", "Gradient noise scale", "Gradients of the residual stream", "Gradients of embedding rows",
+    "Tokens by the trend of their loss", "Writes to the residual stream", "Shares of the logits", "Writes of heads",
+    "Stable ranks of heads", "Attention entropy", "Attention sinks", "Attention logits", "Attention heads", "Induction",
+    "Induction heads", "The logit lens", "Logits of the head", "Total gradient norm", "Gradient norms", "Growth along the depth",
+    "Gradient noise scale", "Gradients of the residual stream", "Gradients of embedding rows",
 ]  # fmt: skip
 
 
@@ -52,8 +52,8 @@ def test_every_group_inside_a_model_has_sections_of_its_own(tmp_path: Path) -> N
 def test_a_revision_without_a_step_is_drawn_by_depth(tmp_path: Path) -> None:
     _, drawn = found(tmp_path / "s.zarr", [Revision("main")])
     assert [title for title in drawn if title not in unread(drawn)] == [
-        "Stable ranks of heads", "Attention entropy by depth", "Attention heads", "Writes to the residual stream by depth",
-        "Writes of heads", "The logit lens by depth", "Induction heads", "Gradient norms by depth",
+        "Writes to the residual stream by depth", "Writes of heads", "Stable ranks of heads", "Attention entropy by depth",
+        "Attention heads", "Induction heads", "The logit lens by depth", "Gradient norms by depth",
         "Gradients of the residual stream",
     ]  # fmt: skip
     reason = "This chart could not be drawn: the table must hold values of "

@@ -39,14 +39,20 @@ def test_a_section_for_every_group(store: RecordedStore) -> None:
     for heading in ("Loss by domain", "Bits per byte by domain", "Weight norms, layer by layer", "Weight outliers",
                     "The distribution of weights", "Embedding rows", "The residual stream by depth",
                     "Births of outlier features", "Logits of the head"):  # fmt: skip
-        assert f">{heading}</h2>" in text, heading
+        assert f">{heading}</h3>" in text, heading
     assert "main (has no step)" in text
+    assert re.findall(r'<h2 id="chapter-\d">([^<]*)</h2>', text) == [
+        "Loss", "Weights", "Residual stream", "Embedding and head",
+    ]  # fmt: skip
+    assert '<section class="timeline"' in text
+    assert re.search(r'<p class="lede">\d+ revisions of [^<]*, steps 0 to [^<]*</p>', text)
+    assert re.search(r'<p class="said">Cross-entropy \(mean over domains\) [^<]* at step 0 to [^<]*</p>', text)
 
 
 def test_parameters_alone(tiny_run: Path, tmp_path: Path) -> None:
     only = collect(tiny_run, out=tmp_path / "s.zarr", record=("parameters",), progress=Progress())
     text = render_report(only)
-    assert ">Weight norms over training</h2>" in text
+    assert ">Weight norms over training</h3>" in text
     assert "Loss by domain" not in text
 
 
@@ -103,7 +109,7 @@ def two_stages(folder: Path, groups: tuple[str, ...] = GROUPS) -> RecordedStore:
 
 def charts_of(text: str) -> dict[str, list[dict[str, Any]]]:
     """The rows of each chart's first table, by the chart's heading."""
-    headings = re.findall(r'<h2 id="heading-\d+">([^<]*)</h2>', text)
+    headings = re.findall(r'<h3 id="heading-\d+">([^<]*)</h3>', text)
     return {heading: rows_of(text, index)[0] for index, heading in enumerate(headings)}
 
 

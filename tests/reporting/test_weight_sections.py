@@ -26,8 +26,8 @@ def test_sketches_embeddings_and_a_fork(small_run: Path, tmp_path: Path) -> None
     od.collect(tmp_path / "fork", out=tmp_path / "fork" / "store.zarr", record="sketches", progress=Progress())
     text = render_report(store, forks=[tmp_path / "fork"], x="tokens")
     for heading in (*MOVED, "Embedding rows without gradient", "A run and its forks: the path through weight space"):
-        assert f">{heading}</h2>" in text, heading
-    assert "This chart could not be drawn" not in text and ">Rotation between revisions</h2>" not in text
+        assert f">{heading}</h3>" in text, heading
+    assert "This chart could not be drawn" not in text and ">Rotation between revisions</h3>" not in text
     chosen = render_report(store, tensors=["q_proj"], revisions="last3")
     assert "This chart could not be drawn" not in chosen
 

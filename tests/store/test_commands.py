@@ -45,4 +45,4 @@ def test_export_writes_its_tables(path: Path, tmp_path: Path) -> None:
 
 def test_report_writes_its_page(path: Path, tmp_path: Path) -> None:
     run("report", path, "--out", tmp_path / "page.html")
-    assert ">Share of silent features by depth</h2>" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert ">Share of silent features by depth</h3>" in (tmp_path / "page.html").read_text(encoding="utf-8")

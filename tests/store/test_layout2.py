@@ -102,7 +102,7 @@ def test_every_table_holds_the_numbers_of_the_arrays(store: RecordedStore) -> No
 def test_it_is_drawn(store: RecordedStore) -> None:
     text = render_report(store)
     for heading in ("Loss by domain", "Weight norms over training", "The residual stream by depth"):
-        assert f">{heading}</h2>" in text, heading
+        assert f">{heading}</h3>" in text, heading
 
 
 def test_it_is_exported(store: RecordedStore, tmp_path: Path) -> None:
@@ -156,4 +156,4 @@ def test_a_new_statistic_of_every_tensor_is_back_filled(tmp_path: Path, state: s
     assert after.lacking("parameters") == ()
     assert after.table("parameters").drop("cube_mean").equals(before.drop("cube_mean"))
     assert after.array("parameters", "cube_mean").tolist() == [[float(number)] * tensors for number in range(3)]
-    assert ">Weight norms over training</h2>" in render_report(after)
+    assert ">Weight norms over training</h3>" in render_report(after)

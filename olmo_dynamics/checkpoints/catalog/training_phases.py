@@ -29,8 +29,8 @@ class PlacedRevision:
     """A revision of one of several repos, in the training that some of them make together.
 
     `training` is the repo in which the training begins, `part` the number of repos between the two (0 in that repo, and in a
-    re-run of it), and `phase` the phase of post-training, `re-run`, or empty. The revision's position counts from the beginning
-    of the whole training; None where it is not known.
+    re-run of it), `phase` the phase of post-training, `re-run`, or empty, and `parent` the repo that the phase starts from. The
+    revision's position counts from the beginning of the whole training; None where it is not known.
     """
 
     repo: str
@@ -38,6 +38,7 @@ class PlacedRevision:
     training: str
     part: int = 0
     phase: str = ""
+    parent: str = ""
 
     @property
     def name(self) -> str:
@@ -78,7 +79,8 @@ def _placed(repo: str, revisions: list[Revision], given: dict[str, list[Revision
         return [PlacedRevision(repo, each, rerun or repo, phase=RERUN if rerun else "") for each in own]
     base, part = (repo, 0) if phase is None else _root(phase)
     offset = UNKNOWN if phase is None else _reached(phase, given)
-    return [PlacedRevision(repo, _moved(each, offset), base, part, phase.name if phase else "") for each in own]
+    name, parent = (phase.name, phase.origin[0]) if phase else ("", "")
+    return [PlacedRevision(repo, _moved(each, offset), base, part, name, parent) for each in own]
 
 
 def _positioned(revision: Revision, run: KnownRun | None) -> Revision:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from olmo_dynamics.checkpoints.formats.family_facts.trainer_families import NORMS_FIRST
 from olmo_dynamics.checkpoints.formats.tensor_views import Stored, View
 from olmo_dynamics.checkpoints.formats.unpickling import brief
 from olmo_dynamics.errors import CheckpointError
@@ -47,9 +48,6 @@ class ModelShape:
             config["model_type"] in NORMS_FIRST,
         )
 
-
-NORMS_FIRST = ("olmo", "olmo_ladder", "olmoe")
-"""The families of these formats whose norms precede the sublayers."""
 
 _NO_SIZES = ModelShape(0, 0, 0, 0)
 _KINDS = ("weight", "bias")

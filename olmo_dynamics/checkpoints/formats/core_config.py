@@ -21,6 +21,7 @@ from olmo_dynamics.checkpoints.formats.config_fields import (
     to_number,
 )
 from olmo_dynamics.checkpoints.formats.core_layers import FREE, WHERE, layer_windows, read_mixer, rope_scaling
+from olmo_dynamics.checkpoints.formats.family_facts.trainer_families import FLEX_OLMO, OLMO2, OLMO3
 from olmo_dynamics.checkpoints.formats.unpickling import brief
 from olmo_dynamics.errors import CheckpointError
 
@@ -84,16 +85,16 @@ def _family(model: Mapping[str, Any], mixer: Mapping[str, Any], layers: int) -> 
     plain = {"rope_type": "default", "rope_theta": to_number(WHERE, mixer["rope"], "theta", 500_000)}
     full = plain | rope_scaling(model, windows)
     if name == "moe_reordered_norm" and not any(windows):
-        return {"model_type": "flex_olmo", "rope_parameters": full, **_experts(model["block"])}
+        return {"model_type": FLEX_OLMO.model_type, "rope_parameters": full, **_experts(model["block"])}
     if name != "reordered_norm":
         raise CheckpointError(f"{WHERE}: block name must be reordered_norm or moe_reordered_norm (got {brief(name)})")
     if not any(windows):
-        return {"model_type": "olmo2", "rope_parameters": full}
+        return {"model_type": OLMO2.model_type, "rope_parameters": full}
     widths = {width for width in windows if width}
     if len(widths) > 1:
         raise CheckpointError(f"{WHERE}: sliding windows must have one width (got {sorted(widths)})")
     return {
-        "model_type": "olmo3",
+        "model_type": OLMO3.model_type,
         "sliding_window": widths.pop(),
         "layer_types": ["sliding_attention" if width else "full_attention" for width in windows],
         "rope_parameters": {"full_attention": full, "sliding_attention": plain},

@@ -16,7 +16,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from olmo_dynamics.checkpoints.formats.config_fields import check_fields, require_count, to_number
-from olmo_dynamics.checkpoints.formats.families.ladder_names import LADDER
+from olmo_dynamics.checkpoints.formats.family_facts.trainer_families import (
+    OLMO,
+    OLMO2,
+    OLMO_LADDER,
+    OLMOE,
+    TrainerFamily,
+)
 from olmo_dynamics.checkpoints.formats.unpickling import brief
 from olmo_dynamics.errors import CheckpointError
 
@@ -66,10 +72,10 @@ def canonical_config(native: Mapping[str, Any]) -> dict[str, Any]:
     """
     check_fields(WHERE, native, used=_USED, only=_ONLY, idle=_IDLE)
     sizes = canonical_sizes(native)
-    model_type = _model_type(native)
+    family = _family(native)
     config = {
         **sizes,
-        "model_type": model_type,
+        "model_type": family.model_type,
         "num_hidden_layers": require_count(WHERE, native, "n_layers"),
         "vocab_size": require_count(WHERE, native, "embedding_size", require_count(WHERE, native, "vocab_size")),
         "max_position_embeddings": require_count(WHERE, native, "max_sequence_length", 1024),
@@ -84,12 +90,11 @@ def canonical_config(native: Mapping[str, Any]) -> dict[str, Any]:
         "pad_token_id": native.get("pad_token_id"),
         "bos_token_id": None,
     }
-    epsilon = "layer_norm_eps" if model_type in ("olmo", LADDER) else "rms_norm_eps"
-    config[epsilon] = to_number(WHERE, native, "layer_norm_eps", 1e-5)
-    if model_type == LADDER:
+    config[family.eps] = to_number(WHERE, native, "layer_norm_eps", 1e-5)
+    if family.keeps_norms:
         kept = {name: native[name] for name in _OF_NORMS if native.get(name) is not None}
         return config | {"layer_norm_type": "default"} | kept
-    return config | (_experts(native) if model_type == "olmoe" else {})
+    return config | (_experts(native) if family.has_experts else {})
 
 
 def canonical_sizes(native: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +107,7 @@ def canonical_sizes(native: Mapping[str, Any]) -> dict[str, Any]:
     if hidden_size % heads:
         raise CheckpointError(f"{WHERE}: d_model must be a multiple of n_heads (got {hidden_size} and {heads})")
     sizes = {
-        "model_type": "olmo2" if native.get("norm_after") else "olmo",
+        "model_type": (OLMO2 if native.get("norm_after") else OLMO).model_type,
         "hidden_size": hidden_size,
         "num_attention_heads": heads,
         "num_key_value_heads": _kv_heads(native, heads),
@@ -122,7 +127,7 @@ def is_tied(fields: Mapping[str, Any]) -> bool:
     return bool(fields.get("weight_tying", True) if is_native(fields) else fields.get("tie_word_embeddings"))
 
 
-def _model_type(native: Mapping[str, Any]) -> str:
+def _family(native: Mapping[str, Any]) -> TrainerFamily:
     """The model family, told by the norms: their kind, their place, and their presence on queries and keys."""
     norm = native.get("layer_norm_type", "default")
     affine = native.get("layer_norm_with_affine", True)
@@ -133,13 +138,13 @@ def _model_type(native: Mapping[str, Any]) -> str:
     biased = bool(native.get("bias_for_layer_norm") and (affine or on_queries))
     match norm, affine, on_queries, after, experts, biased:
         case "rms", True, True, True, False, False:
-            return "olmo2"
+            return OLMO2
         case "rms", True, True, False, True, False:
-            return "olmoe"
+            return OLMOE
         case "default" | "low_precision", False, False, False, False, _:
-            return "olmo"
+            return OLMO
         case ("default" | "low_precision", _, _, False, False, _) | ("rms", _, _, False, False, False):
-            return LADDER
+            return OLMO_LADDER
     raise CheckpointError(
         f"{WHERE}: norms of type {brief(norm)} (affine {affine}, biased {biased}, on queries {on_queries}, after sublayers "
         f"{after}, experts {experts}) do not occur in OLMo, its ladder, OLMo 2 or OLMoE; this computation is not implemented"

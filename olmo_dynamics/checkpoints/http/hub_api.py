@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urljoin
 
 import httpx2
-from huggingface_hub import hf_hub_url
+from huggingface_hub import get_token, hf_hub_url
 from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers, get_session, parse_ratelimit_headers
 
@@ -72,6 +72,17 @@ class Repo:
     def host(self) -> str:
         """The hub's host name."""
         return self.endpoint.split("://", 1)[-1].split("/", 1)[0]
+
+    @property
+    def shown_token(self) -> str:
+        """The token that requests show, empty without one."""
+        if self.token is False:
+            return ""
+        return self.token if isinstance(self.token, str) else get_token() or ""
+
+    def __reduce__(self) -> tuple[type[Repo], tuple[str, str, bool | None]]:
+        """Pickled without its token, which must not lie in files or logs."""
+        return Repo, (self.name, self.endpoint, None if isinstance(self.token, str) else self.token)
 
     def headers(self) -> dict[str, str]:
         """Request headers: the token and the user agent."""

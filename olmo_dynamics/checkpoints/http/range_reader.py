@@ -54,6 +54,10 @@ class Shared:
     rate_limit: RateLimit = field(default_factory=RateLimit)
     connections: Connections = field(default_factory=Connections)
 
+    def __reduce__(self) -> tuple[type[Shared], tuple[()]]:
+        """Pickled without connections and without a limit: each process has its own."""
+        return Shared, ()
+
 
 class RangeReader:
     """Ranged reads of one commit of a repo."""

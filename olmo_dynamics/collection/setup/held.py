@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 from olmo_dynamics.errors import StoreError, StoreMismatchError
+from olmo_dynamics.files import Place, as_place, is_there
 from olmo_dynamics.store import Layout, Store
 
 ELEMENT_COUNT = "element_count"
@@ -25,13 +25,14 @@ class Held:
     store: Store
 
     @classmethod
-    def of(cls, out: str | Path | None) -> Self | None:
+    def of(cls, out: str | Place | None) -> Self | None:
         """The store at a path, None if there is none.
 
         Raises:
             StoreError: something else is there.
         """
-        return None if out is None or not Path(out).exists() else cls(Store.open(out))
+        place = None if out is None else as_place(out)
+        return cls(Store.open(place)) if place is not None and is_there(place) else None
 
     @property
     def attributes(self) -> dict[str, Any]:

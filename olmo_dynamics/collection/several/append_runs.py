@@ -13,6 +13,7 @@ from olmo_dynamics.checkpoints import Source
 from olmo_dynamics.collection.collector import append_revisions, compact
 from olmo_dynamics.collection.options import CollectKeywords
 from olmo_dynamics.errors import DiskFullError, OlmoDynamicsError, OptionError, SourceError, counted
+from olmo_dynamics.files import Place
 from olmo_dynamics.progress import Progress, ProgressBar
 from olmo_dynamics.store.several.run_folder import RunFolder
 
@@ -20,7 +21,7 @@ from olmo_dynamics.store.several.run_folder import RunFolder
 def append_runs(
     sources: Mapping[str, Callable[[], Source]],
     *,
-    out: str | Path,
+    out: str | Place,
     revisions: str | Collection[str] = "all",
     quarantine: str | Path | None = None,
     include_quarantined: bool = False,

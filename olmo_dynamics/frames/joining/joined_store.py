@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from olmo_dynamics.errors import StoreError, counted
+from olmo_dynamics.errors import StoreError, counted, did_you_mean
+from olmo_dynamics.files import Place
 from olmo_dynamics.frames.joining.comparable import shared_layout
 from olmo_dynamics.frames.joining.joined_axes import places
 from olmo_dynamics.frames.joining.joined_phases import with_phases
@@ -38,7 +39,7 @@ class JoinedStore(RecordedStore):
     `runs` are its runs with their stores, and `left_out` tells by `group` or `group/quantity` what does not compare between them.
     """
 
-    def __init__(self, runs: Sequence[JoinedRun], path: Path | None = None) -> None:
+    def __init__(self, runs: Sequence[JoinedRun], path: Place | None = None) -> None:
         self.runs = tuple(runs)
         self.path = path or Path(" + ".join(str(run.store.path) for run in self.runs[:2]) + _more(len(self.runs) - 2))
         self.mode, self._holds_lock, self._part = "r", False, None
@@ -88,7 +89,9 @@ class JoinedStore(RecordedStore):
         if name in self.left_out:
             raise StoreError(f"{name} of these runs cannot be joined: {self.left_out[name]}")
         if name not in self.layout.groups:
-            raise StoreError(f"{self.path} has no group {name}; it has {', '.join(self.groups)}")
+            raise StoreError(
+                f"{self.path} has no group {name}; it has {', '.join(self.groups)}{did_you_mean(name, self.groups)}"
+            )
         return self.layout.groups[name]
 
     def quantity(self, group: str, name: str) -> Quantity:
@@ -101,8 +104,10 @@ class JoinedStore(RecordedStore):
         if key in self.left_out:
             raise StoreError(f"{key} of these runs cannot be joined: {self.left_out[key]}")
         if name not in declared:
-            known = ", ".join(each.name for each in declared.quantities)
-            raise StoreError(f"{self.path} has no quantity {name} in {group}; it has {known}")
+            known = [each.name for each in declared.quantities]
+            raise StoreError(
+                f"{self.path} has no quantity {name} in {group}; it has {', '.join(known)}{did_you_mean(name, known)}"
+            )
         return declared[name]
 
     @property
@@ -267,11 +272,14 @@ class JoinedStore(RecordedStore):
 
     def _run_of(self, revision: str) -> tuple[JoinedRun | None, str]:
         """The run of a joined name, and its own name of the revision."""
-        for run in self.runs:
-            own = revision.removeprefix(run.joined(""))
-            if own != revision and own in (*run.store.done, *run.store.missing):
-                return run, own
-        return None, revision
+        if revision not in self._places:  # a store may have grown since
+            self.__dict__.pop("_places", None)
+        return self._places.get(revision, (None, revision))
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[JoinedRun | None, str]]:
+        """The run and the own name of each revision, by its joined name."""
+        return {run.joined(own): (run, own) for run in self.runs for own in (*run.store.done, *run.store.missing)}
 
     def __repr__(self) -> str:
         runs = counted(len({run.name for run in self.runs}), "run")

@@ -10,16 +10,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from olmo_dynamics.errors import OptionError, StoreError, counted
+from olmo_dynamics.files import ObjectPath, Place
 from olmo_dynamics.frames.joining.joined_run import joined_runs
 from olmo_dynamics.frames.joining.joined_store import JoinedStore
 from olmo_dynamics.frames.recorded import RecordedStore
 from olmo_dynamics.store.several.run_folder import RunFolder, require_stores
 from olmo_dynamics.store.store import Mode
 
-Runs = Mapping[str, RecordedStore | str | Path] | Iterable[RecordedStore | str | Path]
+Runs = Mapping[str, RecordedStore | str | Place] | Iterable[RecordedStore | str | Place]
 
 
-def open_store(path: str | Path, *, mode: Mode = "r") -> RecordedStore:
+def open_store(path: str | Place, *, mode: Mode = "r") -> RecordedStore:
     """Open a store, to read (`r`) or to append to as well (`a`); a folder of runs is read as one store of all of them.
 
     Raises:
@@ -28,7 +29,7 @@ def open_store(path: str | Path, *, mode: Mode = "r") -> RecordedStore:
     """
     folder = RunFolder(path)
     if not folder.exists:
-        return RecordedStore.open(path, mode=mode)
+        return RecordedStore.open(folder.path, mode=mode)
     stores = require_stores(folder)
     if mode == "a":
         each = next(iter(stores.values()))
@@ -36,7 +37,7 @@ def open_store(path: str | Path, *, mode: Mode = "r") -> RecordedStore:
             f"{path} holds the stores of {counted(len(stores), 'run')}, which are opened one by one, as {each}"
         )
     opened = [("", RecordedStore.open(each)) for each in stores.values()]
-    return JoinedStore(joined_runs(opened, {}), Path(path))
+    return JoinedStore(joined_runs(opened, {}), folder.path)
 
 
 def join(stores: Runs, *, labels: Mapping[str, Mapping[str, str]] | None = None) -> JoinedStore:
@@ -65,5 +66,5 @@ def join(stores: Runs, *, labels: Mapping[str, Mapping[str, str]] | None = None)
     return JoinedStore(joined_runs(opened, labels or {}))
 
 
-def _listed(stores: Iterable[RecordedStore | str | Path]) -> list[RecordedStore | str | Path]:
-    return [stores] if isinstance(stores, RecordedStore | str | Path) else list(stores)
+def _listed(stores: Iterable[RecordedStore | str | Place]) -> list[RecordedStore | str | Place]:
+    return [stores] if isinstance(stores, RecordedStore | str | Path | ObjectPath) else list(stores)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -106,15 +107,16 @@ def _settling(line: LineRows, blocks: list[int], steps: np.ndarray, order: tuple
                         strength=float(np.log(order[1]) / np.log(limit)))  # fmt: skip
 
 
-def spikes_in(curves: pl.DataFrame) -> Iterator[StoreFinding]:
-    """The spikes of training curves, by both rules."""
+def spikes_in(curves: pl.DataFrame, run: str = "") -> Iterator[StoreFinding]:
+    """The spikes of training curves, by both rules; `run` names the run in the sentences where there are several."""
     for name, words in _CURVES.items():
         if name in curves.columns:
             rows = curves.select("step", name).drop_nulls().filter(pl.col(name).is_finite()).sort("step")
             for rule in (PAPER, OLMO_CORE):
                 values = rows[name].to_numpy().astype(np.float64)
                 if len(values) > rule.window and spike_rule.spikes(values, rule).any():
-                    yield _spikes(name, words, rows["step"].to_numpy(), values, rule)
+                    subject = f"{words} of {run}" if run else words
+                    yield replace(_spikes(name, subject, rows["step"].to_numpy(), values, rule), line=run)
 
 
 def _spikes(name: str, words: str, steps: np.ndarray, values: np.ndarray, rule: SpikeRule) -> StoreFinding:
@@ -122,14 +124,16 @@ def _spikes(name: str, words: str, steps: np.ndarray, values: np.ndarray, rule: 
     at = spike_rule.spikes(values, rule)
     worst = int(np.argmax(np.where(at, np.abs(score), -np.inf)))
     counted_in = len(values) if rule.of_all else len(values) - rule.window
+    every = int(np.median(np.diff(steps)))
+    noun, interval = ("update", "") if every == 1 else ("logged value", f", one every {every:,} steps")
     sentence = (
-        f"{words} spikes at {counted(int(at.sum()), 'update')} of {counted_in:,} by the rule of {rule.name}, most at step "
+        f"{words} spikes at {counted(int(at.sum()), noun)} of {counted_in:,} by the rule of {rule.name}, most at step "
         f"{steps[worst]:,}: {values[worst]:,.4g}, {abs(score[worst]):.3g} standard deviations "
         f"{'above' if score[worst] > 0 else 'below'} the mean before."
     )
     text = (
         f"{rule.sigmas:g} standard deviations or more {'above' if rule.upwards else 'from'} the mean of the {rule.window:,} "
-        "updates before; null: the curve's changes, shuffled without those at the spikes"
+        f"{noun}s before{interval}; null: the curve's changes, shuffled without those at the spikes"
     )
     return StoreFinding("spike", sentence, f"training/{name}", f"update {steps[worst]}", step=int(steps[worst]),
                         value=float(values[worst]), rule=text, false_alarm_rate=spike_rule.false_alarm_rate(values, rule),

@@ -11,18 +11,18 @@ from collections.abc import Iterable
 
 import polars as pl
 
-from olmo_dynamics.errors import OlmoDynamicsError, counted
-from olmo_dynamics.frames.curves import metrics
+from olmo_dynamics.errors import counted
 from olmo_dynamics.frames.grid import Grid
-from olmo_dynamics.frames.joining.joined_store import JoinedStore
-from olmo_dynamics.frames.lineage import run_folder
+from olmo_dynamics.frames.logs.training_logs import TrainingLogs
 from olmo_dynamics.frames.recorded import RecordedStore
 from olmo_dynamics.frames.rules.byte_rule import of_bytes
 from olmo_dynamics.frames.rules.found_changes import change_points_in, jumps_in
 from olmo_dynamics.frames.rules.found_structure import outliers_in, settling_in, spikes_in
 from olmo_dynamics.frames.rules.jump_rule import LEAST_REVISIONS
+from olmo_dynamics.frames.rules.search_cost import cost
+from olmo_dynamics.frames.rules.searched_curves import searched_curves
 from olmo_dynamics.frames.rules.store_finding import Findings, StoreFinding
-from olmo_dynamics.frames.rules.watched import lines_of, series_of
+from olmo_dynamics.frames.rules.watched import LineRows, lines_of, series_of
 
 MOST_OF_A_KIND = 3
 """The number of findings of one kind that are told, but for those about bytes."""
@@ -31,7 +31,9 @@ MOST_RATE = 0.05
 """Findings by a rule with a higher false-alarm rate are not told."""
 
 
-def findings(store: RecordedStore, *, curves: pl.DataFrame | None = None) -> Findings:
+def findings(
+    store: RecordedStore, *, curves: pl.DataFrame | TrainingLogs | None = None, most_bytes: int | None = None
+) -> Findings:
     """Find what is striking in a store: bytes, persistent outlier features, jumps, spikes, change points, settling.
 
     Every finding tells its rule and the rule's false-alarm rate on a null that fits it; comparisons of bytes have none. At most
@@ -39,21 +41,40 @@ def findings(store: RecordedStore, *, curves: pl.DataFrame | None = None) -> Fin
 
     Args:
         store: a store of measurements.
-        curves: the training curve for spikes, one row per update: `step`, and `loss` or `gradient_norm` or both. By default that
-            of the run's folder, where this package wrote the run and the folder is found.
+        curves: the training curve for spikes: what `read_logs` gives, or a table with one row per logged step: `step`, and
+            `loss` or `gradient_norm` or both. By default that of the run's folder, where this package wrote the run and the
+            folder is found.
+        most_bytes: the most bytes of numbers to read, and of checkpoints to recognise the run's folder; what would take more is
+            not searched, and the note says so. Everything is searched unless given.
+
+    Raises:
+        OptionError: the logs name other runs than the store's.
     """
     grid = Grid(store)
     lines = [line for line in lines_of(grid) if len(line.steps) > 1]
-    found: list[StoreFinding] = list(of_bytes(grid))
-    if lines:
-        every = list(series_of(grid, lines))
-        for kind in (outliers_in(grid, lines), jumps_in(every), change_points_in(every), settling_in(grid, lines)):
-            found += _strongest(kind)
-    rows = _curves(store) if curves is None else curves
-    if rows is not None:
-        found += _strongest(spikes_in(rows))
+    found, left_out = _of_numbers(grid, lines, most_bytes)
+    for run, rows in searched_curves(store, curves, most_bytes=most_bytes):
+        found += _strongest(spikes_in(rows, run))
     longest = max((len(line.steps) for line in lines_of(grid)), default=0)
-    return Findings(tuple(sorted(found, key=lambda each: -each.strength)), _note(longest))
+    note = " ".join(filter(None, (_note(longest), left_out)))
+    return Findings(tuple(sorted(found, key=lambda each: -each.strength)), note)
+
+
+def _of_numbers(grid: Grid, lines: list[LineRows], most_bytes: int | None) -> tuple[list[StoreFinding], str]:
+    """The findings in the recorded numbers, and the words for what is not searched."""
+    found: list[StoreFinding] = list(of_bytes(grid))
+    needed, left_out = cost(grid), []
+    if lines and (most_bytes is None or 2 * needed.series <= most_bytes):  # for jumps and for change points
+        every = list(series_of(grid, lines))
+        for kind in (jumps_in(every), change_points_in(every), settling_in(grid, lines)):
+            found += _strongest(kind)
+    elif lines:
+        left_out.append(f"jumps, change points and settling, which would read {needed.series / 1e6:,.0f} MB")
+    if lines and (most_bytes is None or needed.features <= most_bytes):
+        found += _strongest(outliers_in(grid, lines))
+    elif lines:
+        left_out.append(f"outlier features, which would read {needed.features / 1e6:,.0f} MB")
+    return found, f"Not searched: {'; '.join(left_out)}." if left_out else ""
 
 
 def _strongest(found: Iterable[StoreFinding]) -> list[StoreFinding]:
@@ -65,17 +86,6 @@ def _strongest(found: Iterable[StoreFinding]) -> list[StoreFinding]:
         seen[each.quantity] += 1
         ranked.append((seen[each.quantity], each))
     return [each for _, each in sorted(ranked, key=lambda pair: pair[0])][:MOST_OF_A_KIND]
-
-
-def _curves(store: RecordedStore) -> pl.DataFrame | None:
-    """The training curve of the store's run, where its folder is found."""
-    if isinstance(store, JoinedStore):
-        return None
-    try:
-        folder = run_folder(store)
-        return None if folder is None else metrics(folder)
-    except (OlmoDynamicsError, OSError):
-        return None
 
 
 def _note(longest: int) -> str:

@@ -98,13 +98,24 @@ def series_of(grid: Grid, lines: list[LineRows]) -> Iterator[WatchedSeries]:
     """Every searched quantity of a store along every line, over the revisions and cells where it is measured."""
     for group in grid.store.groups:
         for quantity in grid.store.quantities(group):
-            noun = _noun(quantity, grid.store.group(group).axes)
-            if noun:
-                values, labels = _cells(grid, quantity)
-                for line in lines:
-                    series = _along(quantity.key, noun, line, values, labels)
-                    if series is not None:
-                        yield series
+            yield from series_of_quantity(grid, quantity, lines)
+
+
+def series_of_quantity(grid: Grid, quantity: Quantity, lines: list[LineRows]) -> Iterator[WatchedSeries]:
+    """One quantity along every line, if it is searched."""
+    noun = _noun(quantity, grid.store.group(quantity.group).axes)
+    if not noun:
+        return
+    values, labels = _cells(grid, quantity)
+    for line in lines:
+        series = _along(quantity.key, noun, line, values, labels)
+        if series is not None:
+            yield series
+
+
+def is_watched(quantity: Quantity, base: tuple[str, ...]) -> bool:
+    """True for a quantity that is searched, given the base axes of its group."""
+    return bool(_noun(quantity, base))
 
 
 def _noun(quantity: Quantity, base: tuple[str, ...]) -> str:

@@ -10,7 +10,7 @@ The seeds of both sides are pairs, so what a seed does to both cancels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +76,7 @@ def compare(
         StoreError: a store has no such group.
     """
     named, key = _sides(a, b, quantity)
-    _require_comparable(list(named.values()), key)
+    require_comparable(list(named.values()), key)
     name = key.rpartition("/")[2]
     frames = {side: _values(held, side, key, x) for side, held in named.items()}
     (first, mine), (second, theirs) = frames.items()
@@ -109,8 +109,12 @@ def _sides(a: Side | Mapping[str, Side], b: Side | None, quantity: str) -> tuple
     return {name: open_store(each) if isinstance(each, str | Path) else each for name, each in named.items()}, key
 
 
-def _require_comparable(sides: list[_Held], key: str) -> None:
-    """Check that the numbers of two stores compare at all."""
+def require_comparable(sides: Sequence[RecordedStore | pl.DataFrame], key: str) -> None:
+    """Check that the numbers of several stores compare at all.
+
+    Raises:
+        OptionError: they do not, since tokenizers or texts differ, or the key names no group.
+    """
     stores = [side for side in sides if isinstance(side, RecordedStore)]
     group, _, name = key.partition("/")
     if not name and stores:

@@ -113,7 +113,7 @@ def dashed(rules: Iterable[Rule]) -> str:
 
 def short_title(quantity: Quantity) -> str:
     """The symbol, or else the name, and the unit, as the axis of a small panel prints them."""
-    return axis_title(quantity, short=True).replace(" (dimensionless)", "")
+    return axis_title(quantity, short=True)
 
 
 def _ends(value: ValueAxis, panel: Panel) -> tuple[float, float] | None:

@@ -117,7 +117,7 @@ def gradient_norms(frame: pl.DataFrame, y: str = "probe_l2_norm", *, x: str = "s
     return finalize(
         whole,
         "Gradient norms by layer during training",
-        [f"{definition(quantity)} In {quantity.unit}.", rows.subtitle],
+        [definition(quantity), rows.subtitle],
         style,
     )
 

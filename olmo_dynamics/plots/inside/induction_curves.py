@@ -57,7 +57,7 @@ def induction_bump(
     right = _lines(loss, time, "loss (nat/token)", _LOSS, level=chance, ends=_loss_ends(loss, chance))
     both = alt.layer(left.add_params(zoom()), right).resolve_scale(y="independent")
     charts: list[Any] = [both.properties(width=width, height=height)]
-    lines = [definition(find("induction/prefix_matching"))]
+    lines: list[str] = [definition(find("induction/prefix_matching"))]
     if losses["in_context_score"].fill_null(float("nan")).is_finite().any():
         panel = Panel(field="in_context_score", quantity=_CONTEXT, rules=(Rule(0, "no learning from context"),))
         below, _ = panel_chart(losses, panel, hue=LINE, x=x, style=style, size=(width, _LOW))

@@ -131,7 +131,7 @@ def _by_depth(lines: pl.DataFrame, name: str, style: Style) -> alt.LayerChart:
     border = pl.max_horizontal(pl.lit(_FLOOR), _RATIO * pl.col("value")).alias("border")
     borders = rows.frame.filter(pl.col("size") == _RANKS[_MEDIAN]).select("layer", border)
     ends = pl.concat([rows.frame.select("value"), borders.select(value="border")])
-    value = replace(value_axis(ends, "value", _TOP, scale=style.scale), title="|h| (activation unit)")
+    value = replace(value_axis(ends, "value", _TOP, scale=style.scale), title="|h|")
     y, ruled = value.channel(), value.channel()
     ruled.shorthand = "border"
     deepest = int(rows.frame["layer"].to_numpy().max())
@@ -160,9 +160,7 @@ def _map(largest: pl.DataFrame, *, x: str, style: Style) -> tuple[alt.Chart | al
     rows = cells(largest, "value", x=x, style=sized, facet="")
     time, data = time_axis(rows.frame, rows.x, width=_MAP, style=style), inline(rows.frame)
     start = time.channel("start")
-    color = magnitude_color(rows.frame, "value", _TOP, scale=style.scale, below=_MAP).title(
-        "largest |h| (activation unit)"
-    )
+    color = magnitude_color(rows.frame, "value", _TOP, scale=style.scale, below=_MAP).title("largest |h|")
     cell = cell_map(rows, data, "value", start, style=sized).encode(color=color).properties(width=_MAP)
     title = alt.TitleParams(text="The largest, by layer and " + x, fontSize=12)
     return bordered(cell, rows, data, start).properties(title=title), rows.subtitle

@@ -54,7 +54,9 @@ def ngram_crossover(frame: pl.DataFrame, y: str = "kl", *, x: str = "step", styl
     line = line.encode(strokeDash=line_dash()) if rows.has_several(LINE) else line
     told = tooltips(rows.frame, **{y: axis_title(quantity)})
     dots = measured(base, shown).mark_point(filled=True, size=18).encode(tooltip=told)
-    names = end_labels(rows.frame, _NGRAM, value, height=height, x=rows.x).encode(x=alt.value(width + 8), **look)
+    names = end_labels(rows.frame, _NGRAM, value, height=height, x=rows.x).encode(
+        x=alt.value(alt.ExprRef("width + 8")), **look
+    )
     layers = [line.add_params(chosen, zoom()), dots, names, *_dips(rows, y, at, base), *stage_borders(shown, data, at)]
     chart = alt.LayerChart(layer=layers).properties(width=width, height=height)
     title = heading(rows.frame, quantity, " during training")

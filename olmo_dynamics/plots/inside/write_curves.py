@@ -111,7 +111,7 @@ def _map(blocks: pl.DataFrame, name: str, largest: float, *, x: str, style: Styl
     start = time.channel("start")
     scale = alt.Scale(scheme="blueorange", domain=[-largest, largest], reverse=True)
     legend = alt.Legend(orient="bottom", gradientLength=_MAP, tickCount=5, format=".2~g")
-    title = axis_title(replace(_SHARE, unit="")).replace(" (dimensionless)", "")
+    title = axis_title(replace(_SHARE, unit=""))
     color = alt.Color("logit_share", type="quantitative", title=title, scale=scale, legend=legend)
     cell = cell_map(rows, data, "logit_share", start, style=sized).encode(color=color).properties(width=_MAP)
     words = alt.TitleParams(text=f"{name[:1].upper()}{name[1:]}, by layer", fontSize=12)

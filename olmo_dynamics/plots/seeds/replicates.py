@@ -21,7 +21,11 @@ TRAINING, KIND, LOWER, UPPER, SEEDS = "training", "kind", "lower", "upper", "see
 ONE_SEED, MEAN = "seed", "mean"
 
 RUN_LABELS = ("recipe", "size", "family")
-_PARTS_OF_LINE = {"stage": "stage{}", "ingredient": "ingredient{}"}
+BRANCH = "branch"
+"""The added column of the phase of post-training that a row belongs to; null in a base."""
+
+_PARTS_OF_LINE = {"stage": "stage{}", "ingredient": "ingredient{}", BRANCH: "{}"}
+_OF_RUNS = ("phase", "phase_number", "starts_from")
 
 
 def is_joined(frame: pl.DataFrame) -> bool:
@@ -40,14 +44,14 @@ def with_training(frame: pl.DataFrame) -> pl.DataFrame:
 def over_seeds(frame: pl.DataFrame, value: str, x: str, labels: Sequence[str]) -> pl.DataFrame:
     """The mean over seeds and the band mean ± one standard deviation (n - 1), where every seed of the training has a value.
 
-    One row per training, stage, time and series of `labels`; of one seed, its value without a band.
+    One row per training, stage, phase, time and series of `labels`; of one seed, its value without a band.
     """
     named = frame if TRAINING in frame.columns else with_training(frame)
     strand = [TRAINING, *(name for name in _PARTS_OF_LINE if name in named.columns)]
     series = [name for name in labels if name not in strand]
-    others = [
-        name for name in ("step", "tokens", "position_step", "position_tokens") if name in named.columns and name != x
-    ]
+    times = ("step", "tokens", "position_step", "position_tokens")
+    also = ("run", *_OF_RUNS) if BRANCH in named.columns else ()
+    others = [name for name in (*times, *also) if name in named.columns and name != x]
     replicate = pl.struct("run", "seed")
     # Numbers of seeds are those of the whole series: a mean over fewer of them would jump.
     counted = named.with_columns(replicate.n_unique().over([*strand, *series]).alias("all_seeds"))

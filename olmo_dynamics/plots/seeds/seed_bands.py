@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import altair as alt
@@ -16,6 +18,7 @@ from olmo_dynamics.plots.axes import stage_borders, time_axis, value_axis
 from olmo_dynamics.plots.colors import series_color
 from olmo_dynamics.plots.lines import JOINT, LINE, joined, with_borders
 from olmo_dynamics.plots.panels import small_multiples
+from olmo_dynamics.plots.seeds.phase_rows import PhaseRows, joined_phases, phase_rows
 from olmo_dynamics.plots.seeds.replicates import (
     KIND,
     LOWER,
@@ -29,7 +32,7 @@ from olmo_dynamics.plots.seeds.replicates import (
 )
 from olmo_dynamics.plots.selections import faded, pick, zoom, zoomed
 from olmo_dynamics.plots.table import Rows, drawable, inline, labels
-from olmo_dynamics.plots.theme import INK, PLAIN, AnyChart, Style, finalize
+from olmo_dynamics.plots.theme import INK, PLAIN, QUIET, AnyChart, Style, finalize
 from olmo_dynamics.plots.titles import axis_title, definition, heading, quantity_of, tooltips
 
 _WIDE, _PANEL = (640, 340), (190, 150)
@@ -46,21 +49,23 @@ def seed_bands(
     """The mean of the column `y` over seeds against step or tokens, with a band of ± 1 standard deviation and the seeds behind.
 
     Takes a table of a joined store. Trainings that differ in recipe, size or family have a colour each; with one training, layers
-    or domains have. A mean is drawn where every seed of the training has a value; a training of one seed is a line.
+    or domains have. A mean is drawn where every seed of the training has a value; a training of one seed is a line. Post-training
+    whose tokens are not known is drawn behind a dashed border, by its own steps.
 
     Raises:
         OptionError: a column is missing, or there is nothing, or too much, to draw.
     """
     named = [name for name in ("run", "seed", *RUN_LABELS, color, style.facet) if name and name in frame.columns]
     asked = [name for name in (color, style.facet) if name]
-    rows = drawable(frame, y, x=x, also=list(dict.fromkeys([*named, *asked])))
-    rows = Rows(with_training(rows.frame), rows.left_out, rows.x)
-    hue = color or (TRAINING if rows.has_several(TRAINING) else _first_several(rows, _SERIES))
+    also = list(dict.fromkeys([*named, *asked]))
+    rows = phase_rows(frame, y, x=x, also=also, style=style) or drawable(frame, y, x=x, also=also)
+    rows = replace(rows, frame=with_training(rows.frame))
+    hue = color or (TRAINING if rows.has_several(TRAINING) else _first_several(rows, _SERIES, but=style.facet))
     facet = style.facet if style.facet is not None else _first_several(rows, _PANELS, but=hue)
     shown = _shown(rows, y)
     width, height = _PANEL if facet else _WIDE
     width, height = style.width or width, style.height or height
-    chart = _layers(Rows(shown, "", rows.x), y, hue=hue, facet=facet, style=style, width=width)
+    chart = _layers(replace(rows, frame=shown), y, hue=hue, facet=facet, style=style, width=width)
     chart = chart.properties(width=width, height=height)
     whole = small_multiples(chart, rows, facet, columns=style.columns) if facet else chart
     has_band = bool(shown[LOWER].is_not_null().any())
@@ -80,6 +85,8 @@ def _shown(rows: Rows, y: str) -> pl.DataFrame:
     means = over_seeds(seeds, y, rows.x, series)
     means = means.with_columns(pl.col(y).round_sig_figs(6))
     both = pl.concat([seeds.with_columns(pl.lit(ONE_SEED).alias(KIND)), means], how="diagonal_relaxed")
+    if isinstance(rows, PhaseRows):
+        return joined_phases(both, rows.axis, [*series, KIND])
     several = rows.counts_through
     return with_borders(joined(both, rows.x, [*series, KIND]), rows.x) if several else both
 
@@ -89,9 +96,9 @@ def _layers(rows: Rows, y: str, *, hue: str | None, facet: str | None, style: St
     frame, quantity = rows.frame, quantity_of(rows.frame, y)
     ends = pl.concat([frame.with_columns(pl.col(end).alias(y)) for end in (y, LOWER, UPPER)]).drop_nulls(y)
     value = value_axis(ends, y, quantity, scale=style.scale, panels=facet or "")
-    time = time_axis(frame, rows.x, width=width, style=style)
-    data, at = inline(frame), time.channel(seen=zoomed(time.field))
-    apart = [name for name in (*labels(), LINE) if rows.has_several(name) and name not in (y, hue, facet)]
+    data, at = inline(frame), _time(rows, style, width)
+    held = (y, facet, hue if hue != "layer" else "")  # a colour on a continuous scale does not part lines
+    apart = [name for name in (*labels(), LINE) if rows.has_several(name) and name not in held]
     base = alt.Chart(data).encode(x=at, y=value.channel(), detail=[alt.Detail(name, type="nominal") for name in apart])
     look, chosen = _look(frame, hue, panels=bool(facet))
     means, seeds = (base.transform_filter(alt.datum[KIND] == kind) for kind in (MEAN, ONE_SEED))
@@ -108,6 +115,14 @@ def _layers(rows: Rows, y: str, *, hue: str | None, facet: str | None, style: St
     return alt.LayerChart(layer=[*layers, *stage_borders(frame, data, at)])
 
 
+def _time(rows: Rows, style: Style, width: int) -> alt.X:
+    """The channel of the time axis."""
+    if isinstance(rows, PhaseRows):
+        return rows.axis.channel()
+    time = time_axis(rows.frame, rows.x, width=width, style=style)
+    return time.channel(seen=zoomed(time.field))
+
+
 def _end(channel: alt.Y, field: str) -> alt.Y:
     """The channel of the value axis for another column."""
     moved = channel.copy()
@@ -120,4 +135,7 @@ def _look(frame: pl.DataFrame, hue: str | None, *, panels: bool) -> tuple[dict[s
     if not hue:
         return {"color": alt.value(INK)}, []
     chosen = pick(hue, panels=panels)
-    return {"color": series_color(frame, hue, panels=panels), "opacity": faded(chosen)}, [chosen]
+    color: Any = series_color(frame, hue, panels=panels)
+    if frame[hue].has_nulls():  # tensors outside the blocks have no layer
+        color = alt.when(f"isValid(datum[{json.dumps(hue)}])").then(color).otherwise(alt.value(QUIET))
+    return {"color": color, "opacity": faded(chosen)}, [chosen]

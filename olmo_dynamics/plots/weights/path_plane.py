@@ -120,7 +120,7 @@ def _layers(
         order=alt.Order("order", type="quantitative"), detail=alt.Detail(_SERIES, type="nominal")
     )
     dots = base.mark_point(filled=True, size=34, opacity=1).encode(
-        tooltip=tooltips(frame, along="first coordinate (weight unit)", across="second coordinate (weight unit)")
+        tooltip=tooltips(frame, along="first coordinate", across="second coordinate")
     )
     if several:
         line = line.encode(color=shade, opacity=faded(chosen, full=0.7)).add_params(chosen)

@@ -79,7 +79,9 @@ def _curves(rows: Rows, quantity: Quantity, *, x: str, style: Style) -> tuple[al
     apart = [name for name in (*labels(), LINE) if rows.has_several(name)]
     base = alt.Chart(data).encode(x=at, y=value.channel(), detail=[alt.Detail(name, type="nominal") for name in apart])
     tooltip = tooltips(rows.frame, value=axis_title(quantity))
-    points = base.transform_filter(alt.datum.kind == "measured").mark_point(filled=True, size=22, opacity=1)
+    points = base.transform_filter(alt.datum.kind == "measured").mark_point(
+        filled=not rows.has_several("layer"), size=22, opacity=1
+    )
     points = points.encode(tooltip=tooltip)
     line = base.transform_filter(alt.datum.kind == "measured").mark_line(strokeWidth=1.2)
     dashed = base.transform_filter(alt.datum.kind == "predicted").mark_line(

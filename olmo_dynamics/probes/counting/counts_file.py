@@ -62,6 +62,12 @@ class CountsFile:
     def __deepcopy__(self, _: object) -> CountsFile:
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=Lock())
+
     @property
     def name(self) -> str:
         """The file's name, without its folder."""

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,12 @@ class NgramSource:
 
     def __deepcopy__(self, _: object) -> NgramSource:
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=Lock())
 
     def of(self, context: Context) -> NgramModel:
         """The models for the vocabulary of a pass: the ids of the tokenizer that the model has columns for.

@@ -32,7 +32,18 @@ class CodeCounts:
         self.counts: Int64[np.ndarray, " codes"] = np.zeros(CODES, np.int64)
         self.moments: Float[np.ndarray, " 0"] = np.zeros(0)
 
-    def add(self, codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"]) -> None:
+    def room_for(
+        self, codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"]
+    ) -> UInt[np.ndarray, "rows width"] | None:
+        """None: the pass over the tokens counts the codes, and no magnitudes are kept."""
+        return None
+
+    def add(
+        self,
+        codes: UInt[np.ndarray, "tokens width"],
+        rows: Int64[np.ndarray, " n"],
+        magnitudes: UInt[np.ndarray, "kept width"] | None,
+    ) -> None:
         """Do nothing: the pass over the tokens has counted them."""
 
     def merge(self, other: CodeCounts) -> None:
@@ -63,16 +74,27 @@ class CodeCounts:
 
 
 class FloatSums:
-    """Moments of some float32 or float64 numbers, and a histogram of their magnitudes."""
+    """Moments of some float32 or float64 numbers, and their magnitudes, listed or counted."""
 
     def __init__(self) -> None:
         self.counts: Int64[np.ndarray, " 0"] = np.zeros(0, np.int64)
         self.moments: Float[np.ndarray, " 5"] = empty_moments()
         self._magnitudes = Magnitudes()
 
-    def add(self, codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"]) -> None:
+    def room_for(
+        self, codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"]
+    ) -> UInt[np.ndarray, "rows width"] | None:
+        """Room for the magnitudes of these rows, which the pass over the tokens fills; None if they are counted instead."""
+        return self._magnitudes.room_for(codes, rows)
+
+    def add(
+        self,
+        codes: UInt[np.ndarray, "tokens width"],
+        rows: Int64[np.ndarray, " n"],
+        magnitudes: UInt[np.ndarray, "kept width"] | None,
+    ) -> None:
         """Add the magnitudes of these rows, whose moments the pass over the tokens has summed."""
-        self._magnitudes.add(codes, rows)
+        self._magnitudes.add(codes, rows, magnitudes)
 
     def merge(self, other: FloatSums) -> None:
         """Add the numbers that `other` saw."""

@@ -55,7 +55,16 @@ _CACHED = _can_be_written(_FOLDER)
 
 def jit(loop: Loop) -> Loop:
     """Compile a function on its first call; sums may be reordered, NaN and infinities keep their IEEE meaning."""
-    compile_ = numba.njit(cache=_CACHED, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+    return _compiled(loop, {"reassoc", "contract"})
+
+
+def jit_in_order(loop: Loop) -> Loop:
+    """Compile a function on its first call, for arithmetic whose rounding is meant: operations keep their order."""
+    return _compiled(loop, {"contract"})
+
+
+def _compiled(loop: Loop, fastmath: set[str]) -> Loop:
+    compile_ = numba.njit(cache=_CACHED, nogil=True, error_model="numpy", fastmath=fastmath)
     before = _numba_settings.CACHE_DIR
     _numba_settings.CACHE_DIR = before or str(_FOLDER)  # numba's own default lies beside the source
     try:

@@ -1,8 +1,9 @@
-"""A histogram of magnitudes that can be merged, for medians over more numbers than fit in memory.
+"""Magnitudes that can be merged, for medians over more numbers than fit in memory: a list of them, then a histogram.
 
 A bin is a float32 magnitude with its last 9 mantissa bits dropped: 2^-14 wide, relative. Bins are kept only for the octaves
-(powers of two) that occur, so that merging is adding, in any order, with the same result to the last count. The bins of a few
-numbers are listed instead: a table of counts would be nearly empty, and adding it would cost more than counting.
+(powers of two) that occur, so that merging is adding, in any order, with the same result to the last count. Up to some hundred
+thousand numbers are listed instead: most of a table of counts would be empty, and clearing and adding it would cost more than
+counting. The median is that of the bin in either case.
 
     >>> magnitudes = Magnitudes()
     >>> magnitudes.add(np.array([[-1.0, 2.0, 3.0]], np.float32).view(np.uint32), np.array([0]))
@@ -15,38 +16,49 @@ Numbers of at most 14 mantissa bits (bfloat16 and float16 are such) are known ex
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int64, UInt, UInt32
 
 from olmo_dynamics.recorders.kernels.jit import jit
+from olmo_dynamics.recorders.kernels.listed_magnitudes import ListedMagnitudes
 from olmo_dynamics.recorders.kernels.token_codes import values_of
 
 _DROPPED_BITS = 9
 _DROPPED = (1 << _DROPPED_BITS) - 1
 _BINS = 1 << 14  # in an octave
-_FEW = 1 << 15  # numbers that are listed before a table is made of them
+_FEW = 1 << 19  # numbers that are listed, 2 MiB of them, before a table is made
+_PARTS = 8  # lists that are listed together when they are merged
+_RUN = 128  # counts looked at together
 _UNSIGNED = np.uint32(0x7FFFFFFF)
 _ONE = np.uint32(1)
 _INFINITY = 0x7F800000
-_NONE = np.zeros(0, np.int64)
 
 
 @jit
-def _extent(
-    bits: UInt32[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"]
-) -> tuple[np.int64, np.int64, np.int64]:
-    """The smallest magnitude but zero, less one, the largest, and all bits that are set somewhere."""
-    smallest, largest, used = np.uint32(0xFFFFFFFF), np.uint32(0), np.uint32(0)
+def _extent(bits: UInt32[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"]) -> tuple[np.int64, np.int64]:
+    """The smallest magnitude but zero, less one, and the largest."""
+    smallest, largest = np.uint32(0xFFFFFFFF), np.uint32(0)
     for place in range(len(rows)):
         row = bits[rows[place]]
         for i in range(len(row)):
             magnitude = np.uint32(row[i] & _UNSIGNED)
             smallest = min(smallest, np.uint32(magnitude - _ONE))  # zero wraps round to the largest
             largest = max(largest, magnitude)
-            used |= magnitude
-    return np.int64(smallest), np.int64(largest), np.int64(used)
+    return np.int64(smallest), np.int64(largest)
+
+
+@jit
+def _used(bits: UInt32[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"]) -> np.int64:
+    """The bits that are set in some number, as far as it takes to see that one of them is dropped."""
+    used = np.uint32(0)
+    for place in range(len(rows)):
+        row = bits[rows[place]]
+        for i in range(len(row)):
+            used |= row[i]
+        if used & np.uint32(_DROPPED):
+            break
+    return np.int64(used)
 
 
 @jit
@@ -69,29 +81,51 @@ def _count_bins(
     return zeros
 
 
+@jit
+def _add_counts(mine: Int64[np.ndarray, " bins"], theirs: Int64[np.ndarray, " bins"]) -> None:
+    """Add counts run by run; memory that was never written is only read, and takes no room."""
+    for start in range(0, len(theirs), _RUN):
+        found = np.int64(0)
+        for i in range(start, start + _RUN):
+            found |= theirs[i]
+        if found != 0:
+            for i in range(start, start + _RUN):
+                mine[i] += theirs[i]
+
+
 class Magnitudes:
-    """Counts of |x| by bin, over the octaves that occur."""
+    """Magnitudes |x|: a list of their bits, or counts by bin over the octaves that occur."""
 
     def __init__(self) -> None:
-        self._zeros = 0
+        self._zeros = 0  # that are counted and not listed
         self._octave = 0  # exponent field of the first octave kept
         self._counts = np.zeros((0, _BINS), np.int64)
         self._exact = True
-        self._few: list[Int64[np.ndarray, " n"]] = []  # bins of numbers that are not in the table yet
+        self._listed = ListedMagnitudes()
 
-    def add(self, codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"]) -> None:
-        """Count the numbers of these rows, given as the bits of float32 or (rounded to float32) float64."""
+    def room_for(
+        self, codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"]
+    ) -> UInt32[np.ndarray, "rows width"] | None:
+        """Room for the magnitudes of these rows, to be filled and given to `add`; None if they are counted instead."""
+        few = codes.itemsize == 4 and len(rows) * codes.shape[1] <= _FEW
+        return np.empty((len(rows), codes.shape[1]), np.uint32) if few else None
+
+    def add(
+        self,
+        codes: UInt[np.ndarray, "tokens width"],
+        rows: Int64[np.ndarray, " n"],
+        magnitudes: UInt[np.ndarray, "rows width"] | None = None,
+    ) -> None:
+        """Add the numbers of these rows, given as the bits of float32 or (rounded to float32) float64.
+
+        `magnitudes` are those of float32 without their signs, if they are at hand; they must not change any more.
+        """
         bits = codes if codes.itemsize == 4 else values_of(codes).astype(np.float32).view(np.uint32)
-        below_smallest, largest, used = map(int, _extent(bits, rows))
-        self._exact = self._exact and not used & _DROPPED
-        if largest == 0:
-            self._zeros += len(rows) * bits.shape[1]
-            return
-        if len(rows) * bits.shape[1] <= _FEW:
-            self._list(bits[rows] & _UNSIGNED)
-            return
-        self._cover((below_smallest + 1) >> 23, (largest >> 23) + 1)
-        self._zeros += _count_bins(bits, rows, self._octave * _BINS, self._counts.reshape(-1))
+        self._exact = self._exact and not _used(bits, rows) & _DROPPED
+        if len(rows) * bits.shape[1] > _FEW:
+            self._count(bits, rows)
+        else:
+            self._list((bits[rows] & _UNSIGNED if magnitudes is None else magnitudes).reshape(-1))
 
     def merge(self, other: Magnitudes) -> None:
         """Add the numbers that `other` counted."""
@@ -100,57 +134,61 @@ class Magnitudes:
         if len(other._counts):
             self._cover(other._octave, other._octave + len(other._counts))
             start = other._octave - self._octave
-            self._counts[start : start + len(other._counts)] += other._counts
-        self._few += other._few
-        self._keep_few()
+            _add_counts(self._counts[start:].reshape(-1), other._counts.reshape(-1))
+        self._listed.merge(other._listed)
+        self._keep_few(_PARTS * _FEW)
 
     def median(self) -> float:
         """The median magnitude, the mean of the two middle ones if their number is even; NaN of no numbers."""
-        bins, ends = self._in_order()
+        if not len(self._counts) and not self._zeros:
+            count = self._listed.count
+            if count == 0:
+                return math.nan
+            lower, upper = self._listed.order([(count - 1) // 2, count // 2]).tolist()
+            return (self._value(lower) + self._value(upper)) / 2
+        self._tabulate()
+        ends = np.cumsum(self._counts)
         count = self._zeros + (int(ends[-1]) if len(ends) else 0)
-        if count == 0:
-            return math.nan
-        return (self._at((count - 1) // 2, bins, ends) + self._at(count // 2, bins, ends)) / 2
+        return (self._at((count - 1) // 2, ends) + self._at(count // 2, ends)) / 2
 
-    def _at(
-        self, rank: int, bins: Sequence[int] | Int64[np.ndarray, " bins"], ends: Int64[np.ndarray, " bins"]
-    ) -> float:
+    def _at(self, rank: int, ends: Int64[np.ndarray, " bins"]) -> float:
+        """The value of a rank in the table, given the number of magnitudes in each bin and those before it."""
         if rank < self._zeros:
             return 0.0
-        place = int(np.searchsorted(ends, rank - self._zeros, side="right"))
-        lower_edge = int(bins[place]) << _DROPPED_BITS
+        place = self._octave * _BINS + int(np.searchsorted(ends, rank - self._zeros, side="right"))
+        return self._value(place << _DROPPED_BITS | 1)
+
+    def _value(self, magnitude: int) -> float:
+        """The middle of a magnitude's bin, or its lower edge where all numbers are such edges; zero is known."""
+        if magnitude == 0:
+            return 0.0
         half = 0 if self._exact else 1 << (_DROPPED_BITS - 1)
-        representative = min(lower_edge + half, _INFINITY)
+        representative = min((magnitude & ~_DROPPED) + half, _INFINITY)
         return float(np.array([representative], np.uint32).view(np.float32)[0])
 
-    def _in_order(self) -> tuple[Sequence[int] | Int64[np.ndarray, " bins"], Int64[np.ndarray, " bins"]]:
-        """The bins from the smallest, and the number of magnitudes in each and those before it."""
-        if len(self._counts):
-            self._tabulate()
-            first = self._octave * _BINS
-            return range(first, first + self._counts.size), np.cumsum(self._counts)
-        bins, counts = np.unique(np.concatenate([_NONE, *self._few]), return_counts=True)
-        return bins, np.cumsum(counts)
+    def _list(self, magnitudes: UInt32[np.ndarray, " n"]) -> None:
+        """Keep these numbers without a table."""
+        self._listed.add(magnitudes)
+        self._keep_few(_FEW)
 
-    def _list(self, magnitudes: UInt32[np.ndarray, "tokens width"]) -> None:
-        """Count these numbers without a table."""
-        present = magnitudes[magnitudes > 0]
-        self._zeros += magnitudes.size - present.size
-        self._few.append((present >> _DROPPED_BITS).astype(np.int64))
-        self._keep_few()
-
-    def _keep_few(self) -> None:
+    def _keep_few(self, most: int) -> None:
         """Count what is listed in the table, if there is one or much is listed."""
-        if len(self._counts) or sum(map(len, self._few)) > _FEW:
+        if self._listed.count and (len(self._counts) or self._listed.count > most):
             self._tabulate()
 
     def _tabulate(self) -> None:
-        if not self._few:
+        parts, self._listed = self._listed.numbers, ListedMagnitudes()
+        for numbers in parts:
+            self._count(numbers.reshape(1, -1), np.zeros(1, np.int64))
+
+    def _count(self, bits: UInt32[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"]) -> None:
+        """Count numbers in the table, which grows by the octaves that it lacks."""
+        below_smallest, largest = map(int, _extent(bits, rows))
+        if largest == 0:
+            self._zeros += len(rows) * bits.shape[1]
             return
-        bins, counts = np.unique(np.concatenate(self._few), return_counts=True)
-        self._few = []
-        self._cover(int(bins[0]) // _BINS, int(bins[-1]) // _BINS + 1)
-        self._counts.reshape(-1)[bins - self._octave * _BINS] += counts
+        self._cover((below_smallest + 1) >> 23, (largest >> 23) + 1)
+        self._zeros += _count_bins(bits, rows, self._octave * _BINS, self._counts.reshape(-1))
 
     def _cover(self, start: int, stop: int) -> None:
         """Make room for the octaves from `start` up to, not including, `stop`."""
@@ -160,5 +198,5 @@ class Magnitudes:
             return
         counts = np.zeros((end - first, _BINS), np.int64)
         if kept:
-            counts[self._octave - first :][:kept] = self._counts
+            _add_counts(counts[self._octave - first :].reshape(-1), self._counts.reshape(-1))
         self._octave, self._counts = first, counts

@@ -68,9 +68,9 @@ def order_of_counted(values: Float[np.ndarray, " n"], counts: Int64[np.ndarray, 
 
 
 def order_by_sorting(values: Float[np.ndarray, " n"]) -> Order:
-    """Order statistics of a sorted float64 copy."""
-    ascending = np.sort(values.astype(np.float64))
-    return lambda ranks: ascending[ranks]
+    """Order statistics of a sorted copy, as float64."""
+    ascending = np.sort(values)
+    return lambda ranks: ascending[ranks].astype(np.float64)
 
 
 class Halves:

@@ -54,7 +54,7 @@ MAGNITUDE_LEVELS = (0.5, 0.999)
 """Levels of the magnitude's quantiles that `TensorStats` holds."""
 
 _BLOCK_BYTES = 16 << 20  # 16 MiB
-_SORTED_AT_MOST = 1 << 18  # elements: below, a sorted copy (2 MiB) is quicker than a second pass
+_SORTED_AT_MOST = 1 << 19  # elements: below, a sorted copy (2 MiB of float32) is quicker than a second pass
 _ALL_CODES = np.arange(CODES, dtype=np.uint16)
 with np.errstate(invalid="ignore"):  # converting a signalling NaN counts as an invalid operation
     _TABLES = {

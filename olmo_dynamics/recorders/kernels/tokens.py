@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int64, UInt
 
-from olmo_dynamics.recorders.kernels.elements import CODES, count_codes, widen
+from olmo_dynamics.recorders.kernels.elements import BLOCK, CODES, count_codes, widen
 from olmo_dynamics.recorders.kernels.jit import jit
 from olmo_dynamics.recorders.kernels.moments import add_block
 from olmo_dynamics.recorders.kernels.token_codes import TokenCodes
@@ -191,16 +191,24 @@ def middle_magnitudes(
 def pass_over_tokens(
     codes: UInt[np.ndarray, "tokens width"],
     rows: Int64[np.ndarray, " n"],
-    scratch: tuple[UInt[np.ndarray, " width"], Float[np.ndarray, " width"]],
+    floats: tuple[UInt[np.ndarray, " width"], Float[np.ndarray, "tokens width"]],
+    kept: UInt[np.ndarray, "kept width"],
     totals: TokenTotals,
     tokens: TokenStats,
 ) -> None:
-    """Sum over the tokens in these rows, and fill the statistics of each, in its row."""
-    bits, values = scratch
-    magnitudes = np.empty(codes.shape[1], codes.dtype)
+    """Sum over the tokens in these rows, and fill the statistics of each, in its row, and its magnitudes, if there is room.
+
+    Moments are those of runs of rows that follow one another, up to the size of a block: merging them token by token would take
+    longer than summing, where vectors are short.
+    """
+    bits, values_of_rows = floats
+    width = codes.shape[1]
     lower = np.int64(0)
-    for row in rows:
+    begun = 0
+    for place in range(len(rows)):
+        row = rows[place]
         token = codes[row]
+        magnitudes = kept[place if len(kept) == len(rows) else 0]
         strip_signs(token, magnitudes)
         raise_maxima(magnitudes, totals.feature_maxima)
         largest = largest_of(magnitudes)
@@ -208,19 +216,30 @@ def pass_over_tokens(
         tokens.magnitudes[row, LARGEST] = largest
         tokens.magnitudes[row, LOWER_MEDIAN] = lower
         tokens.magnitudes[row, UPPER_MEDIAN] = upper
-        read_codes(token, bits)
+        if codes.itemsize == 2:
+            widen(token, bits)
+            count_codes(token, totals.counts)
+        values = values_of_rows[0 if codes.itemsize == 2 else row]
         tokens.squares[row], tokens.absolutes[row] = _sum_squares_and_absolutes(values, totals.feature_squares)
         if codes.itemsize == 2:
-            count_codes(token, totals.counts)
-        else:
-            add_block(totals.moments, values)
+            continue
+        if place + 1 == len(rows) or rows[place + 1] != row + 1 or (place + 1 - begun) * width >= BLOCK:
+            add_block(totals.moments, values_of_rows[rows[begun] : row + 1].reshape(-1))
+            begun = place + 1
 
 
 def add_tokens(
-    codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"], totals: TokenTotals, tokens: TokenStats
+    codes: UInt[np.ndarray, "tokens width"],
+    rows: Int64[np.ndarray, " n"],
+    totals: TokenTotals,
+    tokens: TokenStats,
+    kept: UInt[np.ndarray, "kept width"] | None = None,
 ) -> None:
-    """`pass_over_tokens` with a buffer of its own."""
-    pass_over_tokens(codes, rows, scratch_row(codes), totals, tokens)
+    """`pass_over_tokens` with buffers of its own; `kept`, with a row for each of these rows, is given their magnitudes."""
+    bits, values = scratch_row(codes)
+    floats = values[np.newaxis] if codes.itemsize == 2 else codes.view(values.dtype)
+    magnitudes = np.empty((1, codes.shape[1]), codes.dtype) if kept is None else kept
+    pass_over_tokens(codes, rows, (bits, floats), magnitudes, totals, tokens)
 
 
 def stats_of_tokens(observed: TokenCodes) -> TokenStats:

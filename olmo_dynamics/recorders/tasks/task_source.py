@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from threading import Lock
+from typing import Any
 
 from olmo_dynamics.probes.tasks import Task, TaskRequests
 from olmo_dynamics.recorders.context import Context
@@ -24,6 +25,12 @@ class TaskSource:
 
     def __deepcopy__(self, _: object) -> TaskSource:
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=Lock())
 
     def of(self, context: Context) -> TaskRequests:
         """The requests in the tokens of a pass.

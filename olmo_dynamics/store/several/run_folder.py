@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from olmo_dynamics.errors import OptionError, StoreBusyError, StoreDamagedError, StoreError
-from olmo_dynamics.files import write_atomic
+from olmo_dynamics.files import Place, as_place, is_there, write_atomic
 from olmo_dynamics.store.locks import locked
 from olmo_dynamics.store.zarr_format import DOCUMENT
 
@@ -34,8 +34,8 @@ _PATIENCE = 10.0  # seconds to wait for another process that changes the documen
 class RunFolder:
     """The runs of a folder, by source; the folder need not exist yet."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Place) -> None:
+        self.path = as_place(path)
 
     @property
     def exists(self) -> bool:
@@ -48,11 +48,11 @@ class RunFolder:
         return self._runs() or {}
 
     @property
-    def stores(self) -> dict[str, Path]:
+    def stores(self) -> dict[str, Place]:
         """The path of each run's store, by source; it may not be there yet."""
         return {source: self.path / entry[_GROUP] for source, entry in self.runs.items()}
 
-    def add(self, sources: Iterable[str]) -> dict[str, Path]:
+    def add(self, sources: Iterable[str]) -> dict[str, Place]:
         """Write further runs into the folder, which is made if it is not there; returns the path of each given run's store.
 
         Raises:
@@ -61,11 +61,12 @@ class RunFolder:
             DiskFullError: no room.
         """
         given = list(sources)
-        if self.path.exists() and not self.exists and any(each.name != _PARTIAL for each in self._inside()):
+        if is_there(self.path) and not self.exists and any(each.name != _PARTIAL for each in self._inside()):
             raise OptionError(
                 f"--out must be a new folder, or a folder of runs, for several runs (got {self.path}); give another --out"
             )
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(self.path, Path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._held():
             runs = self.runs
             for source in given:
@@ -74,7 +75,7 @@ class RunFolder:
             self._write(runs)
         return {source: self.path / runs[source][_GROUP] for source in given}
 
-    def planned(self, sources: Iterable[str]) -> dict[str, Path]:
+    def planned(self, sources: Iterable[str]) -> dict[str, Place]:
         """The paths that `add` would return; nothing is written."""
         taken = {entry[_GROUP] for entry in self.runs.values()}
         found = self.stores
@@ -97,7 +98,7 @@ class RunFolder:
         path = self.path / DOCUMENT
         write_atomic(path, json.dumps(document, indent=1).encode(), partial=path.with_name(_PARTIAL))
 
-    def _inside(self) -> list[Path]:
+    def _inside(self) -> list[Place]:
         return list(self.path.iterdir()) if self.path.is_dir() else [self.path]
 
     @contextmanager
@@ -137,7 +138,7 @@ class RunFolder:
         return runs
 
 
-def require_stores(folder: RunFolder) -> dict[str, Path]:
+def require_stores(folder: RunFolder) -> dict[str, Place]:
     """The stores of a folder that are there, by source.
 
     Raises:

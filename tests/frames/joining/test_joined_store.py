@@ -136,9 +136,10 @@ def test_post_training_stands_behind_its_base_by_position(tmp_path: Path) -> Non
     add(base, "stage1-step2000", 1)
     add(tuned, "step1000", 2)
     table = join([tuned, base]).table("revisions")
-    assert table.select("run", "phase", "step", "position_step").rows() == [
-        ("allenai/Olmo-3-7B-Think-SFT", "SFT", 1000, 1474419),
-        ("allenai/Olmo-3-1025-7B", None, 2000, 2000),
+    columns = ("run", "phase", "phase_number", "starts_from", "step", "position_step")
+    assert table.select(columns).rows() == [
+        ("allenai/Olmo-3-7B-Think-SFT", "SFT", 1, "allenai/Olmo-3-1025-7B", 1000, 1474419),
+        ("allenai/Olmo-3-1025-7B", None, 0, None, 2000, 2000),
     ]
 
 
@@ -160,3 +161,18 @@ def test_labels_of_datadecides_repos_are_those_of_their_names(name: str) -> None
     for size in ("4M", "90M", "1B"):
         found = run_labels(f"allenai/DataDecide-{name}-{size}")
         assert (found.recipe, found.size, found.seed) == (name, size, None)
+
+
+def test_the_run_of_a_revision_is_found_without_reading_every_run(
+    recipes: JoinedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = JoinedStore(recipes.runs)
+    names, reads = sorted(fresh.done), list[str]()
+    own = type(recipes.runs[0].store).done.fget
+    assert own is not None
+    monkeypatch.setattr(
+        type(recipes.runs[0].store), "done", property(lambda store: (reads.append(str(store.path)), own(store))[1])
+    )
+    assert all(fresh.recorded(name) == {"parameters", "loss"} for name in names)
+    assert len(reads) == len(fresh.runs)  # once each, for all 54 revisions
+    assert fresh.recorded("no such run@step1") == frozenset()

@@ -61,7 +61,7 @@ def test_options_that_cannot_be_are_one_line(changes: dict[str, Any], message: s
 
 def test_the_declarations_load_neither_torch_nor_numpy() -> None:
     code = (
-        "import sys, olmo_dynamics.training.fork.options, olmo_dynamics.forks, olmo_dynamics.cli.fork\n"
+        "import sys, olmo_dynamics.training.fork.options, olmo_dynamics.forks, olmo_dynamics.cli.training.fork\n"
         "assert not {'torch', 'numpy', 'polars', 'zarr'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

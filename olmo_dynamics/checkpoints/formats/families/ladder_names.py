@@ -12,8 +12,9 @@ import re
 from collections.abc import Sequence
 
 from olmo_dynamics.checkpoints.formats.canonical_names import NATIVE_BLOCK_NAMES, NATIVE_NAMES
+from olmo_dynamics.checkpoints.formats.family_facts.trainer_families import OLMO_LADDER
 
-LADDER = "olmo_ladder"
+LADDER = OLMO_LADDER.model_type
 """The `model_type` that a ladder model's config is given."""
 
 FUSED = {"att_proj": ("q_proj", "k_proj", "v_proj"), "ff_proj": ("up_proj", "gate_proj")}

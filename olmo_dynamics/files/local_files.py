@@ -173,6 +173,20 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def read_start(path: Path, size: int) -> bytes:
+    """The first bytes of a file; fewer where it ends before."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.pread(descriptor, size, 0)
+    finally:
+        os.close(descriptor)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and all that is in it; nothing if it is not there."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def overwrite(path: Path, offset: int, data: bytes) -> None:
     """Replace some bytes of a file by as many others; its size stays."""
     descriptor = os.open(path, os.O_WRONLY)
@@ -185,7 +199,7 @@ def overwrite(path: Path, offset: int, data: bytes) -> None:
 
 
 @contextmanager
-def write_errors_named(path: Path) -> Iterator[None]:
+def write_errors_named(path: object) -> Iterator[None]:
     """Turn refusals of the operating system into errors that say what to do.
 
     Raises:

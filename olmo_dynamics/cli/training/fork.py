@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from olmo_dynamics.cli.configs import config_option
-from olmo_dynamics.cli.fork_options import AFTER_DATA, data_options, declared_options, given_options, split_revision
+from olmo_dynamics.cli.help_sections import SectionedCommand
 from olmo_dynamics.cli.printing import (
     at_least,
     format_option,
@@ -16,12 +16,45 @@ from olmo_dynamics.cli.printing import (
     quiet_option,
     remark,
 )
+from olmo_dynamics.cli.training.fork_options import (
+    AFTER_DATA,
+    IN_BATCHES,
+    data_options,
+    declared_options,
+    given_options,
+    split_revision,
+)
 from olmo_dynamics.forks import MONITORING_OPTIONS, ForkMonitoring
 from olmo_dynamics.settings import launched
 from olmo_dynamics.training.fork.options import FORK_OPTIONS, ForkOptions
 
+SECTIONS = {
+    "Data": ("data", *IN_BATCHES),
+    "Schedule": (
+        "moments",
+        "lr",
+        "peak_lr",
+        "schedule",
+        "warmup",
+        "decay_steps",
+        "decay_share",
+        "decay_shape",
+        "batch_lr",
+    ),
+    "Optimiser and loss": (
+        *("betas", "eps", "weight_decay", "decay", "no_decay", "clip", "z_loss", "balance_loss", "router_z_loss"),
+        *("skip_spikes", "freeze"),
+    ),
+    "Changes of the weights": ("scale", "zero", "zero_feature"),
+    "Machine": ("device", "dtype", "micro_batch", "workers", "activation_checkpointing", "compile"),
+    "Checkpoints and measurements": (
+        *("out", "steps", "save", "keep", "eval", "eval_every", "parent_loss", "accept_loss_jump"),
+        *MONITORING_OPTIONS,
+    ),
+}
 
-@click.command()
+
+@click.command(cls=SectionedCommand, sections=SECTIONS)
 @click.argument("source", metavar="SOURCE@REVISION")
 @data_options
 @click.option("--out", required=True, type=click.Path(), metavar="DIR", help="Folder of the fork's checkpoints.")

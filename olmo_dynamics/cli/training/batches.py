@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from olmo_dynamics.cli.fork_options import data_options, given_options, split_revision
 from olmo_dynamics.cli.printing import format_option, print_rows, quiet_option, remark
+from olmo_dynamics.cli.training.fork_options import data_options, given_options, split_revision
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.training.fork.options import FORK_OPTIONS
 

@@ -1,0 +1,1 @@
+"""The command that publishes stores, and the option of all that reach buckets."""

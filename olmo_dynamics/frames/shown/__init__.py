@@ -1,0 +1,1 @@
+"""Runs, stores and forests as notebooks and terminals show them."""

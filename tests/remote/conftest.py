@@ -1,0 +1,90 @@
+"""A server of buckets on this machine, with one bucket for each test."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.remote.faulty import FaultyServer
+
+_NUMBERS = count()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a moto server."""
+    pytest.importorskip("obstore", reason="the extra [remote] is not installed")
+    for needed in ("moto", "flask"):
+        pytest.importorskip(needed, reason="moto[server] is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("moto") / "log.txt"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=out, stderr=out
+        )
+        try:
+            _wait_for(port, process, log)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    stop = time.monotonic() + 60
+    while time.monotonic() < stop and process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError(f"the server of buckets did not start: {log.read_text()}")
+
+
+def make_bucket(server: str) -> str:
+    """A new bucket of a server; returns its address."""
+    name = f"bucket-{next(_NUMBERS)}"
+    connection = HTTPConnection(server.removeprefix("http://"), timeout=30)
+    connection.request("PUT", f"/{name}", headers={"host": server.removeprefix("http://")})
+    assert connection.getresponse().status == 200
+    connection.close()
+    return f"s3://{name}"
+
+
+@pytest.fixture
+def account(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials that no real provider knows, and no way to others."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "secret-of-tests",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/nonexistent",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def bucket(server: str, account: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a new bucket, which the environment's server has."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    return make_bucket(server)
+
+
+@pytest.fixture
+def faulty(server: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
+    """The same bucket, behind faults."""
+    with FaultyServer(server) as front:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", front.endpoint)
+        yield front

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any
 
 import altair as alt
@@ -75,9 +76,7 @@ def _revisions(marks: pl.DataFrame, time: TimeAxis, ends: list[float]) -> alt.Ch
         .mark_tick(thickness=2, opacity=0.85)
         .encode(
             x=_across(time, ends),
-            y=alt.Y(
-                LINE, type="nominal", title=None, sort=lines, axis=alt.Axis(labelLimit=160, domain=False, ticks=False)
-            ),
+            y=alt.Y(LINE, type="nominal", title=None, sort=lines, axis=_names(lines)),
             color=alt.Color(LINE, type="nominal", scale=alt.Scale(domain=lines, range=hues), legend=None),
             tooltip=[
                 alt.Tooltip("revision", type="nominal"),
@@ -91,3 +90,11 @@ def _revisions(marks: pl.DataFrame, time: TimeAxis, ends: list[float]) -> alt.Ch
 def _across(time: TimeAxis, ends: list[float]) -> alt.X:
     """The time axis with the same ends in every part."""
     return time.channel(domain=ends)
+
+
+def _names(lines: list[str]) -> alt.Axis:
+    """The axis of lines of training, whose names are told without what all begin with, such as the organisation."""
+    columns = zip(*(name.split("/")[:-1] for name in lines), strict=False)
+    shared = takewhile(lambda column: len(set(column)) == 1, columns if len(lines) > 1 else ())
+    left_out = sum(len(column[0]) + 1 for column in shared)
+    return alt.Axis(labelExpr=f"slice(datum.label, {left_out})", labelLimit=320, domain=False, ticks=False)

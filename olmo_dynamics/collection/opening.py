@@ -58,7 +58,7 @@ class Opener:
 
     @property
     def setup(self) -> CollectionSetup:
-        """What holds for all revisions, once `set_up` has found it, or `adopt` was given it."""
+        """The facts that hold for all revisions, once `set_up` has found it, or `adopt` was given it."""
         assert self._setup is not None
         return self._setup
 

@@ -1,4 +1,4 @@
-"""Where a collection computes: its engine and its device."""
+"""Choice of the engine and the device on which a collection computes."""
 
 from olmo_dynamics.collection.computing.devices import check_place, require_device
 

@@ -1,4 +1,4 @@
-"""What a batch left behind: the loss on the batch of one step before and after it, beside a held-out twin.
+"""Memory of a batch: the loss on the batch of one step before and after it, beside a held-out twin.
 
 >>> memorisation(open_store("run.zarr"), batch="step40", twin="heldout", step=40)  # doctest: +SKIP
 """

@@ -34,7 +34,7 @@ class LiveView:
         self._lock = Lock()
 
     def state(self, asked: Mapping[str, str]) -> dict[str, Any]:
-        """How far the job is and, unless the reader has it already, the picture: menus, chart and code.
+        """Read how far the job is and, unless the reader has it already, the picture: menus, chart and code.
 
         The field `since` is the version that the reader has. A store that cannot be read at this moment is told, not raised.
         """

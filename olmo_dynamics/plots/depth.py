@@ -15,6 +15,7 @@ from olmo_dynamics.errors import OptionError
 from olmo_dynamics.names import Site
 from olmo_dynamics.plots.axes import time_scale, value_axis
 from olmo_dynamics.plots.colors import series_color, time_color
+from olmo_dynamics.plots.inside.chosen_revisions import nearest
 from olmo_dynamics.plots.lines import LINE
 from olmo_dynamics.plots.panels import small_multiples
 from olmo_dynamics.plots.selections import faded
@@ -59,10 +60,9 @@ def _few(rows: Rows, style: Style) -> tuple[Rows, str]:
         return rows, ""
     ordered = times.sort(rows.x, maintain_order=True)
     places = time_scale(ordered, rows.x, style).place(ordered[rows.x].to_numpy().astype(np.float64))
-    wanted = np.linspace(places[0], places[-1], _MOST)
-    nearest = sorted({int(np.abs(places - place).argmin()) for place in wanted})
-    kept = rows.frame.filter(pl.col("revision").is_in(ordered["revision"][nearest].to_list()))
-    return Rows(kept, rows.left_out, rows.x), f"{len(nearest)} of {times.height} revisions drawn; "
+    chosen = nearest(places, _MOST)
+    kept = rows.frame.filter(pl.col("revision").is_in(ordered["revision"][chosen].to_list()))
+    return Rows(kept, rows.left_out, rows.x), f"{len(chosen)} of {times.height} revisions drawn; "
 
 
 def _by_depth(frame: pl.DataFrame, y: str, *, x: str, facet: str | None) -> Rows:

@@ -13,6 +13,7 @@ again, call `alt.renderers.enable("default")`, or `alt.renderers.enable("olmo_dy
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import json
 import sys
@@ -91,6 +92,17 @@ def vega_script(then: str) -> str:
 
     bundle = vl_convert.javascript_bundle(then, _version())
     return f"(()=>{{{bundle}}})();".replace("</script", "<\\/script")
+
+
+@cache
+def page_libraries() -> str:
+    """Vega and its parts as one script of a page, which draws by `vegaEmbed`."""
+    return vega_script("window.vegaEmbed = vegaEmbed;")
+
+
+def allowed_hash(script: str) -> str:
+    """The hash by which a page's content-security policy allows one script to run."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 @cache

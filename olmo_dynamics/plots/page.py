@@ -12,8 +12,6 @@ reader scrolls to it.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ from string import Template
 
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.plots.captions import Caption
-from olmo_dynamics.plots.display import vega_script
+from olmo_dynamics.plots.display import allowed_hash, page_libraries
 from olmo_dynamics.plots.pages.figure_parts import drawing, figure
 from olmo_dynamics.plots.pages.shared_columns import Columns, harmless
 from olmo_dynamics.plots.theme import AnyChart
@@ -77,12 +75,12 @@ def page(
     if not sections:
         raise OptionError("page() needs at least one section (got none); draw a chart first")
     told, template = head or Head(), Template(_part("page.html"))
-    libraries, start, columns = _libraries(), "\n".join(map(_part, _SCRIPTS)), Columns()
+    libraries, start, columns = page_libraries(), "\n".join(map(_part, _SCRIPTS)), Columns()
     timeline = _timeline(told.timeline, columns)
     chapters = [(name, list(held)) for name, held in groupby(enumerate(sections), key=lambda each: each[1].chapter)]
     drawn = "\n".join(_chapter(place, name, held, columns) for place, (name, held) in enumerate(chapters))
     return template.substitute(
-        policy=f"default-src 'none'; script-src {_allowed(libraries)} {_allowed(start)}; style-src 'unsafe-inline'; "
+        policy=f"default-src 'none'; script-src {allowed_hash(libraries)} {allowed_hash(start)}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'",
         title=html.escape(title),
         style=_part("page.css"),
@@ -138,16 +136,6 @@ def _head_line(line: HeadLine, places: Mapping[str, int]) -> str:
     known = line.title in places
     shown = f' <a href="#section-{places[line.title]}">{html.escape(line.title)}</a>' if known else ""
     return f"{line.picture}{html.escape(line.sentence)}{remark}{shown}"
-
-
-def _allowed(script: str) -> str:
-    """The hash by which the policy allows one script to run."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-@cache
-def _libraries() -> str:
-    return vega_script("window.vegaEmbed = vegaEmbed;")
 
 
 @cache

@@ -57,8 +57,8 @@ def test_nodes_that_are_too_small_for_a_worker_are_named() -> None:
     with pytest.raises(EngineError) as problem:
         WorkerSize.of(NODES, threads=32, on_gpu=True)
     assert str(problem.value) == (
-        "at least one node must have 32 CPUs and a GPU for a worker (of 3 nodes, the largest has 16 CPUs, and 4 GPUs are there "
-        "in all); give fewer --threads, or add a node"
+        "a worker needs a node with 32 CPUs and a GPU (got 3 nodes: the largest has 16 CPUs, and all together have 4 GPUs); "
+        "lower --threads, or add a node"
     )
 
 

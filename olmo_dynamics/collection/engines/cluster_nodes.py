@@ -55,11 +55,11 @@ class WorkerSize:
         shares = [node.cpus // max(1, node.gpus * on_gpu) for node in nodes if node.cpus and (node.gpus or not on_gpu)]
         size = cls(threads or max(1, min(shares, default=1)), int(on_gpu))
         if not size.workers(nodes):
-            wanted = f"{size.cpus} CPUs" + (" and a GPU" if on_gpu else "")
+            needed = f"{size.cpus} CPUs" + (" and a GPU" if on_gpu else "")
             largest = max((node.cpus for node in nodes), default=0)
             raise EngineError(
-                f"at least one node must have {wanted} for a worker (of {len(nodes)} nodes, the largest has {largest} CPUs, "
-                f"and {sum(node.gpus for node in nodes)} GPUs are there in all); give fewer --threads, or add a node"
+                f"a worker needs a node with {needed} (got {len(nodes)} nodes: the largest has {largest} CPUs, and all together "
+                f"have {sum(node.gpus for node in nodes)} GPUs); lower --threads, or add a node"
             )
         return size
 

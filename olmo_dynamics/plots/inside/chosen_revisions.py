@@ -37,13 +37,13 @@ def spread(frame: pl.DataFrame, count: int, *, x: str, style: Style = PLAIN) -> 
     places = np.arange(held.height, dtype=np.float64)
     if timed and held.height:
         places = time_scale(held, time, style).place(held[time].to_numpy().astype(np.float64))
-    kept = held[_nearest(places, count)]
+    kept = held[nearest(places, count)]
     note = f"{kept.height} of {held.height} revisions" if kept.height < held.height else ""
     words = kept.select("revision", _words(kept, time if timed else "").alias(PANEL))
     return words.join(named, on="revision", maintain_order="left"), note
 
 
-def _nearest(places: np.ndarray, count: int) -> list[int]:
+def nearest(places: np.ndarray, count: int) -> list[int]:
     """The places nearest to `count` evenly spaced ones, each once, in order; all of them if they are few."""
     if len(places) <= count:
         return list(range(len(places)))

@@ -5,36 +5,24 @@ Its content-security policy lets it run these scripts and connect to its own ser
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
 from functools import cache
 from importlib.resources import files
 from string import Template
 
-from olmo_dynamics.plots.display import vega_script
+from olmo_dynamics.plots.display import allowed_hash, page_libraries
 
 
 def live_page(title: str) -> str:
     """The page of a store or run by that name."""
-    libraries, start = _libraries(), _part("live.js")
+    libraries, start = page_libraries(), _part("live.js")
     policy = (
-        f"default-src 'none'; script-src {_allowed(libraries)} {_allowed(start)}; style-src 'unsafe-inline'; connect-src 'self'; "
-        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {allowed_hash(libraries)} {allowed_hash(start)}; style-src 'unsafe-inline'; "
+        "connect-src 'self'; img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
     return Template(_part("live.html")).substitute(
         policy=policy, title=html.escape(title), style=_part("live.css"), libraries=libraries, start=start
     )
-
-
-def _allowed(script: str) -> str:
-    """The hash by which the policy allows one script to run."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-@cache
-def _libraries() -> str:
-    return vega_script("window.vegaEmbed = vegaEmbed;")
 
 
 @cache

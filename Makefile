@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Processes share the byte code of this package, even where the environment would not write it.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test tests slow check lint types format docs notebooks bench lab lock clean
+.PHONY: help demo test tests slow check lint types format docs notebooks tutorial bench lab lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -44,13 +44,17 @@ format: $(VENV)/.dev  ## fix lint and format
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.dev  ## build docs/ strictly into docs/_build
+docs: $(VENV)/.dev  ## build docs/ strictly into docs/_build; executes the notebooks first if they were not (minutes)
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/notebook_pages.py || $(MAKE) --no-print-directory notebooks
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --builder html docs docs/_build
 	@echo "docs/_build/index.html"
 
-notebooks: $(VENV)/.dev  ## execute every notebook
+notebooks: $(VENV)/.dev  ## execute every notebook at its quick size, for the docs too (minutes)
 	$(BIN)/python -m pytest tests/notebooks -m "slow or not slow"
+
+tutorial: $(VENV)/.dev  ## execute every notebook at its full size, for the docs
+	NOTEBOOKS=full $(BIN)/python -m pytest tests/notebooks -m "slow or not slow" -k top_to_bottom --timeout 3600
 
 bench: $(VENV)/.dev  ## measure this package beside comparable tools
 	$(BIN)/python -m benchmarks

@@ -23,7 +23,9 @@ from benchmarks import (
     network,
     overhead,
     parameters,
+    profile,
     small,
+    small_profile,
     startup,
     store,
     trainer,
@@ -69,7 +71,7 @@ def run_parameters(folder: Path, shape: str, repeats: int) -> Timings:
     limit = median_seconds(timings[reading]) / median_seconds(timings[this])
     error = abs(result_of(timings[this]) / result_of(timings[slow]) - 1)
     print(
-        f"share of the two-thread pread rate: {limit:.1%} (target 50 %)   total L2 against float64: {error:.1e} relative"
+        f"share of the two-thread pread rate: {limit:.1%} (target 60 %)   total L2 against float64: {error:.1e} relative"
     )
     return timings
 
@@ -95,8 +97,9 @@ def run_collect(folder: Path, shape: str, repeats: int) -> Timings:
     seconds = {method: median_seconds(taken) for method, taken in timings.items()}
     memory_ratio = peak_of(timings[this]) / peak_of(timings[other])
     print(
-        f"share of the rate of the matrix products alone: {seconds[limit] / seconds[this]:.1%} (target 75 %; {other}: "
-        f"{seconds[limit] / seconds[other]:.1%})   memory against {other}: {memory_ratio:.2f} (target 0.15)"
+        f"share of the rate of the matrix products alone: {seconds[limit] / seconds[this]:.1%} "
+        f"(targets 83 %, 78 % at 150m; {other}: {seconds[limit] / seconds[other]:.1%})   "
+        f"memory against {other}: {memory_ratio:.2f} (target 0.15)"
     )
     print(f"loss: {this} {result_of(timings[this]):.4f}, {other} {result_of(timings[other]):.4f}")
     return timings
@@ -104,7 +107,7 @@ def run_collect(folder: Path, shape: str, repeats: int) -> Timings:
 
 def run_network(folder: Path, shape: str, repeats: int) -> Timings:
     timings = interleave("benchmarks.network", network.METHODS, arguments=[str(folder)], repeats=repeats)
-    title = f"Eight revisions in a row over HTTP, {shape}, bf16, {tokens_of(shape)}"
+    title = f"Eight revisions in a row over HTTP, {shape}, bf16, {network.SEQUENCES} x {LENGTH} tokens"
     print_table(title, timings, reference="folder")
     computing = median_seconds(timings["folder"])
     for method, rate in network.RATES.items():
@@ -115,6 +118,8 @@ def run_network(folder: Path, shape: str, repeats: int) -> Timings:
             f"{method}: {statistics.median(shares):.2f} x the limit (target 1.05), link busy {statistics.median(busy):.0%} "
             "between the first byte and the last (target 95 % where it is the limit)"
         )
+    most = max(each.details["process_bytes"] for taken in timings.values() for each in taken)
+    print(f"peak memory of the whole process: {most / 1e6:.0f} MB (target 800 MB)")
     return timings
 
 
@@ -139,7 +144,7 @@ def run_overhead(folder: Path, shape: str, repeats: int) -> Timings:
     bare, recorded = overhead.METHODS
     print_table(f"Recording beside the forward pass, {shape}, bf16, {tokens_of(shape)}", timings, reference=bare)
     added = median_seconds(timings[recorded]) / median_seconds(timings[bare]) - 1
-    print(f"recording adds {added:.1%} (target 5 %)")
+    print(f"recording adds {added:.1%} (targets 8 % at 150m, 3 % at 1b)")
     return timings
 
 
@@ -193,20 +198,26 @@ def run_small(repeats: int) -> Timings:
     print(
         f"CPU time of every default group: {ratio:.2f} x that of the loss alone (target 1.3, and 0.5 s for the loss alone)"
     )
+    small_profile.report(run)
     return timings
 
 
 def run_startup(repeats: int) -> Timings:
-    timings = interleave(
-        "benchmarks.startup", startup.METHODS, arguments=[str(startup.make_store(CACHE))], repeats=repeats
-    )
+    arguments = [str(startup.make_store(CACHE))]
+    timings = interleave("benchmarks.startup", startup.METHODS, arguments=arguments, repeats=repeats)
+    timings |= interleave("benchmarks.startup", [startup.DEMO], arguments=arguments, repeats=min(repeats, 3))
     print_table("Start: processes, with the CPU time of their own", timings, reference=startup.METHODS[-1])
+    for method, limit in startup.LIMITS.items():
+        print(f"{method}: {median_seconds(timings[method]):.2f} s (limit {limit:g} s)")
     return timings
 
 
 def main() -> None:
     if sys.argv[1:2] == ["against"]:
         against.main(sys.argv[2:])
+        return
+    if sys.argv[1:2] == ["profile"]:
+        profile.main(sys.argv[2:])
         return
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
@@ -226,7 +237,7 @@ def main() -> None:
         "parameters": lambda: run_parameters(folder, shape, repeats),
         "weights": lambda: run_weights(folder, shape, min(repeats, 3)),
         "collect": lambda: run_collect(folder, shape, repeats),
-        "network": lambda: run_network(folder, shape, min(repeats, 3)),
+        "network": lambda: run_network(folder, shape, repeats),
         "memory": lambda: run_memory(whole=given.whole),
         "overhead": lambda: run_overhead(folder, shape, repeats if shape != "1b" else min(repeats, 3)),
         "feed": lambda: run_feed(folder, shape, min(repeats, 3)),

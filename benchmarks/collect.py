@@ -13,16 +13,17 @@ from benchmarks.interleave import report_timing
 METHODS = ("olmo_dynamics, all groups", "transformers + hooks", "matrix products alone")
 
 
-def collected(folder: Path, tokens: Path) -> float:
+def collected(folder: Path, tokens: Path, threads: int | None = None) -> float:
     from olmo_dynamics.checkpoints import open_source
     from olmo_dynamics.collection.collector import measure
+    from olmo_dynamics.collection.limits import Limits
     from olmo_dynamics.collection.options import CollectOptions
     from olmo_dynamics.collection.setup import make_setup
 
     source = open_source(folder.parent)
     with source.open(source.find(folder.name)) as checkpoint:
         options = CollectOptions(tokens=tokens, batch=np.load(tokens).shape, dtype="bfloat16")
-        records = measure(checkpoint, make_setup(checkpoint, options, source="benchmark"))
+        records = measure(checkpoint, make_setup(checkpoint, options, source="benchmark"), Limits(threads=threads))
     loss = [each for each in records if each.quantity.key == "loss/cross_entropy"]
     return float(loss[0].values)
 

@@ -7,6 +7,7 @@ bytes over rate over the time from the first byte to the last.
 
 from __future__ import annotations
 
+import resource
 import sys
 import tempfile
 import time
@@ -24,6 +25,7 @@ from benchmarks.interleave import report_timing
 
 RATES = {"50 MB/s": 50e6, "100 MB/s": 100e6, "400 MB/s": 400e6}
 METHODS = (*RATES, "folder")
+SEQUENCES = 4  # of 512 tokens: few, so that a link of 50 or 100 MB/s is the limit, and one of 400 MB/s is not
 
 
 class Clock:
@@ -87,7 +89,7 @@ def run(method: str, folder: Path, place: Path) -> None:
     """Collect with one method, once kernels are loaded and the server runs, and print the timing."""
     from olmo_dynamics.checkpoints.hub import HubSource
 
-    tokens, details, clock = token_file(folder), dict[str, float](), Clock()
+    tokens, details, clock = token_file(folder, SEQUENCES), dict[str, float](), Clock()
     small = make_checkpoint("tiny", folder.parent.parent)
     collect_from(small.parent, token_file(small), place / "small.zarr")
     with ExitStack() as serving:
@@ -100,6 +102,7 @@ def run(method: str, folder: Path, place: Path) -> None:
             clock.restart()
             moved = collect_from(source, tokens, place / "s.zarr")
             details.update(clock.facts() if method in RATES else {})
+            details["process_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             return moved
 
         report_timing(work, details)

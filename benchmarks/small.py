@@ -11,6 +11,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -44,8 +45,10 @@ def make_run(cache: Path) -> Path:
     return run
 
 
-def measure(run: Path, groups: tuple[str, ...] | None, place: Path) -> Timing:
-    """Collect all revisions; the time of one is the mean of those after the first."""
+def measure(
+    run: Path, groups: tuple[str, ...] | None, place: Path, *, begun: Callable[[], None] = lambda: None
+) -> Timing:
+    """Collect all revisions; the time of one is the mean of those after the first, when `begun` is called."""
     from olmo_dynamics.collecting import collect
     from olmo_dynamics.progress import Progress
 
@@ -53,6 +56,8 @@ def measure(run: Path, groups: tuple[str, ...] | None, place: Path) -> Timing:
 
     class Clock(Progress):
         def finish(self, name: str) -> None:
+            if not ended:
+                begun()
             ended.append((time.perf_counter(), time.process_time()))
 
     options = {} if groups is None else {"record": groups}

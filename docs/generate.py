@@ -1,12 +1,15 @@
-"""Write the generated pages: the glossary from the quantities, the CLI reference from the commands, the known runs.
+"""Write the generated pages: glossary, command line, known runs, and the plots by subject, from what the package declares.
 
 Run by `make docs`; a test fails when a page in git is stale.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import tomllib
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,6 +17,7 @@ from olmo_dynamics import quantities
 from olmo_dynamics.checkpoints import KnownRun, known_runs
 from olmo_dynamics.checkpoints.catalog.known_runs import FAULT_KINDS, Fault
 from olmo_dynamics.cli import cli
+from olmo_dynamics.plots.published import PUBLISHED
 from olmo_dynamics.quantities.declaration import Quantity
 
 HERE = Path(__file__).parent
@@ -99,7 +103,7 @@ def published() -> str:
         "own findings. Tokens are steps times the batch, never the label in a name.\n",
         "## Formats\n",
         _table(("format", "files", "what it holds", "where"), FORMATS),
-        "The [guide to checkpoints](guide/checkpoints.md) describes how checkpoints are opened. Native stores are web "
+        "The [page on checkpoints](checkpoints.md) describes how checkpoints are opened. Native stores are web "
         "directories that cannot be listed, only asked for named files; some of their addresses were replaced after they stopped "
         "answering, so `olmo-dyn revisions SOURCE --lists DIR` takes them from the official lists.\n",
         "## Runs\n",
@@ -172,7 +176,88 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
 
 
-PAGES = {"glossary.md": glossary, "cli.md": cli_reference, "published.md": published}
+def plots_of(section: dict[str, Any]) -> str:
+    """Every plot of one subject: signature, description, figure, code, and what it does not show."""
+    return "\n".join(_plot_lines(section))
+
+
+def _plot_lines(section: dict[str, Any]) -> Iterator[str]:
+    yield HEADER
+    yield f"# Plots: {section['title'][0].lower()}{section['title'][1:]}\n"
+    yield "Tables in, charts out: see [plots](../plots.md). The code under each figure uses the stores that the"
+    yield "[gallery](../gallery.md) names.\n"
+    for figure in section["figure"]:
+        yield f"## `{figure['plot']}`\n"
+        yield f"```{{eval-rst}}\n.. autofunction:: olmo_dynamics.plots.{figure['plot']}\n```\n"
+        yield f"![{figure['shows']}](../../images/gallery/{figure['plot']}.png)\n"
+        yield f"```py\n{figure['code'].strip()}\n```\n"
+        yield f"*Shows:* {figure['shows']}\n"
+        yield f"*Does not show:* {figure['hides']}\n"
+
+
+def subject(title: str) -> str:
+    """The file name of a section of the gallery: its first word."""
+    return title.split(maxsplit=1)[0].strip(",").lower()
+
+
+FIGURE_PAGE = """# Published figures
+
+The figures of the papers that the measurements of this package come from, each drawn from your own data by one call:
+
+```py
+figure = od.plots.published_figure("induction_bump", "run.zarr", x="tokens", style=od.plots.Style.paper("single"))
+figure.save("induction.pdf")
+caption = od.plots.caption_text(figure)  # the quantity, the revisions, the probe, the source of the data
+```
+
+`x` is `step` or `tokens`, and `Style(x_scale="log")` or `"symlog"` makes that axis logarithmic. A figure of other
+quantities, layers or roles is one call of the plot in the last column, which takes tables.
+
+{table}
+## The loss between two checkpoints
+
+`od.interpolate(run, first, second)` measures a probe along the line (1 - a) θ₁ + a θ₂, and `frames.barriers` gives its barrier,
+max E(θ(a)) - (E₁ + E₂) / 2, the one over the chord, and what the midpoint gains. Two runs are a pair each:
+`od.interpolate((parent, -1), (fork, -1))`. Weights are mixed in float32, tensor by tensor, while both checkpoints are streamed:
+memory holds one layer of each, and one residual stream per point. A low barrier is expected only of checkpoints with a common
+part of their training, such as two forks; without one, equal functions may have permuted neurons.
+
+The curve has no time axis. For the barrier against the step of a fork, stack the tables of several pairs:
+`frames.barriers` has one row per pair and domain.
+
+## The critical batch size
+
+`od.critical_batch(run, "log4", data=[...], out="cbs", tokens=2_000_000_000)` continues each revision at k times its batch and
+√k times its rate, on the same tokens, and `frames.critical_batch_sizes` finds the largest batch whose loss is within 0.01 nat
+of every smaller one. The answer is an interval, up to the next batch that was tested; the point is its geometric mean. The same
+call resumes.
+
+- The paper trains 2 billion tokens per branch. Short branches measure how fast each batch size starts, not what it costs.
+- Without `held_out` the loss is that of the last batches, smoothed with α = 0.5. In small runs it is noisier than the tolerance:
+  give held-out files.
+- Losses need not rise steadily with the batch. `rule="max"` is the paper's rule and may pass over a smaller batch that fails;
+  `rule="first_failure"` stops there. The figure shows the curve.
+- A schedule in steps is followed in steps, so a larger batch goes through less of it on the same tokens.
+- The gradient noise scale is another estimate, from single gradients: `od.plots.gradient_noise`.
+"""
+
+
+def published_figures() -> str:
+    """Every published figure: its name in the call, the paper, its source, and the plot that it calls."""
+    rows = [
+        (f"`{each.name}`", f"{each.title} ({each.paper})", each.needs, f"`{each.code}`") for each in PUBLISHED.values()
+    ]
+    return HEADER + "\n" + FIGURE_PAGE.format(table=_table(("name", "figure", "drawn from", "the plot"), rows))
+
+
+SECTIONS = tomllib.loads((HERE / "gallery.toml").read_text(encoding="utf-8"))["section"]
+PAGES = {
+    "reference/glossary.md": glossary,
+    "reference/cli.md": cli_reference,
+    "reference/published.md": published,
+    "reference/published-figures.md": published_figures,
+    **{f"reference/plots/{subject(each['title'])}.md": partial(plots_of, each) for each in SECTIONS},
+}
 
 
 if __name__ == "__main__":

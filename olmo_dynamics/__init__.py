@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from olmo_dynamics import plots as plots
     from olmo_dynamics.auditing import audit as audit
     from olmo_dynamics.collecting import collect as collect
+    from olmo_dynamics.collecting import interpolate as interpolate
     from olmo_dynamics.collecting import plan as plan
     from olmo_dynamics.collecting import record as record
     from olmo_dynamics.collecting import stream_activations as stream_activations
     from olmo_dynamics.errors import OlmoDynamicsError as OlmoDynamicsError
+    from olmo_dynamics.experiments.batch_branches import critical_batch as critical_batch
     from olmo_dynamics.forks import fork as fork
     from olmo_dynamics.frames import between as between
     from olmo_dynamics.frames import displacement as displacement
@@ -64,12 +66,14 @@ _HOMES = {
     "collect": "olmo_dynamics.collecting",
     "compare": "olmo_dynamics.plots.comparing",
     "copy_store": "olmo_dynamics.store.publishing",
+    "critical_batch": "olmo_dynamics.experiments.batch_branches",
     "displacement": "olmo_dynamics.frames",
     "embedding_decay": "olmo_dynamics.frames",
     "explore": "olmo_dynamics.plots.explorer",
     "findings": "olmo_dynamics.frames",
     "forest": "olmo_dynamics.frames",
     "fork": "olmo_dynamics.forks",
+    "interpolate": "olmo_dynamics.collecting",
     "join": "olmo_dynamics.frames",
     "join_logs": "olmo_dynamics.frames",
     "join_scores": "olmo_dynamics.frames",
@@ -106,12 +110,14 @@ __all__ = [
     "collect",
     "compare",
     "copy_store",
+    "critical_batch",
     "displacement",
     "embedding_decay",
     "explore",
     "findings",
     "forest",
     "fork",
+    "interpolate",
     "interventions",
     "join",
     "join_logs",
@@ -144,9 +150,9 @@ def __getattr__(name: str) -> Any:
         return import_module(f"olmo_dynamics.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
-    from olmo_dynamics.errors import did_you_mean
+    from olmo_dynamics.errors import unknown_name
 
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{did_you_mean(name, __all__)}")
+    raise unknown_name(__name__, name, __all__)
 
 
 def __dir__() -> list[str]:

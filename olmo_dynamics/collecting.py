@@ -9,26 +9,29 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Unpack, overload
+from typing import NamedTuple, Unpack, overload
 
 from torch import nn
 
 from olmo_dynamics import collection
-from olmo_dynamics.checkpoints import Source
+from olmo_dynamics.checkpoints import Checkpoint, Source
 from olmo_dynamics.collection import CollectKeywords, LiveOptions, Plan
 from olmo_dynamics.collection.feed import ActivationFeed, FeedKeywords, FeedOptions
+from olmo_dynamics.collection.landscape import InterpolateKeywords, path_losses, path_shares
 from olmo_dynamics.collection.live import due_groups
 from olmo_dynamics.collection.several import append_runs, require_runs
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.files import Place
 from olmo_dynamics.frames import RecordedStore, open_store
+from olmo_dynamics.frames.landscape.interpolated import LossCurve, interpolation_table
 from olmo_dynamics.frames.run import Run
-from olmo_dynamics.names import Site
-from olmo_dynamics.progress import Progress
+from olmo_dynamics.names import Revision, Site
+from olmo_dynamics.progress import Progress, StepBar
 from olmo_dynamics.store import Store
 from olmo_dynamics.store.several.run_folder import RunFolder
 
 AnyRun = Run | Source | str | Path
+AnyRevision = str | int | Revision
 
 
 def collect(
@@ -211,6 +214,72 @@ def stream_activations(
         CheckpointError: a revision cannot be read, or differs from the first at the site; the message names it.
     """
     return ActivationFeed(_source(run), revisions, site=site, layer=layer, options=FeedOptions.of(options))
+
+
+def interpolate(
+    run: AnyRun | tuple[AnyRun, AnyRevision],
+    first: AnyRevision | tuple[AnyRun, AnyRevision],
+    second: AnyRevision | None = None,
+    *,
+    points: int | Sequence[float] = 11,
+    progress: Progress | None = None,
+    **options: Unpack[InterpolateKeywords],
+) -> LossCurve:
+    """Measure the loss of a probe along the line between the weights of two revisions, of one run or of two.
+
+    `interpolate(run, "step100", "step900")`, or `interpolate((parent, -1), (fork, -1))`. The weights at a share a of the way are
+    (1 - a) θ₁ + a θ₂ in float32; both checkpoints are streamed once, stage by stage, with one forward pass per point beside
+    each other. `frames.barriers` gives the barrier of the line, and `plots.interpolation` draws it. Only checkpoints that have a
+    part of their training in common are expected to have a low barrier (Frankle et al. 2020, arXiv:1912.05671).
+
+    Args:
+        run: the run of both revisions, or a pair of a run and a revision.
+        first: the revision at share 0, by name, place or `Revision`; or the pair at share 1.
+        second: the revision at share 1, unless pairs are given.
+        points: evenly spaced points with both ends, or shares from 0 to 1; both ends are added.
+        progress: is told how far it is; a bar on stderr unless given (`Progress()` for none).
+        **options: `text`, `tokens`, `tokens_dtype`, `tokenizer`, `batch`, `device`, `dtype`, `threads`, as `collect` takes them.
+
+    Returns:
+        One row per share and domain, and of the mean over all tokens (domain `all tokens`): `start`, `end`, `share`, `domain`,
+        `cross_entropy` (nats per token), `bits_per_byte`, `scored_tokens`.
+
+    Raises:
+        UnknownRevisionError: there is no such revision.
+        CheckpointError: a checkpoint cannot be read, or the two are not of one model.
+        OptionError: an option is unknown or cannot be used.
+        ProbeError: the text cannot be read, or there is no tokenizer to read it with.
+    """
+    shares, (mine, theirs) = path_shares(points), _endpoints(run, first, second)
+    with mine.open() as one, theirs.open() as other, progress or StepBar() as shown:
+        found = path_losses(one, other, shares, options, shown)
+        names = (one.revision.name, other.revision.name) if one.source == other.source else (one.label, other.label)
+        shown.finish(f"{names[0]} → {names[1]}")
+    return interpolation_table(*names, found)
+
+
+class _Endpoint(NamedTuple):
+    """A revision of a run."""
+
+    run: Run
+    revision: AnyRevision
+
+    def open(self) -> Checkpoint:
+        return self.run.open(self.revision)
+
+
+def _endpoints(
+    run: AnyRun | tuple[AnyRun, AnyRevision],
+    first: AnyRevision | tuple[AnyRun, AnyRevision],
+    second: AnyRevision | None,
+) -> tuple[_Endpoint, _Endpoint]:
+    if not isinstance(run, tuple) and not isinstance(first, tuple) and second is not None:
+        opened = run if isinstance(run, Run) else Run(run)
+        return _Endpoint(opened, first), _Endpoint(opened, second)
+    if isinstance(run, tuple) and isinstance(first, tuple) and second is None:
+        pairs = [(each if isinstance(each, Run) else Run(each), revision) for each, revision in (run, first)]
+        return _Endpoint(*pairs[0]), _Endpoint(*pairs[1])
+    raise OptionError('write interpolate(run, "step0", "step100"), or interpolate((a, "step0"), (b, "step0"))')
 
 
 def name_of(run: AnyRun) -> str:

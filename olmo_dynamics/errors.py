@@ -179,6 +179,15 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
+def unknown_name(module: str, name: str, known: Iterable[str]) -> AttributeError:
+    """The error of a module that lacks a name, with the names of its own that are near.
+
+    >>> unknown_name("olmo_dynamics.plots", "trajectry", ["trajectory"])
+    AttributeError("module 'olmo_dynamics.plots' has no attribute 'trajectry'; did you mean 'trajectory'?")
+    """
+    return AttributeError(f"module {module!r} has no attribute {name!r}{did_you_mean(name, known)}")
+
+
 def reject_unknown(given: Iterable[str], known: Collection[str]) -> None:
     """Refuse names that no option has.
 

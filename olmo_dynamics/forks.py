@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from olmo_dynamics.errors import OptionError, reject_unknown
+from olmo_dynamics.names import Revision
 from olmo_dynamics.training.fork.keywords import ForkKeywords
 from olmo_dynamics.training.fork.option import (
     FILE,
@@ -109,7 +110,7 @@ class MonitoredForkKeywords(ForkKeywords, total=False):
 
 def fork(
     run: HasSource | Source | str | Path,
-    revision: str,
+    revision: str | int | Revision,
     *,
     data: Sequence[str | Path],
     out: str | Path,
@@ -119,6 +120,7 @@ def fork(
 ) -> Fork:
     """Train `steps` more updates from a revision into `out`, one folder per checkpoint; the same call resumes a stopped fork.
 
+    `revision` is a name, a place such as -1 for the last one, or a `Revision` such as `run.at(step=1000)`.
     Without options it does what the parent would have done. The options are the fields of
     `olmo_dynamics.training.fork.options.ForkOptions` (how the fork departs from its parent: `lr=1e-4, schedule="linear"`) and
     those of `ForkMonitoring` (`record="parameters", every=10`). `metrics.parquet` in `out` gets one row per update.
@@ -135,13 +137,23 @@ def fork(
     reject_unknown(given, [*FORK_OPTIONS, *MONITORING_OPTIONS, "data", "out", "steps", "dry_run"])
     monitoring = ForkMonitoring(**{name: given.pop(name) for name in MONITORING_OPTIONS if name in given})
     source: Any = getattr(run, "source", run)
-    parent = f"{source if isinstance(source, str | Path) else source.name}@{revision}"
+    name = _name(source, revision)
+    parent = f"{source if isinstance(source, str | Path) else source.name}@{name}"
     with ExitStack() as opened:
 
         def callbacks(plan: ForkPlan, state: TrainState) -> list[Callable[[Event], None]]:
             return opened.enter_context(_monitored(monitoring, Path(out), plan, state, parent))
 
-        return train_on(run, revision, data=data, out=out, steps=steps, dry_run=dry_run, callbacks=callbacks, **given)
+        return train_on(run, name, data=data, out=out, steps=steps, dry_run=dry_run, callbacks=callbacks, **given)
+
+
+def _name(source: Source | str | Path, revision: str | int | Revision) -> str:
+    """The name of a revision that is given by name, by its place among the revisions, or as `run[-1]` gives it."""
+    if isinstance(revision, int):
+        from olmo_dynamics.frames.run import Run
+
+        revision = Run(source)[revision]
+    return revision if isinstance(revision, str) else revision.name
 
 
 @contextmanager

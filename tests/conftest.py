@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import beartype  # noqa: F401 - before nnsight, which gives every object a method that this import would trip over
@@ -35,8 +36,15 @@ install_import_hook(
     [f"olmo_dynamics.{room}.{module}" for room, modules in SHAPED.items() for module in modules], "beartype.beartype"
 )
 
+MEMORY = Path("/dev/shm")
 ROOT = Path(__file__).resolve().parents[1]
 REVISIONS = ("stage1-step0-tokens0B", "stage1-step10-tokens1B", "stage1-step100-tokens1B", "main")
+
+
+def pytest_configure() -> None:
+    """Put the folders of tests in memory where there is room: stores are thousands of small files."""
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 @pytest.fixture(scope="session")
@@ -88,11 +96,31 @@ def shared() -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's cache, nor another test's; only compiled kernels are shared."""
-    cache = tmp_path_factory.mktemp("cache")
-    compiled = ROOT / "cache" / "olmo_dynamics" / "numba"
+@pytest.fixture(scope="session", autouse=True)
+def _no_flushes() -> Iterator[None]:
+    """Let files reach the disk when they do, since no test cuts the power; `test_flushes` sees the calls and their order."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: os.fstat(descriptor) and None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """New folders for caches, by a count: pytest itself would look at all earlier ones for each."""
+    folder, compiled = tmp_path_factory.mktemp("caches"), ROOT / "cache" / "olmo_dynamics" / "numba"
     compiled.mkdir(parents=True, exist_ok=True)
-    (cache / "numba").symlink_to(compiled)
-    monkeypatch.setenv("OLMO_DYNAMICS_CACHE", str(cache))
+
+    def caches() -> Iterator[Path]:
+        for number in count():
+            cache = folder / str(number)
+            cache.mkdir()
+            (cache / "numba").symlink_to(compiled)
+            yield cache
+
+    return caches()
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(_caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's cache, nor another test's; only compiled kernels are shared."""
+    monkeypatch.setenv("OLMO_DYNAMICS_CACHE", str(next(_caches)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -58,6 +59,7 @@ def tiny_model(seed: int, dtype: torch.dtype = torch.float32) -> Olmo2ForCausalL
     return model.to(dtype).eval()
 
 
+@cache
 def tiny_tokenizer() -> str:
     """A byte-level BPE of 300 entries as tokenizer.json text; id 0 ends a document."""
     tokenizer = Tokenizer(models.BPE())

@@ -10,21 +10,30 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from olmo_dynamics.checkpoints.http.ranges import request_bytes
 from olmo_dynamics.checkpoints.tensors import HEADER_GUESS
 from olmo_dynamics.collection.backward import gradient_bytes
 from olmo_dynamics.collection.fetch_plan import Bounds, FetchPlan
-from olmo_dynamics.collection.prefetch import OpenRevision
+from olmo_dynamics.collection.memory_budget import most_held
+from olmo_dynamics.collection.prefetch import OPEN_AHEAD, OpenRevision
 from olmo_dynamics.collection.setup import CollectionSetup
-from olmo_dynamics.model import ModelConfig, Stage
+from olmo_dynamics.collection.setup.pass_memory import pass_bytes
+from olmo_dynamics.model import Compute, ModelConfig, Stage
 from olmo_dynamics.model.stream import EMBEDDING
 from olmo_dynamics.names import TensorInfo
 from olmo_dynamics.quantities.declaration import Reads
+from olmo_dynamics.recorders.kernels.jit import is_compiled
 
-_COMPILING_BYTES = 400_000_000  # kernels that are compiled at first use, and memory that allocators keep
-_SLICE_BYTES = 64_000_000  # logits of a part of the vocabulary, and what is gathered of them
+_LOADED_BYTES = 100_000_000  # compiled kernels, and memory that libraries and allocators keep
+_COMPILING_BYTES = 200_000_000  # kernels that are compiled at first use
+_STORED = {
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+}  # the dtypes that a pass reads as they are
 _GRADIENT_PASSES = 4.0  # forward, and again before the way back, which costs two
-_COPIES = 6  # activations beside the residual stream: of one layer, a part of the sequences at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +70,14 @@ def together(costs: Sequence[CostEstimate]) -> CostEstimate:
 
 
 def estimate(
-    opened: OpenRevision, setup: CollectionSetup, bounds: Bounds, *, mapped: bool, resident: int = 0
+    opened: OpenRevision,
+    setup: CollectionSetup,
+    bounds: Bounds,
+    *,
+    mapped: bool,
+    threads: int = 1,
+    resident: int = 0,
+    revisions: int = 1,
 ) -> CostEstimate:
     """The costs of a revision.
 
@@ -70,7 +86,9 @@ def estimate(
         setup: the collection's setup.
         bounds: how much may be fetched ahead.
         mapped: True where its files lie on this machine, and are neither asked for nor copied.
+        threads: those that compute, each with a part of the probe.
         resident: the memory that the process has without the revision.
+        revisions: those measured one after another, of which the next ones are fetched meanwhile.
     """
     fetch_plan = opened.fetch_plan
     surveyed = set(setup.measured(opened.groups))
@@ -84,11 +102,11 @@ def estimate(
         surveyed_bytes=sum(info.nbytes for info in measured),
         flops=_flops(fetch_plan, opened, setup),
         peak_bytes=resident
-        + _COMPILING_BYTES
-        + _activation_bytes(opened, setup)
-        + _gradient_bytes(opened, setup)
+        + _LOADED_BYTES
+        + (0 if is_compiled() else _COMPILING_BYTES)
+        + max(_pass_bytes(opened, setup, threads), _gradient_bytes(opened, setup))
         + setup.kept_bytes(opened.groups)
-        + (_in_use(fetch_plan) if mapped else _weight_bytes(fetch_plan, bounds)),
+        + (_in_use(fetch_plan) if mapped else _weight_bytes(fetch_plan, bounds, revisions)),
         beside=_beside(opened, setup),
     )
 
@@ -161,14 +179,18 @@ def _pass_flops(config: ModelConfig, stages: Sequence[Stage], opened: OpenRevisi
     return 2.0 * sequences * positions * weights + 2 * sequences * positions**2 * pairs  # causal: half of all pairs
 
 
-def _activation_bytes(opened: OpenRevision, setup: CollectionSetup) -> int:
-    """The stream of every probe, and the activations of one layer beside it."""
-    if setup.config is None or not any(step.stage for step in opened.fetch_plan.steps):
+def _pass_bytes(opened: OpenRevision, setup: CollectionSetup, threads: int) -> int:
+    """The forward passes beside their weights, and those weights of a stage that are converted to the compute dtype."""
+    stages = [step for step in opened.fetch_plan.steps if step.stage]
+    if setup.config is None or not stages:
         return 0
-    shapes = setup.probe_shapes(opened.groups)
-    tokens = sum(sequences * positions for sequences, positions in shapes)
-    most = max((sequences * positions for sequences, positions in shapes), default=0)
-    return (tokens + _COPIES * most) * setup.config.hidden_size * setup.compute_dtype.itemsize + _SLICE_BYTES
+    dtype = setup.compute_dtype
+    compute = Compute(device=setup.options.device, dtype=dtype, threads=threads)
+    recorders = setup.started(opened.groups) if "activations" in opened.groups else ()
+    sites = {site for each in recorders for site in each.sites_in(setup.context.sites)}
+    stored = _STORED[dtype]
+    converted = [sum(info.size for info in step.infos if info.dtype != stored) * dtype.itemsize for step in stages]
+    return pass_bytes(setup.config, setup.probe_shapes(opened.groups), compute, sites) + max(converted)
 
 
 def _gradient_bytes(opened: OpenRevision, setup: CollectionSetup) -> int:
@@ -181,6 +203,8 @@ def _in_use(fetch_plan: FetchPlan) -> int:
     return max((step.nbytes for step in fetch_plan.steps), default=0)
 
 
-def _weight_bytes(fetch_plan: FetchPlan, bounds: Bounds) -> int:
-    """The bytes in use, those fetched ahead of use, and those held before their turn."""
-    return _in_use(fetch_plan) + min(bounds.ahead, fetch_plan.nbytes) + fetch_plan.early_bytes
+def _weight_bytes(fetch_plan: FetchPlan, bounds: Bounds, revisions: int) -> int:
+    """The bytes in use, and those fetched ahead of use: in their turn and before it, of the revisions that are open."""
+    ahead, together = most_held(bounds, fetch_plan.nbytes)
+    held = min(together, ahead + 2 * fetch_plan.early_bytes)
+    return min(_in_use(fetch_plan) + held, min(revisions, 1 + OPEN_AHEAD) * fetch_plan.nbytes)

@@ -20,7 +20,8 @@ from dataclasses import dataclass, replace
 from olmo_dynamics.model import Stage
 from olmo_dynamics.names import TensorInfo
 
-LOAD_BYTES = 128 << 20  # 128 MiB: four requests of 32 MiB, one for each connection
+STEP_BYTES = 128 << 20  # 128 MiB that are measured together: enough for several threads
+LOAD_BYTES = 32 << 20  # 32 MiB: four requests of 8 MiB, one for each connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,13 @@ class Bounds:
 
     @property
     def load(self) -> int:
-        """Bytes fetched at once: few enough that one load is used while others come."""
+        """Bytes fetched at once: few, since none of them can be used before all are there, and loads share the link."""
         return max(1, min(LOAD_BYTES, self.ahead // 4))
+
+    @property
+    def step(self) -> int:
+        """Bytes of tensors that are used together without a forward pass."""
+        return max(1, min(STEP_BYTES, self.ahead // 4))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,7 @@ class FetchPlan:
 
 
 def plan_steps(
-    tensors: Mapping[str, TensorInfo], stages: Sequence[Stage], measured: Collection[str], limit: int = LOAD_BYTES
+    tensors: Mapping[str, TensorInfo], stages: Sequence[Stage], measured: Collection[str], limit: int = STEP_BYTES
 ) -> list[Step]:
     """The stages with the tensors that each is the first to use, then what is measured beside them, in file order."""
     used: set[str] = set()
@@ -107,7 +113,7 @@ def plan_steps(
     return steps + [Step(None, group) for group in _in_groups(rest, limit)]
 
 
-def plan_states(moments: Mapping[str, Sequence[TensorInfo]], limit: int = LOAD_BYTES) -> list[Step]:
+def plan_states(moments: Mapping[str, Sequence[TensorInfo]], limit: int = STEP_BYTES) -> list[Step]:
     """Steps for the moments of some tensors, given by tensor: those of one tensor together, neighbours up to `limit` bytes."""
     steps: list[Step] = []
     for tensor, infos in moments.items():

@@ -95,11 +95,11 @@ class _ReadyStep:
 
 
 class Measurer:
-    """Threads that measure, for as many revisions of a collection as come."""
+    """Threads that measure, for as many revisions of a collection as come; `threads` is their number."""
 
     def __init__(self, setup: CollectionSetup, threads: int) -> None:
         self._setup = setup
-        self._threads = threads
+        self.threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="olmo-dynamics-survey")
 
     def __enter__(self) -> Self:
@@ -127,7 +127,7 @@ class Measurer:
             for show in ready.shows:
                 revision.tensors.observe(show())
             if ready.prepared is not None:
-                records += revision.run(step, ready.prepared(), self._pool if self._threads > 1 else None)
+                records += revision.run(step, ready.prepared(), self._pool if self.threads > 1 else None)
             del ready
             opened.release([info for info in step.infos if info.name not in revision.again])
             advance(step.nbytes)
@@ -215,7 +215,7 @@ class Measurer:
 
     @property
     def _compute(self) -> Compute:
-        return Compute(device=self._setup.options.device, dtype=self._setup.compute_dtype, threads=self._threads)
+        return Compute(device=self._setup.options.device, dtype=self._setup.compute_dtype, threads=self.threads)
 
 
 def _show_weights(info: TensorInfo, raw: np.ndarray, survey: Survey) -> Observation:

@@ -19,10 +19,16 @@ class StoppedError(Exception):
     """The collection is ending, so nothing more is fetched."""
 
 
+def most_held(bounds: Bounds, nbytes: int) -> tuple[int, int]:
+    """Bytes that may be held in their turn, and altogether, where the largest revision has `nbytes`."""
+    most = max(nbytes, SMALL_RUN)
+    return min(bounds.ahead, most), min(2 * bounds.ahead, most)
+
+
 class MemoryBudget:
     """Two accounts, of bytes in their turn and before it; a load waits until there is room.
 
-    Together they stay within twice `bounds.ahead`, or twice a revision's bytes if these are fewer. A load is always let through
+    Together they stay within twice `bounds.ahead`, or within a revision's bytes if these are fewer. A load is always let through
     where its account is empty, however large it is: so a tensor larger than the bound is read all the same, and no load waits
     forever.
     """
@@ -30,7 +36,7 @@ class MemoryBudget:
     def __init__(self, bounds: Bounds) -> None:
         self.most = 0
         self._bounds = bounds
-        self._most_ahead = bounds.ahead
+        self._most_ahead, self._most_together = bounds.ahead, 2 * bounds.ahead
         self._revision = 0  # bytes of the largest that is known
         self._ahead = self._early = 0
         self._stopped = False
@@ -61,13 +67,13 @@ class MemoryBudget:
             self._changed.notify_all()
 
     def expect(self, nbytes: int) -> None:
-        """Hold about one revision ahead, now that its bytes are known: more would take memory, and shorten no wait.
+        """Hold at most one revision ahead, now that its bytes are known: more would take memory, and shorten no wait.
 
         Where the link is the limit little is held at all; where computing is, one revision bridges all its pauses.
         """
         with self._changed:
             self._revision = max(self._revision, nbytes)
-            self._most_ahead = min(self._bounds.ahead, max(self._revision, SMALL_RUN))
+            self._most_ahead, self._most_together = most_held(self._bounds, self._revision)
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -85,7 +91,7 @@ class MemoryBudget:
     def _fits(self, nbytes: int, early: bool) -> bool:
         """True if there is room. Early bytes wait for their own account alone where no other byte is held, since others wait for
         them."""
-        together = self.held + nbytes <= 2 * self._most_ahead
+        together = self.held + nbytes <= self._most_together
         if early:
             fits = self._early + nbytes <= self._bounds.early
             return (fits and together) or self._early == 0 or (fits and self._ahead == 0)

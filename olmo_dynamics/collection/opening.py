@@ -161,11 +161,11 @@ def fetch_plan_of(
     """The fetch plan that reads the tensors that some groups need, and nothing else; none of the excluded ones."""
     passes = stages(config, until=setup.options.until) if config is not None and setup.runs_model(groups) else ()
     measured = [name for name in setup.measured(groups) if name not in excluded]
-    steps = plan_steps(checkpoint.tensors, passes, measured, limit=bounds.load)
+    steps = plan_steps(checkpoint.tensors, passes, measured, limit=bounds.step)
     if state is not None:
         kept = [name for name in setup.measured(groups, Reads.OPTIMIZER) if name not in excluded]
         moments = {name: state.moments_of(name) for name in kept}
-        steps += plan_states(moments, limit=bounds.load)
+        steps += plan_states(moments, limit=bounds.step)
     shards: dict[str, list[TensorInfo]] = {file: [] for file in checkpoint.expected_sha256}
     for info in checkpoint.tensors.values():
         if info.file in shards:

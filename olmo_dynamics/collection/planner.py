@@ -170,7 +170,7 @@ def plan(
         notes = (*exclusion_notes(store, selected.partly, mine), *_notes(store, setup, opener), *_engine_notes(chosen))
         opened = {groups: opener.first(groups) for groups in set(missing.values()) if groups}
         throughput = Throughput.measure(setup.compute_dtype, device=chosen.device, threads=limits.thread_count)
-        costs = _costs(missing, opened, setup, opener)
+        costs = _costs(missing, opened, setup, opener, limits.thread_count)
         if rate == MEASURED and opened:
             source.limit_rate(limits.bytes_per_second)
             bandwidth = Bandwidth.measure(next(iter(opened.values())).checkpoint)
@@ -193,15 +193,18 @@ def _costs(
     opened: Mapping[tuple[str, ...], OpenRevision],
     setup: CollectionSetup,
     opener: Opener,
+    threads: int,
 ) -> CostEstimate:
     """The costs of all revisions that lack some groups, each as large as the first; the tokenizer is read once."""
     resident = resident_bytes()
+    to_do = [groups for groups in missing.values() if groups]
     first = {
-        groups: estimate(each, setup, opener.bounds, mapped=opener.mapped, resident=resident)
+        groups: estimate(
+            each, setup, opener.bounds, mapped=opener.mapped, threads=threads, resident=resident, revisions=len(to_do)
+        )
         for groups, each in opened.items()
     }
     later = {groups: without_tokenizer(first[groups], each, setup) for groups, each in opened.items()}
-    to_do = [groups for groups in missing.values() if groups]
     return together([first[groups] if place == 0 else later[groups] for place, groups in enumerate(to_do)])
 
 

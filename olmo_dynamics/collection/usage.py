@@ -10,6 +10,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -115,6 +116,12 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """The most memory this process ever had resident, mapped files included."""
+    """The most memory this process ever had resident, mapped files included.
+
+    Linux counts that of the process which started it too, but in /proc.
+    """
+    with suppress(OSError, ValueError):
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -4,7 +4,11 @@
 >>> open_store("olmo2-1b.zarr").table("parameters")  # doctest: +SKIP
 """
 
+from typing import TYPE_CHECKING
+
+from olmo_dynamics.errors import unknown_name
 from olmo_dynamics.frames.averages import macro_average
+from olmo_dynamics.frames.batch_sizes.critical_batch import critical_batch_sizes
 from olmo_dynamics.frames.curves import metrics
 from olmo_dynamics.frames.experts import (
     Choices,
@@ -27,6 +31,7 @@ from olmo_dynamics.frames.inside.token_classes import token_classes
 from olmo_dynamics.frames.inside.uniform_attention import uniform_attention, uniform_prefix_matching
 from olmo_dynamics.frames.joining.joined_store import JoinedStore
 from olmo_dynamics.frames.joining.open_stores import join, open_store
+from olmo_dynamics.frames.landscape.interpolated import barriers
 from olmo_dynamics.frames.lineage import Forest, forest
 from olmo_dynamics.frames.logs.training_logs import TrainingLogs, join_logs, read_logs
 from olmo_dynamics.frames.outlier_births import births
@@ -55,12 +60,14 @@ __all__ = [
     "SeedComparison",
     "StoreFinding",
     "TrainingLogs",
+    "barriers",
     "beside_score",
     "between",
     "births",
     "churn",
     "co_activation",
     "compare",
+    "critical_batch_sizes",
     "displacement",
     "domain_specialisation",
     "embedding_decay",
@@ -103,3 +110,9 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for known
+
+    def __getattr__(name):
+        raise unknown_name(__name__, name, __all__)

@@ -7,7 +7,9 @@
 The tracing is done by nnsight, which is an extra: collecting and plotting do not need it.
 """
 
-from olmo_dynamics.errors import OptionError
+from typing import TYPE_CHECKING
+
+from olmo_dynamics.errors import OptionError, unknown_name
 
 try:
     import nnsight as _nnsight  # noqa: F401 - imported here so that its absence is one plain error
@@ -25,3 +27,9 @@ __all__ = ["Edit", "EditableModel", "Effect", "Fill", "ProbeLoss", "open_model"]
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for known
+
+    def __getattr__(name):
+        raise unknown_name(__name__, name, __all__)

@@ -8,6 +8,9 @@ size. `olmo_dynamics.plots.page` makes the report page, which holds many charts.
     >>> od.plots.trajectory(parameters, y="rms", color="layer")  # doctest: +SKIP
 """
 
+from typing import TYPE_CHECKING
+
+from olmo_dynamics.errors import unknown_name
 from olmo_dynamics.plots.bands import distribution_fan, embedding_band
 from olmo_dynamics.plots.births import outlier_births
 from olmo_dynamics.plots.branches import branches
@@ -51,6 +54,7 @@ from olmo_dynamics.plots.inside import (
 from olmo_dynamics.plots.logs import training_logs
 from olmo_dynamics.plots.maps import layer_step_map, norms_panel
 from olmo_dynamics.plots.panels import linked
+from olmo_dynamics.plots.published import critical_batch, interpolation, published_figure, routing_panels
 from olmo_dynamics.plots.scores import score_relation, task_scores
 from olmo_dynamics.plots.table import MAX_ROWS
 from olmo_dynamics.plots.theme import AnyChart, Style
@@ -75,6 +79,7 @@ __all__ = [
     "branches",
     "caption_text",
     "co_activation",
+    "critical_batch",
     "depth_profile",
     "displacement",
     "distribution_fan",
@@ -91,6 +96,7 @@ __all__ = [
     "growth_exponents",
     "head_map",
     "induction_bump",
+    "interpolation",
     "layer_step_map",
     "lens_map",
     "linked",
@@ -106,9 +112,11 @@ __all__ = [
     "outlier_births",
     "overview",
     "prediction_panel",
+    "published_figure",
     "representation_map",
     "representation_ranks",
     "rotation",
+    "routing_panels",
     "saturation",
     "score_relation",
     "singular_values",
@@ -126,3 +134,9 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for known
+
+    def __getattr__(name):
+        raise unknown_name(__name__, name, __all__)

@@ -87,7 +87,7 @@ class TimeAxis:
         major = f"indexof({json.dumps(self.ticks)}, datum.value) >= 0"
         near = f" || isArray({seen}) && {self._near(seen)}" if seen else ""
         return alt.Axis(
-            values=[*self.ticks, *self.minor],
+            values=[*reversed(self.ticks), *self.minor],  # labels that overlap give way to the last place
             labelExpr=f"{major}{near} ? {words} : ''",
             labelOverlap="greedy",
             tickSize={"condition": {"test": major, "value": 6}, "value": 3},

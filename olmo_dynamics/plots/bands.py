@@ -16,28 +16,34 @@ from olmo_dynamics.plots.lines import LINE, paths, with_borders
 from olmo_dynamics.plots.panels import small_multiples
 from olmo_dynamics.plots.selections import zoom, zoomed
 from olmo_dynamics.plots.table import PARTS, Rows, drawable, inline, require
-from olmo_dynamics.plots.theme import PLAIN, AnyChart, Style, finalize
+from olmo_dynamics.plots.theme import INK, PLAIN, AnyChart, Style, finalize
 from olmo_dynamics.plots.titles import axis_title, definition, heading, tooltips
 from olmo_dynamics.quantities import find
 from olmo_dynamics.quantities.declaration import Quantity
 
 _WIDE, _PAIR, _PANEL = (600, 320), (340, 280), (165, 130)
 _MEDIAN, _DARK = "median", "#08304F"
+_DECAYED = "decayed"  # the column of the dashed line
+_DASHED = "Dashed: the first median times Π (1 - η λ), what weight decay alone leaves."
 _SHADES = {1: ("#A9CCE3",), 2: ("#CFE1F0", "#8DBBDD"), 3: ("#D6E6F2", "#A9CCE3", "#74ABD2")}
 _FOUR = ("#DDEAF4", "#B5D3E8", "#83B5D9", "#4F93C5")
 """Outermost band to innermost, of one hue with the median's, by how many there are."""
 
 
-def embedding_band(frame: pl.DataFrame, *, x: str = "step", style: Style = PLAIN) -> AnyChart:
+def embedding_band(
+    frame: pl.DataFrame, decay: pl.DataFrame | None = None, *, x: str = "step", style: Style = PLAIN
+) -> AnyChart:
     """Bands of the rows' L2 norms: 5 to 95 %, 25 to 75 % and the median, the input embedding and the head side by side.
 
-    Takes the table `embeddings.row_l2_quantile`.
+    Takes the table `embeddings.row_l2_quantile`. With `decay`, the table of `od.embedding_decay`, a dashed line shows what weight
+    decay alone would have left of the first median: median Π (1 - η λ), the size of a median row that never got a gradient.
 
     Raises:
         OptionError: a column or a quantile is missing, or there is nothing, or too much, to draw.
     """
     require(frame, "embedding", "quantile", "value")
     inner = frame.filter(pl.col("quantile").is_between(0.05, 0.95))
+    inner = inner if decay is None else _with_decay(inner, decay)
     return _fan(inner, find("embeddings/row_l2_quantile"), "embedding", x=x, style=style)
 
 
@@ -64,7 +70,8 @@ def distribution_fan(
 
 
 def _fan(frame: pl.DataFrame, quantity: Quantity, facet: str, *, x: str, style: Style) -> AnyChart:
-    rows = _by_panel(drawable(frame, "value", x=x, also=[facet]), facet)
+    overlay = [_DECAYED] if _DECAYED in frame.columns else []
+    rows = _by_panel(drawable(frame, "value", x=x, also=[facet, *overlay]), facet)
     count = rows.frame["panel"].n_unique()
     width, height = _WIDE if count == 1 else _PAIR if count == 2 else _PANEL
     width, height = style.width or width, style.height or height
@@ -74,7 +81,19 @@ def _fan(frame: pl.DataFrame, quantity: Quantity, facet: str, *, x: str, style: 
         small_multiples(chart, rows, "panel", columns=_columns(rows, style), free=count == 2) if count > 1 else chart
     )
     title = heading(rows.frame, quantity, " during training").replace("Quantile", "Distribution", 1)
-    return finalize(whole, title, [definition(quantity), rows.subtitle], style)
+    lines = [definition(quantity), f"{rows.subtitle} {_DASHED}" if overlay else rows.subtitle]
+    return finalize(whole, title, lines, style)
+
+
+def _with_decay(frame: pl.DataFrame, decay: pl.DataFrame) -> pl.DataFrame:
+    """The rows with `decayed`: the median of each line's first revision that `decay` has, as decay alone changes it."""
+    require(decay, "revision", "embedding", "predicted", "step")
+    keys, line = ["revision", "embedding"], [LINE] if LINE in decay.columns else []
+    medians = frame.filter(pl.col("quantile") == 0.5).select(*keys, pl.col("value").alias("median"))
+    joined = decay.sort("step").join(medians, on=keys, how="inner", maintain_order="left")
+    first = [pl.col(name).first().over(["embedding", *line]) for name in ("median", "predicted")]
+    decayed = (first[0] * pl.col("predicted") / first[1]).round_sig_figs(6).alias(_DECAYED)
+    return frame.join(joined.select(*keys, decayed), on=keys, how="left", maintain_order="left")
 
 
 def _columns(rows: Rows, style: Style) -> int:
@@ -111,8 +130,18 @@ def _bands(rows: Rows, quantity: Quantity, time: TimeAxis, *, panels: bool) -> a
     areas = [spread.transform_filter(alt.datum.band == band) for band in widest_first]
     median = base.transform_filter(alt.datum.band == _MEDIAN)
     line = median.mark_line(color=_DARK).add_params(zoom())
-    marks = [*areas, line, median.mark_point(filled=True, size=12, color=_DARK)]
+    marks = [*areas, line, median.mark_point(filled=True, size=12, color=_DARK), *_decay_line(median, nested)]
     return alt.LayerChart(layer=[*marks, *stage_borders(nested, data, x)])
+
+
+def _decay_line(median: alt.Chart, frame: pl.DataFrame) -> list[alt.Chart]:
+    """The dashed line of what weight decay alone leaves, if the rows have it."""
+    if _DECAYED not in frame.columns:
+        return []
+    y = median.encoding.y.copy()
+    y.shorthand = _DECAYED
+    known = median.transform_filter(f"isValid(datum.{_DECAYED})")
+    return [known.mark_line(strokeDash=[5, 4], color=INK, strokeWidth=1.4).encode(y=y)]
 
 
 def _nested(frame: pl.DataFrame) -> pl.DataFrame:

@@ -27,7 +27,7 @@ _WIDTH = 600
 _ROW, _LABEL, _LOWEST, _HIGHEST = 15, 13, 110, 600
 """Pixels: a row, the least height of one with a label, and the least and the greatest height of a panel."""
 
-_MOST_FEATURES, _MOST_PLACES = 40, 60_000
+_MOST_FEATURES, _MOST_PLACES = 40, 20_000
 """The most features, and rows of places that they reach, that a picture takes."""
 
 _ROW_NAME = "row"  # a feature, or a feature of one line of training
@@ -60,7 +60,7 @@ def outlier_births(births: pl.DataFrame, *, x: str = "step", style: Style = PLAI
     channel, brushed = time.channel(domain=list(span(whole.frame, whole.x))), brush("x", "y")
     above, below = _features(reach(places), channel).add_params(brushed), _places(places, channel)
     panels = [above.properties(width=width), below.transform_filter(brushed).properties(width=width)]
-    both = alt.vconcat(*(_bordered(panel, whole, channel) for panel in panels), spacing=30)
+    both = alt.vconcat(*(_bordered(panel, whole, channel) for panel in panels), spacing=40)
     count = hits["feature"].n_unique()
     title = f"{count:,} outlier feature{'s' if count > 1 else ''}, by the {x} of first appearance"
     return finalize(both.resolve_scale(color="shared", size="independent"), title, [cut, whole.subtitle], style)
@@ -141,7 +141,8 @@ def _bordered(discs: alt.Chart, whole: Rows, x: alt.X) -> alt.Chart | alt.LayerC
 def _discs(frame: pl.DataFrame, y: str, order: list[Any], title: str) -> alt.Chart:
     """Discs in rows of the given order, with as many rows labelled as fit."""
     height = max(_LOWEST, min(_HIGHEST, _ROW * len(order)))
-    labels = alt.Axis(values=order[:: math.ceil(len(order) * _LABEL / height)], grid=True)
+    labels = alt.Axis(values=order[:: math.ceil(len(order) * _LABEL / height)], grid=True, titleAngle=0, titleAlign="left",
+                      titleX=0, titleY=-10)  # fmt: skip
     rows = alt.Y(y, type="ordinal", sort=order, scale=alt.Scale(domain=order), title=title, axis=labels)
     discs: alt.Chart = alt.Chart(inline(frame), height=height).mark_circle(opacity=0.9).encode(y=rows)
     return discs

@@ -70,7 +70,7 @@ def _by_depth(frame: pl.DataFrame, y: str, *, x: str, facet: str | None) -> Rows
     require(frame, "layer")
     require(frame, *XS)
     placed = any(frame[name].is_not_null().any() for name in XS) or frame.is_empty()
-    rows = drawable(frame, y, x=x if placed else None, also=[facet] if facet else [])
+    rows = drawable(frame, y, x=x if placed else None, also=[facet] if facet else [], most=None)
     site = pl.col("site") if "site" in rows.frame.columns else pl.lit(None, pl.String)
     at_input = site == Site.EMBEDDING.value
     first = 1 if rows.frame.select(at_input.any()).item() else 0

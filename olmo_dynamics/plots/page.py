@@ -27,7 +27,15 @@ from olmo_dynamics.plots.pages.figure_parts import drawing, figure
 from olmo_dynamics.plots.pages.shared_columns import Columns, harmless
 from olmo_dynamics.plots.theme import AnyChart
 
-_SCRIPTS = ("page_rows.js", "page_time.js", "page_fit.js", "start.js")
+_SCRIPTS = (
+    "page_rows.js",
+    "page_time.js",
+    "page_fit.js",
+    "page_selections.js",
+    "page_names.js",
+    "page_save.js",
+    "start.js",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +82,8 @@ def page(
     """
     if not sections:
         raise OptionError("page() needs at least one section (got none); draw a chart first")
-    told, template = head or Head(), Template(_part("page.html"))
-    libraries, start, columns = page_libraries(), "\n".join(map(_part, _SCRIPTS)), Columns()
+    told, template = head or Head(), Template(page_part("page.html"))
+    libraries, start, columns = page_libraries(), "\n".join(map(page_part, _SCRIPTS)), Columns()
     timeline = _timeline(told.timeline, columns)
     chapters = [(name, list(held)) for name, held in groupby(enumerate(sections), key=lambda each: each[1].chapter)]
     drawn = "\n".join(_chapter(place, name, held, columns) for place, (name, held) in enumerate(chapters))
@@ -83,7 +91,7 @@ def page(
         policy=f"default-src 'none'; script-src {allowed_hash(libraries)} {allowed_hash(start)}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'",
         title=html.escape(title),
-        style=_part("page.css"),
+        style=page_part("page.css"),
         sentences="\n".join(f'<p class="lede">{html.escape(each)}</p>' for each in told.sentences),
         findings=_findings(told.findings, sections),
         timeline=timeline,
@@ -139,6 +147,6 @@ def _head_line(line: HeadLine, places: Mapping[str, int]) -> str:
 
 
 @cache
-def _part(name: str) -> str:
+def page_part(name: str) -> str:
     """A file of this package's `static` folder."""
     return files("olmo_dynamics.plots").joinpath("static", name).read_text(encoding="utf-8")

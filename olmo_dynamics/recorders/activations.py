@@ -133,9 +133,10 @@ class _Gathered:
             return
         self._elements = self._elements or (CodeCounts() if codes.itemsize == 2 else FloatSums())
         maxima = np.zeros(self.width, codes.dtype)
-        totals = TokenTotals(self._elements.counts, self._elements.moments, self._feature_squares, maxima)
         magnitudes = self._elements.room_for(codes, rows)
-        add_tokens(codes, rows, totals, tokens, magnitudes)
+        with self._elements.filling(codes, rows) as counts:
+            totals = TokenTotals(counts, self._elements.moments, self._feature_squares, maxima)
+            add_tokens(codes, rows, totals, tokens, magnitudes)
         self._elements.add(codes, rows, magnitudes)
         self._feature_maxima = np.maximum(self._feature_maxima, values_of(maxima))
         self._add_tokens(tokens.squares[rows], tokens.absolutes[rows], values_of(tokens.magnitudes[rows]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import polars as pl
@@ -32,6 +32,9 @@ MAX_ROWS = 10_000
 
 MAX_CELLS = 12_000
 """The cells of a map above which it keeps evenly spaced revisions; more than the pixels of a page can show."""
+
+MAX_REVISIONS = 240
+"""The revisions above which a chart that is computed from whole ones keeps those with the extremes."""
 
 
 class Drawn:
@@ -121,19 +124,20 @@ class Drawn:
         note: str = "",
         probe: bool = False,
         facet: str | None = None,
-        told: Told | None = None,
+        told: Told | str | None = None,
     ) -> AnyChart:
         """A chart over time, with a sentence about its numbers; of very many rows, fewer are drawn, with a note that counts them.
 
-        Of lines, the extremes are kept; of maps, evenly spaced revisions. The sentence is about the first of `words`, a column,
-        unless `told` names another; it is made of all rows.
+        Of lines, the extremes are kept; of maps, evenly spaced revisions; of what a chart computes from whole revisions, those
+        with the extremes. The sentence is `told`, or is about the column that it names, or else about the first of `words`; it is
+        made of all rows.
         """
         said = _said(frame, told or (Told(words[0], _noun(frame, words[0])) if words else None))
         thinned = ""
-        if chart in _WHOLE:
-            frame, thinned = _fewer_revisions(frame, self.revisions)
-        elif words:
-            frame, thinned = thin(frame, MAX_ROWS, value=words[0])
+        if _plain(chart) in _WHOLE:
+            frame, thinned = self.fewer_revisions(frame)
+        elif _plain(chart) not in _CHOOSING:
+            frame, thinned = _thinned(frame, words, told)
         notes = "; ".join(part for part in (note, thinned) if part)
         tokens = self.probe_tokens if probe else None
         style = replace(self.style, note=notes, probe_tokens=tokens, facet=facet)
@@ -141,6 +145,18 @@ class Drawn:
         if said and isinstance(drawn.usermeta, dict):
             drawn.usermeta[WORDS] = {**drawn.usermeta.get(WORDS, {}), "said": said}
         return drawn
+
+    def fewer_revisions(self, frame: pl.DataFrame, *, cells: int = 0, least: int = 2) -> tuple[pl.DataFrame, str]:
+        """The rows of evenly spaced revisions, the first and the last among them, where a map has too many cells; and a note.
+
+        A row is a cell unless the number of `cells` is given. At least `least` revisions are kept.
+        """
+        revisions, cells = self.revisions, cells or frame.height
+        count = max(least, MAX_CELLS * len(revisions) // cells) if cells > MAX_CELLS else len(revisions)
+        if count >= len(revisions):
+            return frame, ""
+        kept = [revisions[round(place * (len(revisions) - 1) / (count - 1))] for place in range(count)]
+        return frame.filter(pl.col("revision").is_in(kept)), f"{count} of {len(revisions)} revisions"
 
     def section(self, title: str, make: Callable[[], AnyChart], caption: Caption) -> Section:
         """A section of the page, with the reason in the place of a chart that cannot be drawn."""
@@ -172,12 +188,36 @@ class Drawn:
         )  # fmt: skip
 
 
-_WHOLE = (plots.layer_step_map, plots.norms_panel, plots.depth_profile)
+_WHOLE = (plots.layer_step_map, plots.norms_panel)
 """Charts in which a row left out would be a hole."""
 
+_CHOOSING = (plots.depth_profile, plots.head_map, plots.loss_by_position, plots.massive_places, plots.outlier_births)
+"""Charts that choose revisions by themselves, or for which a section chooses them."""
 
-def _said(frame: pl.DataFrame, told: Told | None) -> str:
+
+def _plain(chart: Callable[..., AnyChart]) -> Callable[..., AnyChart]:
+    """The function of a chart, without the arguments that are given to it beforehand."""
+    return chart.func if isinstance(chart, partial) else chart
+
+
+def _thinned(frame: pl.DataFrame, words: tuple[str, ...], told: Told | str | None) -> tuple[pl.DataFrame, str]:
+    """The rows that lines show: the extremes of each, or where a chart computes them, the revisions that have the extremes."""
+    if words:
+        return thin(frame, MAX_ROWS, value=words[0])
+    value = told.value if isinstance(told, Told) else ""
+    if value not in frame.columns or frame["revision"].n_unique() <= MAX_REVISIONS:
+        return frame, ""
+    ends = frame.group_by("revision", maintain_order=True).agg(pl.col(value).min().alias("least"), pl.col(value).max())
+    kept, _ = thin(ends.cast({"least": pl.Float64, value: pl.Float64}), MAX_REVISIONS, by=())
+    return frame.filter(pl.col("revision").is_in(kept["revision"].implode())), (
+        f"{kept.height} of {ends.height} revisions, every extreme among them"
+    )
+
+
+def _said(frame: pl.DataFrame, told: Told | str | None) -> str:
     """The sentence about a table; empty where its columns are not those of a sentence."""
+    if isinstance(told, str):
+        return told
     if told is None or told.value not in (told.frame if told.frame is not None else frame).columns:
         return ""
     try:
@@ -190,12 +230,3 @@ def _noun(frame: pl.DataFrame, column: str) -> str:
     """The name of the quantity in a column, and the things that it measures."""
     quantity = quantity_of(frame, column)
     return quantity.long_name + THINGS.get(quantity.group, "")
-
-
-def _fewer_revisions(frame: pl.DataFrame, revisions: list[str]) -> tuple[pl.DataFrame, str]:
-    """The rows of evenly spaced revisions, the first and the last among them, where a map has too many cells."""
-    if frame.height <= MAX_CELLS or len(revisions) < 3:
-        return frame, ""
-    count = max(2, MAX_CELLS * len(revisions) // frame.height)
-    kept = [revisions[round(place * (len(revisions) - 1) / (count - 1))] for place in range(count)]
-    return frame.filter(pl.col("revision").is_in(kept)), f"{count} of {len(revisions)} revisions"

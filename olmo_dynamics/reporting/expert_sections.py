@@ -24,6 +24,10 @@ from olmo_dynamics.reporting.sentences import Told
 _PAIRED = 16  # experts of a map, as in OLMoE's figure
 _LOAD = Told("value", "the share of tokens that an expert gets")
 _SETTLED = Told("saturation", "router saturation")
+_OF_DOMAIN = "the share of a domain's tokens that are sent to an expert"
+_OF_IDS = "the specialisation in token ids"
+_PARTNERS = "the share of an expert's tokens that also go to its partner"
+_COSINE = "the cosine of the weights of two experts"
 
 Loaded = Callable[[], frames.Choices]
 
@@ -63,7 +67,7 @@ def token_ids(store: Drawn) -> Iterator[Section]:
     if name not in store.store.tables:
         return
     shares = store.table(name)
-    by_layer = partial(_of_last, store, plots.vocabulary_specialisation, shares)
+    by_layer = partial(_of_last, store, plots.vocabulary_specialisation, shares, _OF_IDS)
     yield store.section("Specialisation in token ids", by_layer, expert_captions.VOCABULARY)
     yield store.section(
         "Specialisation in token ids, expert by expert",
@@ -104,34 +108,35 @@ def _check_several(store: Drawn) -> None:
 
 
 def _specialisation(store: Drawn) -> AnyChart:
-    return _of_last(store, plots.domain_specialisation, _three_layers(store, "routing.domain_specialisation"))
+    return _of_last(
+        store, plots.domain_specialisation, _three_layers(store, "routing.domain_specialisation"), _OF_DOMAIN
+    )
 
 
 def _together(store: Drawn, choices: Loaded) -> AnyChart:
     layers = _first_middle_last(list(choices().layers))
     found = [frames.co_activation(choices(), layer, revision=store.revisions[-1]) for layer in layers]
-    return _of_last(store, plots.co_activation, frames.most_together(pl.concat(found), _PAIRED))
+    return _of_last(store, plots.co_activation, frames.most_together(pl.concat(found), _PAIRED), _PARTNERS)
 
 
 def _across(store: Drawn, choices: Loaded) -> AnyChart:
     layers = _first_middle_last(list(choices().layers))
     pairs = pairwise(layers)
     found = [frames.co_activation(choices(), one, other, revision=store.revisions[-1]) for one, other in pairs]
-    return _of_last(store, plots.co_activation, frames.most_together(pl.concat(found), _PAIRED))
+    return _of_last(store, plots.co_activation, frames.most_together(pl.concat(found), _PAIRED), _PARTNERS)
 
 
 def _by_expert(store: Drawn) -> AnyChart:
-    return _of_last(
-        store, plots.vocabulary_specialisation, _middle(store.table("routing.expert_vocabulary_specialisation"))
-    )
+    found = _middle(store.table("routing.expert_vocabulary_specialisation"))
+    return _of_last(store, plots.vocabulary_specialisation, found, _OF_IDS)
 
 
 def _cosines(store: Drawn) -> AnyChart:
-    return _of_last(store, plots.expert_similarity, _middle(store.table("experts.cosine")))
+    return _of_last(store, plots.expert_similarity, _middle(store.table("experts.cosine")), _COSINE)
 
 
-def _of_last(store: Drawn, draw: Callable[..., AnyChart], frame: pl.DataFrame) -> AnyChart:
-    """A picture of the last revision, which has no time axis."""
+def _of_last(store: Drawn, draw: Callable[..., AnyChart], frame: pl.DataFrame, noun: str) -> AnyChart:
+    """A picture of the last revision, which has no time axis, with a sentence about its `value`."""
     if frame.is_empty():
         raise OptionError("the table must hold values to draw (got none)")
     last = frame.filter(pl.col("revision") == frame["revision"][-1])
@@ -139,7 +144,8 @@ def _of_last(store: Drawn, draw: Callable[..., AnyChart], frame: pl.DataFrame) -
     def chart(table: pl.DataFrame, *, x: str, style: plots.Style) -> AnyChart:
         return draw(table, style=style)
 
-    return store.draw(chart, last, note=f"revision {last['revision'][0]}", probe=True)
+    note = f"revision {last['revision'][0]}"
+    return store.draw(chart, last, note=note, probe=True, told=Told("value", noun))
 
 
 def _three_layers(store: Drawn, name: str) -> pl.DataFrame:

@@ -7,14 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 
 import polars as pl
 
 from olmo_dynamics import plots
 from olmo_dynamics.errors import OptionError
-from olmo_dynamics.frames import Forest, thin, trajectory
+from olmo_dynamics.frames import Forest, RecordedStore, thin, trajectory
 from olmo_dynamics.frames.fork_differences import fork_differences
 from olmo_dynamics.names import Site
 from olmo_dynamics.plots import AnyChart, captions
@@ -25,7 +24,7 @@ from olmo_dynamics.plots.theme import WORDS
 from olmo_dynamics.plots.weights import weight_captions
 from olmo_dynamics.quantities import find, find_training
 from olmo_dynamics.reporting.drawing import MAX_ROWS, Drawn
-from olmo_dynamics.reporting.sentences import Told, sentence
+from olmo_dynamics.reporting.sentences import Told, of_path, sentence
 
 _METRICS = ("loss", "gradient_norm", "learning_rate")
 _COMPARED = ("loss", "gradient_norm")
@@ -56,9 +55,8 @@ def fork_sections(store: Drawn, found: Forest) -> Iterator[Section]:
     stores = found.open_stores()
     moved = {run: held for run, held in stores.items() if "sketches" in held.groups}
     if len(moved) > 1:
-        path = partial(plots.weight_path, x=store.choice.x)
         title = "A run and its forks: the path through weight space"
-        yield store.section(title, lambda: path(trajectory(moved)), weight_captions.PATH)
+        yield store.section(title, partial(_path, store, moved), weight_captions.PATH)
     recorded = [run for run, held in stores.items() if "activations" in held.groups]
     if len(recorded) > 1:
         stream = found.table("activations").filter(pl.col("site") == Site.RESIDUAL_OUT.value)
@@ -75,9 +73,14 @@ def _differences(found: Forest, quantity: str) -> pl.DataFrame | None:
         return None
 
 
+def _path(store: Drawn, moved: dict[str, RecordedStore]) -> AnyChart:
+    path = trajectory(moved)
+    return _with_said(plots.weight_path(path, x=store.choice.x), of_path(path))
+
+
 def _less(store: Drawn, differences: pl.DataFrame, name: str) -> AnyChart:
     fewer, note = thin(differences, MAX_ROWS, value="difference", by=["fork"])
-    chart = difference_curves(fewer, name, x=store.choice.x, style=replace(store.style, note=note))
+    chart = difference_curves(fewer, name, x=store.choice.x, style=plots.Style(note=note))
     lasts = differences.group_by("fork", maintain_order=True).last()
     words = [f"{fork} ends {smoothed:+.3g} at step {step:,}" for fork, smoothed, step in
              lasts.select("fork", "smoothed", "step").iter_rows()]  # fmt: skip
@@ -91,6 +94,8 @@ def _lines(store: Drawn, frame: pl.DataFrame, quantity: str, by: list[str]) -> A
     noun = find_training(quantity).long_name if quantity in _METRICS else "root mean square of activations"
     forks = frame.filter(pl.col("parent").is_not_null(), pl.col("step") >= pl.col("forked_at"))
     only = forks.filter(pl.col("run") == forks["run"][0]) if not forks.is_empty() else frame
+    if "revision" not in only.columns:
+        only = only.with_columns(pl.format("step {}", "step").alias("revision"))
     return _with_said(chart, sentence(only, Told(quantity, f"in {only['run'][0]}, the {noun}")))
 
 

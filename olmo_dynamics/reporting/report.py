@@ -20,7 +20,7 @@ from olmo_dynamics.reporting.drawing import Drawn
 from olmo_dynamics.reporting.fork_sections import fork_sections
 from olmo_dynamics.reporting.head_lines import head_lines
 from olmo_dynamics.reporting.sections import sections
-from olmo_dynamics.reporting.timeline import run_sentences, timeline
+from olmo_dynamics.reporting.timeline import run_sentences, source_name, timeline
 
 _FEW = 12  # names of revisions that fit in a line of the facts
 
@@ -85,7 +85,7 @@ def render_report(
     if forks:
         family = forest(require_run_folder(store, forks), *forks, stores=[str(store.path)])
         every += within(FORKS, fork_sections(drawn, family))
-    title = f"Training dynamics of {store.attributes['source']}"
+    title = f"Training dynamics of {source_name(store)}"
     return page(title, every, facts=_facts(drawn), head=_head(drawn, curves), x=x)
 
 

@@ -18,9 +18,10 @@ from olmo_dynamics.plots import AnyChart
 from olmo_dynamics.plots.inside import representation_captions as captions
 from olmo_dynamics.plots.page import Section
 from olmo_dynamics.reporting.drawing import Drawn
-from olmo_dynamics.reporting.sentences import Told
+from olmo_dynamics.reporting.sentences import Told, of_pairs
 
 _MOST_PAIRED = 60  # revisions of a map of pairs, whose page grows with their square
+_ALIKE = "the similarity (CKA) of representations"
 
 
 def representations(store: Drawn) -> Iterator[Section]:
@@ -47,11 +48,13 @@ def _revisions(store: Drawn, site: str, layer: int | None) -> AnyChart:
     pairs = similarity(store.store, site, layer)
     kept = pairs.filter(pl.col("revision").is_in(shown), pl.col("other_revision").is_in(shown))
     note = f"{_MOST_PAIRED} of {len(store.revisions)} revisions" if len(shown) < len(store.revisions) else ""
-    return store.draw(plots.representation_map, kept, note=note, probe=True)
+    said = of_pairs(kept, "cka", _ALIKE)
+    return store.draw(plots.representation_map, kept, note=note, probe=True, told=said)
 
 
 def _layers(store: Drawn, site: str) -> AnyChart:
     """Of the last revision that is drawn."""
     last = store.revisions[-1]
     pairs = similarity(store.store, site, across="layers", revisions=last)
-    return store.draw(plots.representation_map, pairs, note=f"revision {last}", probe=True)
+    said = of_pairs(pairs, "cka", _ALIKE, between="layer")
+    return store.draw(plots.representation_map, pairs, note=f"revision {last}", probe=True, told=said)

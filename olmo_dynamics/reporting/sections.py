@@ -35,6 +35,7 @@ from olmo_dynamics.reporting.weight_sections import moved_weights, optimizer, pr
 _STREAM = (Site.EMBEDDING.value, Site.RESIDUAL_OUT.value)
 _FAN_ROLES = ("q_proj", "o_proj", "gate_proj", "down_proj")
 _THRESHOLDS = (6.0, 3.0)  # multiples of a token's own RMS; the first that some feature reaches is drawn
+_BIRTHS = 40  # revisions of outlier features that are drawn however many places they reach
 
 
 def sections(store: Drawn) -> Iterator[Section]:
@@ -167,8 +168,10 @@ def _first_births(store: Drawn) -> AnyChart:
     for threshold in _THRESHOLDS:
         born = store.births(threshold)
         if born["is_outlier"].any():
-            note = f"threshold {threshold:g} times the token's own RMS"
+            hits = born.filter("is_outlier", pl.col("fraction") > 0).height
+            shown, fewer = store.fewer_revisions(born, cells=hits, least=_BIRTHS)
+            note = "; ".join(filter(None, (f"threshold {threshold:g} times the token's own RMS", fewer)))
             sizes = Told("magnitude", "the magnitude of outlier features", born.filter("is_outlier"))
-            return store.draw(plots.outlier_births, born, note=note, probe=True, told=sizes)
+            return store.draw(plots.outlier_births, shown, note=note, probe=True, told=sizes)
     lowest = _THRESHOLDS[-1]
     raise OptionError(f"no feature reaches {lowest:g} times the token's own RMS in enough layers and tokens")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import polars as pl
@@ -23,7 +24,7 @@ _SAME = 0.02  # a relative change below it is no rise and no fall
 _PLURALS = {"tensor": "tensors", "layer": "layers", "domain": "domains", "head": "heads", "site": "sites", "task": "tasks",
             "embedding": "embeddings", "expert": "experts", "part": "parts", "run": "runs"}  # fmt: skip
 _NAMED = ("run", "fork", "task", "domain", "role", "site", "part", "embedding", "layer", "head", "expert", "feature", "order",
-          "singular_rank", "matrix", "vocabulary")  # fmt: skip
+          "singular_rank", "matrix", "vocabulary", "partner", "later_layer")  # fmt: skip
 """Columns that say where a value is, in the order of words."""
 
 
@@ -59,6 +60,59 @@ def sentence(frame: pl.DataFrame, told: Told) -> str:
     where = (f"at {unit} {start[time][0]:,}", f"at {unit} {end[time][0]:,}")
     told_ends = f"{noun}{words} {moved} {short(first)} {where[0]} to {short(last)} {where[1]}"
     return f"{told_ends}{_extremes(placed, told.value, time, unit, apart)}."
+
+
+def of_pairs(frame: pl.DataFrame, value: str, noun: str, *, between: str = "revision") -> str:
+    """The value of the first and the last revision or layer, and the lowest one of neighbours; empty of fewer than two.
+
+    Takes a table with the columns `between` and `other_` of it, in the order of the places.
+
+    >>> pairs = pl.DataFrame({"revision": ["a", "a"], "other_revision": ["b", "c"], "step": [0, 0], "other_step": [10, 20],
+    ...                       "cosine": [0.9, 0.25]})
+    >>> of_pairs(pairs, "cosine", "the cosine of weights")
+    'The cosine of weights between step 0 and step 20 is 0.25; of neighbours, the lowest is 0.9 (step 0 and step 10).'
+    """
+    other = f"other_{between}"
+    held = frame.filter(pl.col(value).cast(pl.Float64).is_finite())
+    places = list(dict.fromkeys([*held[between].to_list(), *held[other].to_list()]))
+    rows = {(row[between], row[other]): row for row in held.iter_rows(named=True)}
+    rows |= {(there, here): row for (here, there), row in list(rows.items()) if (there, here) not in rows}
+    ends = rows.get((places[0], places[-1])) if len(places) > 1 else None
+    if ends is None:
+        return ""
+    told = f"{noun[:1].upper()}{noun[1:]} between {_two(ends, between)} is {short(ends[value])}"
+    near = [rows[pair] for pair in pairwise(places) if pair in rows]
+    lowest = min(near, key=lambda row: float(row[value]), default=None)
+    if lowest is None or len(places) < 3:
+        return f"{told}."
+    return f"{told}; of neighbours, the lowest is {short(lowest[value])} ({_two(lowest, between)})."
+
+
+def of_path(frame: pl.DataFrame) -> str:
+    """The shares of the first components, and how far the path goes along the first one; takes a table of `trajectory`."""
+    first = frame.filter(component=1).drop_nulls("step")
+    if first.is_empty():
+        return ""
+    shares = frame.unique("component", maintain_order=True).sort("component").head(2)["share"].to_list()
+    held = " and ".join(f"{100 * share:.3g} %" for share in shares)
+    start, end = first.row(0, named=True), first.row(-1, named=True)
+    return (
+        f"The first components hold {held} of the variance over revisions; along the first, the weights go from "
+        f"{short(start['coordinate'])} at step {start['step']:,} to {short(end['coordinate'])} at step {end['step']:,}."
+    )
+
+
+def of_places(frame: pl.DataFrame) -> str:
+    """The feature that is most often among the largest activations, and the share of them at the first position."""
+    held = frame.filter(pl.col("layer").is_not_null(), pl.col("feature") >= 0)
+    if held.is_empty():
+        return ""
+    feature, count = held["feature"].value_counts(sort=True).row(0)
+    first = held.filter(pl.col("position") == 0).height
+    return (
+        f"Feature {feature} is most often among the largest activations of a layer: {100 * count / held.height:.3g} % of them; "
+        f"{100 * first / held.height:.3g} % of all are at the first position of a window."
+    )
 
 
 def _finite(frame: pl.DataFrame, value: str) -> pl.DataFrame:
@@ -141,3 +195,13 @@ def _where(row: Mapping[str, Any], apart: Sequence[str]) -> str:
     if LINE in row and row[LINE] and "run" not in apart and "/" in str(row[LINE]):
         words.append(str(row[LINE]))
     return ", ".join(words)
+
+
+def _two(row: Mapping[str, Any], between: str) -> str:
+    """The two places of a pair: steps where both have one, or else names."""
+    if between == "layer":
+        return f"layer {row['layer']} and layer {row['other_layer']}"
+    steps = row.get("step"), row.get("other_step")
+    if None not in steps:
+        return f"step {steps[0]:,} and step {steps[1]:,}"
+    return f"{row['revision']} and {row['other_revision']}"

@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from olmo_dynamics.errors import OlmoDynamicsError, counted
-from olmo_dynamics.frames import JoinedStore, per_revision
+from olmo_dynamics.frames import JoinedStore, RecordedStore, per_revision
 from olmo_dynamics.frames.curves import METRICS_FILE, metrics
 from olmo_dynamics.frames.lineage import run_folder
 from olmo_dynamics.frames.weights.predictions import rates_of
@@ -28,18 +29,25 @@ def run_sentences(drawn: Drawn, origin: str = "") -> list[str]:
     """The run, its revisions, its origin if this package knows it, and what was measured on which probe."""
     facts, store = drawn.chosen, drawn.store
     runs = len(store.runs) if isinstance(store, JoinedStore) else 1
-    of = f"{counted(facts.height, 'revision')} of {drawn.attributes['source']} ({drawn.attributes['model_type']})"
+    of = f"{counted(facts.height, 'revision')} of {source_name(store)} ({drawn.attributes['model_type']})"
     stages = facts["stage"].drop_nulls().n_unique() if "stage" in facts.columns else 0
     parts = [of if runs == 1 else f"{of}: {counted(runs, 'run')}"]
     parts += [f"{stages} stages"] if stages > 1 else []
     steps, tokens = facts["step"].drop_nulls(), facts["tokens"].drop_nulls()
     if len(steps):
         last = f" ({_tokens(int(tokens.to_numpy().max()))})" if len(tokens) and tokens.to_numpy().max() else ""
-        parts.append(f"steps {int(steps.to_numpy().min()):,} to {int(steps.to_numpy().max()):,}{last}")
+        low, high = int(steps.to_numpy().min()), int(steps.to_numpy().max())
+        parts.append((f"steps {low:,} to {high:,}" if low < high else f"step {low:,}") + last)
     probe = drawn.attributes.get("probe") or {}
     groups = ", ".join(name.replace("_", " ") for name in drawn.groups)
     on = f" on a probe of {probe['tokens']:,} tokens in {counted(len(probe['domains']), 'domain')}" if probe else ""
     return [f"{', '.join(parts)}{'; ' + origin if origin else ''}.", f"Measured{on}: {groups}."]
+
+
+def source_name(store: RecordedStore) -> str:
+    """The repo of a store's run, or of a folder on this machine its last two names."""
+    source = str(store.attributes["source"])
+    return "/".join(Path(source).parts[-2:]) if Path(source).is_absolute() else source
 
 
 def _tokens(count: int) -> str:

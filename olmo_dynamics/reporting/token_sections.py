@@ -18,9 +18,10 @@ from olmo_dynamics.plots import AnyChart
 from olmo_dynamics.plots.inside import inside_captions as captions
 from olmo_dynamics.plots.page import Section
 from olmo_dynamics.reporting.drawing import Drawn
-from olmo_dynamics.reporting.sentences import Told
+from olmo_dynamics.reporting.sentences import Told, of_places
 
 _MOST_DOMAINS = 6  # panels of losses by position
+_MOST_FREQUENT = 10  # the tenth of the probe's tokens that occur most often
 _ENTROPY = Told("entropy", "the entropy of predictions, in nats,")
 
 
@@ -47,7 +48,9 @@ def tokens(store: Drawn) -> Iterator[Section]:
 
 
 def _trends(store: Drawn) -> AnyChart:
-    return store.draw(plots.token_trends, store.only(token_classes(store.store)))
+    classes = store.only(token_classes(store.store))
+    learned = Told("share", "the share of tokens that are learned", classes.filter(trend="learned"))
+    return store.draw(plots.token_trends, classes, told=learned)
 
 
 def head_logits(store: Drawn) -> Iterator[Section]:
@@ -65,13 +68,18 @@ def massive(store: Drawn) -> Iterator[Section]:
     top = store.table("outliers.massive_top3")
     sizes = partial(store.draw, chart, top, probe=True, told=Told("value", "the largest activations"))
     yield store.section("Massive activations", sizes, captions.MASSIVE)
-    places = partial(store.draw, plots.massive_places, store.table("outliers.massive"), probe=True)
+    found = store.table("outliers.massive")
+    places = partial(store.draw, plots.massive_places, found, probe=True, told=of_places(found))
     yield store.section("Places of the largest activations", places, captions.MASSIVE_PLACES)
 
 
 def rows(store: Drawn) -> Iterator[Section]:
     """Rows of the embedding and of the head by the use of their tokens."""
     if store.has_steps:
-        chart = partial(plots.embedding_rows, deciles=store.table("embeddings.decile_rms"))
-        make = partial(store.draw, chart, store.table("embeddings"), probe=True)
+        deciles = store.table("embeddings.decile_rms")
+        chart = partial(plots.embedding_rows, deciles=deciles)
+        frequent = Told(
+            "value", "the RMS of the rows of the most frequent tokens", deciles.filter(decile=_MOST_FREQUENT)
+        )
+        make = partial(store.draw, chart, store.table("embeddings"), probe=True, told=frequent)
         yield store.section("Embedding rows by use", make, captions.ROWS)

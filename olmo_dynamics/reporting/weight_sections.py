@@ -19,7 +19,7 @@ from olmo_dynamics.plots import AnyChart
 from olmo_dynamics.plots.page import Section
 from olmo_dynamics.plots.weights import weight_captions as captions
 from olmo_dynamics.reporting.drawing import Drawn
-from olmo_dynamics.reporting.sentences import Told
+from olmo_dynamics.reporting.sentences import Told, of_pairs, of_path
 
 _FAN_ROLES = ("q_proj", "o_proj", "gate_proj", "down_proj")
 _MOST_PAIRED = 60  # revisions of a map of pairs, whose page grows with their square
@@ -29,6 +29,8 @@ _MOVED = {
     "successive_cosine": Told("successive_cosine", "the cosine of successive displacements"),
 }
 _UPDATE = Told("update_rms", "the size of an update over the learning rate")
+_DECAYED = Told("measured", "the RMS of embedding rows without gradient")
+_TURNED = Told("angle", "the angle between neighbouring revisions, in radians,")
 
 
 def moved_weights(store: Drawn) -> Iterator[Section]:
@@ -41,9 +43,7 @@ def moved_weights(store: Drawn) -> Iterator[Section]:
     }
     for quantity, (title, caption) in curves.items():
         yield store.section(title, partial(_curves, store, moved, quantity), caption)
-    yield store.section(
-        "The path through weight space", lambda: store.draw(plots.weight_path, store.path()), captions.PATH
-    )
+    yield store.section("The path through weight space", partial(_path, store), captions.PATH)
     yield store.section("Similarity of revisions", partial(_similarity, store), captions.SIMILARITY)
 
 
@@ -59,23 +59,30 @@ def _curves(store: Drawn, moved: object, quantity: str) -> AnyChart:
     )
 
 
+def _path(store: Drawn) -> AnyChart:
+    path = store.path()
+    return store.draw(plots.weight_path, path, told=of_path(path))
+
+
 def _similarity(store: Drawn) -> AnyChart:
     shown = store.revisions
     kept = [shown[round(place * (len(shown) - 1) / (_MOST_PAIRED - 1))] for place in range(_MOST_PAIRED)]
     note = f"{_MOST_PAIRED} of {len(shown)} revisions" if len(shown) > _MOST_PAIRED else ""
-    return store.draw(plots.weight_similarity, store.pairs(kept if note else shown), note=note)
+    pairs = store.pairs(kept if note else shown)
+    said = of_pairs(pairs, "cosine", "the cosine of weights")
+    return store.draw(plots.weight_similarity, pairs, note=note, told=said)
 
 
 def predictions(store: Drawn) -> Iterator[Section]:
     """Decay of embedding rows and rotation of matrices beside their predictions, each only where its conditions hold."""
     charts = (
-        ("Embedding rows without gradient", embedding_decay, plots.embedding_decay, captions.DECAY),
-        ("Rotation between revisions", rotation, plots.rotation, captions.ROTATION),
+        ("Embedding rows without gradient", embedding_decay, plots.embedding_decay, captions.DECAY, _DECAYED),
+        ("Rotation between revisions", rotation, plots.rotation, captions.ROTATION, _TURNED),
     )
-    for title, measure, draw, caption in charts:
+    for title, measure, draw, caption, told in charts:
         with suppress(OptionError):
             frame = store.only(measure(store.store))
-            yield store.section(title, partial(store.draw, draw, frame), caption)
+            yield store.section(title, partial(store.draw, draw, frame, told=told), caption)
 
 
 def spectra(store: Drawn) -> Iterator[Section]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -57,6 +60,32 @@ def test_two_tasks_of_a_job_array_at_once_make_the_store_of_one_run(
     assert open_store(out).done == set(REVISIONS)
     assert_same(out, whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["collect.sbatch", "logs", "s.zarr"]
+
+
+def test_sigterm_ends_a_task_with_its_finished_revisions_kept_and_it_continues(
+    run: Run, tiny_run: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, script, log = tmp_path / "s.zarr", tmp_path / "collect.sbatch", tmp_path / "logs" / "olmo-dyn-7-1.log"
+    with LocalHub() as hub:
+        hub.add_repo(REPO, {name: tiny_run / name for name in REVISIONS})
+        hub.total_rate = 150_000  # bytes per second, about those of one revision
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        given = ["--tasks", "1", "--script", str(script), "--logs", str(log.parent), REPO, "--out", str(out), *OPTIONS]
+        assert run("jobs", "slurm", *given)[0] == 0
+        [task] = submit(script)
+        while task.poll() is None and not (out.exists() and open_store(out).done):
+            time.sleep(0.05)
+        task.send_signal(signal.SIGTERM)
+        assert task.wait(timeout=60) == 130
+        interrupted = "interrupted; finished work is kept; run the same command again to continue"
+        assert log.read_text(encoding="utf-8") == f"\nolmo-dyn: {interrupted}\n"
+        assert 1 <= len(open_store(out).done) < len(REVISIONS)
+        assert open_store(out).check().damages == ()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["collect.sbatch", "logs", "s.zarr"]
+        hub.total_rate = None
+        monkeypatch.setattr(checkpoints_hub, "HubSource", partial(HubSource, endpoint=hub.endpoint))
+        assert run("collect", REPO, "--out", str(out), *OPTIONS, "--shard", "1/1")[0] == 0
+    assert_same(out, whole)
 
 
 def test_who_would_write_all_of_a_store_while_a_shard_does_is_refused(
@@ -188,3 +217,25 @@ def test_the_plan_names_the_compute_dtype(run: Run, tiny_run: Path, tmp_path: Pa
 def test_options_are_named_as_they_are_typed(options: tuple[str, str], message: str, run: Run, tmp_path: Path) -> None:
     given = ("collect", str(tmp_path), "--out", str(tmp_path / "s.zarr"), "--record", "loss", *options)
     assert run(*given) == (2, "", f"olmo-dyn: {message}\n")
+
+
+@pytest.mark.parametrize(
+    ("absent", "given", "message"),
+    [
+        ("ray", ("{run}", "--out", "{out}", "--engine", "ray"),
+         "--engine ray needs Ray, which is not installed; pip install 'olmo-dynamics[ray]'"),
+        ("obstore", ("{run}", "--out", "s3://bucket/s.zarr"),
+         's3://bucket needs obstore; pip install "olmo-dynamics[remote]"'),
+        ("obstore", ("s3://bucket/run", "--out", "{out}"),
+         's3://bucket needs obstore; pip install "olmo-dynamics[remote]"'),
+    ],
+)  # fmt: skip
+def test_an_extra_that_is_absent_is_named(
+    absent: str, given: tuple[str, ...], message: str, run: Run, tiny_run: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for module in (absent, f"{absent}.store"):
+        monkeypatch.setitem(sys.modules, module, None)
+    places = {"run": tiny_run, "out": tmp_path / "s.zarr"}
+    assert run("collect", *(each.format(**places) for each in given)) == (2, "", f"olmo-dyn: {message}\n")
+    assert list(tmp_path.iterdir()) == []

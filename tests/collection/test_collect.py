@@ -42,6 +42,8 @@ from tests.runs import edit_config, write_revision
 
 DENSE_GROUPS = tuple(group for group in built_in_groups(by_default=True) if group != "routing")
 SMALL = {"batch": "6x16", "progress": Progress()}
+FEW = {**SMALL, "record": ("parameters", "loss")}
+"""Where the numbers of all groups are not the point."""
 
 
 def contents(store: Path) -> dict[str, bytes]:
@@ -53,6 +55,14 @@ def contents(store: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.fixture(scope="module")
+def whole(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of all four revisions, collected at once; read it, never change it."""
+    out = tmp_path_factory.mktemp("whole") / "s.zarr"
+    collect(tiny_run, out=out, **SMALL)
+    return out
+
+
 def test_a_store_is_continued_not_repeated(tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "store.zarr"
     first = collect(tiny_run, revisions="stage1:first2", out=out, **SMALL)
@@ -62,8 +72,8 @@ def test_a_store_is_continued_not_repeated(tiny_run: Path, tmp_path: Path) -> No
     assert both.table("revisions")["collected_at"].to_list()[:2] == times
 
 
-def test_collecting_from_a_hub_gives_what_the_folder_gives(tiny_run: Path, tmp_path: Path) -> None:
-    from_folder = collect(tiny_run, out=tmp_path / "folder.zarr", **SMALL)
+def test_collecting_from_a_hub_gives_what_the_folder_gives(tiny_run: Path, whole: Path, tmp_path: Path) -> None:
+    from_folder = open_store(whole)
     with LocalHub() as hub:
         hub.add_repo("allenai/tiny", {name: tiny_run / name for name in REVISIONS})
         before = sorted(path for path in tmp_path.rglob("*") if "hub.zarr" not in path.parts)
@@ -84,7 +94,7 @@ def test_collecting_from_a_hub_gives_what_the_folder_gives(tiny_run: Path, tmp_p
 
 @pytest.mark.parametrize("from_hub", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["folder", "hub"])
 def test_killed_half_way_and_run_again_the_store_is_the_undisturbed_one(
-    from_hub: bool, tiny_run: Path, tmp_path: Path
+    from_hub: bool, tiny_run: Path, whole: Path, tmp_path: Path
 ) -> None:
     with LocalHub() as hub:
         hub.add_repo("allenai/tiny", {name: tiny_run / name for name in REVISIONS})
@@ -107,7 +117,10 @@ def test_killed_half_way_and_run_again_the_store_is_the_undisturbed_one(
             ]
             return subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL, env=environment)
 
-        collect(opened, out=tmp_path / "undisturbed.zarr", **SMALL)
+        undisturbed = whole
+        if from_hub:  # its commits are part of the store
+            undisturbed = tmp_path / "undisturbed.zarr"
+            collect(opened, out=undisturbed, **SMALL)
         out = tmp_path / "killed.zarr"
         killed = start(out)
         deadline = time.monotonic() + 120
@@ -117,19 +130,18 @@ def test_killed_half_way_and_run_again_the_store_is_the_undisturbed_one(
         killed.wait()
         assert 0 < len(open_store(out).done) <= len(REVISIONS)
         collect(opened, out=out, **SMALL)
-    assert contents(out) == contents(tmp_path / "undisturbed.zarr")
+    assert contents(out) == contents(undisturbed)
 
 
-def test_xarray_reads_the_store_with_no_code_of_ours(tiny_run: Path, tmp_path: Path) -> None:
-    collect(tiny_run, out=tmp_path / "store.zarr", **SMALL)
-    with xr.open_zarr(tmp_path / "store.zarr", group="parameters") as parameters:
+def test_xarray_reads_the_store_with_no_code_of_ours(whole: Path) -> None:
+    with xr.open_zarr(whole, group="parameters") as parameters:
         series = parameters.rms.sel(tensor="model.layers.1.mlp.down_proj.weight")
         assert series.dims == ("revision",) and np.isfinite(series.values).all()
         assert parameters.rms.attrs["units"] == "weight unit" and "sqrt" in parameters.rms.attrs["formula"]
-    with xr.open_zarr(tmp_path / "store.zarr", group="activations") as activations:
+    with xr.open_zarr(whole, group="activations") as activations:
         stream = activations.feature_rms.sel(site="residual_out", layer=1)
         assert stream.dims == ("revision", "feature") and np.isfinite(stream.values).all()
-    with xr.open_datatree(tmp_path / "store.zarr", engine="zarr") as tree:
+    with xr.open_datatree(whole, engine="zarr") as tree:
         assert set(DENSE_GROUPS) <= set(tree.children)
 
 
@@ -226,14 +238,14 @@ def test_the_plan_says_what_would_move(tiny_run: Path, tmp_path: Path) -> None:
 
 def test_another_probe_dtype_or_run_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "store.zarr"
-    collect(tiny_run, revisions="main", out=out, **SMALL)
+    collect(tiny_run, revisions="main", out=out, **FEW)
     before = contents(out)
     (tmp_path / "text.txt").write_text("another text to read " * 30)
     for change in ({"text": (tmp_path / "text.txt",)}, {"dtype": "bfloat16"}, {"batch": "4x16"}):
         with pytest.raises(StoreMismatchError):
-            collect(tiny_run, out=out, **{**SMALL, **change})
+            collect(tiny_run, out=out, **{**FEW, **change})
     with pytest.raises(StoreMismatchError):
-        collect(write_revision(tmp_path / "other" / "main", 0).parent, out=out, **SMALL)
+        collect(write_revision(tmp_path / "other" / "main", 0).parent, out=out, **FEW)
     assert contents(out) == before
 
 
@@ -244,7 +256,7 @@ def test_a_broken_revision_is_left_out_and_the_others_are_kept(place: int, tiny_
     broken = run / REVISIONS[place] / "model.safetensors"
     broken.write_bytes(broken.read_bytes()[:5000])
     with pytest.raises(CheckpointError, match=rf"1 of 4 revisions cannot be measured \({REVISIONS[place]}\)"):
-        collect(run, out=tmp_path / "store.zarr", **SMALL)
+        collect(run, out=tmp_path / "store.zarr", **FEW)
     assert open_store(tmp_path / "store.zarr").done == set(REVISIONS) - {REVISIONS[place]}
 
 
@@ -403,9 +415,9 @@ def test_interrupting_keeps_what_is_finished(tiny_run: Path, tmp_path: Path) -> 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        collect(tiny_run, out=out, batch="6x16", progress=Interrupting())
+        collect(tiny_run, out=out, **FEW | {"progress": Interrupting()})
     assert open_store(out).done == {REVISIONS[0]}
-    assert collect(tiny_run, out=out, **SMALL).done == set(REVISIONS)
+    assert collect(tiny_run, out=out, **FEW).done == set(REVISIONS)
 
 
 def test_command_line_environment_reaches_the_local_hub(tiny_run: Path, tmp_path: Path) -> None:
@@ -425,11 +437,11 @@ def test_a_tokenizer_that_reads_the_probe_otherwise_is_refused(tiny_run: Path, t
     file = run / REVISIONS[2] / "tokenizer.json"
     written = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps(written, indent=1), encoding="utf-8")  # other bytes, the same meaning
-    assert collect(run, revisions="stage1", out=tmp_path / "same.zarr", **SMALL).done == set(REVISIONS[:3])
+    assert collect(run, revisions="stage1", out=tmp_path / "same.zarr", **FEW).done == set(REVISIONS[:3])
     written["model"]["merges"] = written["model"]["merges"][:5]
     file.write_text(json.dumps(written), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"step100-tokens1B's tokenizer turns the probe text into other tokens"):
-        collect(run, revisions="stage1", out=tmp_path / "other.zarr", **SMALL)
+        collect(run, revisions="stage1", out=tmp_path / "other.zarr", **FEW)
     assert open_store(tmp_path / "other.zarr").done == set(REVISIONS[:2])
 
 

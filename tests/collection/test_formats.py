@@ -20,12 +20,15 @@ from tests.checkpoints.formats.test_plain_names import write_safetensors
 from tests.checkpoints.formats.writing import native_config, to_native
 from tests.hub import LocalHub
 
+COMPARED = ("parameters", "activations", "outliers", "loss", "logits")
 
-def collected(revision: Path, folder: Path) -> RecordedStore:
-    np.save(folder / "ids.npy", np.arange(64).reshape(2, 32) % 32)
-    out = folder / f"{revision.parent.name}.zarr"
+
+def collected(source: Path | HubSource, out: Path, **options: str) -> RecordedStore:
+    """A store of a run, measured on two windows of token ids."""
+    ids = out.with_name("ids.npy")
+    np.save(ids, np.arange(64).reshape(2, 32) % 32)
     return collect(
-        revision.parent, out=out, tokens=folder / "ids.npy", batch="2x32", dtype="float32", progress=Progress()
+        source, out=out, record=COMPARED, tokens=ids, batch="2x32", dtype="float32", progress=Progress(), **options
     )
 
 
@@ -39,16 +42,28 @@ def model(request: pytest.FixtureRequest) -> Olmo2ForCausalLM:
     return model.to(request.param)
 
 
-@pytest.fixture
-def reference(model: Olmo2ForCausalLM, tmp_path: Path) -> RecordedStore:
-    model.save_pretrained(tmp_path / "single" / "step7")
-    return collected(tmp_path / "single" / "step7", tmp_path)
+@pytest.fixture(scope="module")
+def single(model: Olmo2ForCausalLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one revision as transformers writes it, in one file."""
+    folder = tmp_path_factory.mktemp("single") / "run"
+    model.save_pretrained(folder / "step7")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def state(single: Path) -> dict[str, torch.Tensor]:
+    return load_file(single / "step7" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def reference(single: Path) -> RecordedStore:
+    return collected(single, single.with_name("s.zarr"))
 
 
 def assert_same_numbers(store: RecordedStore, reference: RecordedStore, *, named: bool = True) -> None:
     """Assert that all tables are the same, but for the columns that follow from the revision's name if it has another."""
     names = {"revision", "stage", "ingredient", "seed", "line", "step", "tokens", "position_step", "position_tokens"}
-    for name in ("parameters", "activations", "outliers", "loss", "logits"):
+    for name in COMPARED:
         ours, theirs = (each.table(name) for each in (store, reference))
         if not named:
             ours, theirs = (each.drop(names & set(each.columns)) for each in (ours, theirs))
@@ -57,16 +72,17 @@ def assert_same_numbers(store: RecordedStore, reference: RecordedStore, *, named
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_every_format_gives_the_same_numbers(writer: str, reference: RecordedStore, tmp_path: Path) -> None:
-    state = load_file(tmp_path / "single" / "step7" / "model.safetensors")
-    WRITERS[writer](tmp_path / writer / "step7", state)
-    assert_same_numbers(collected(tmp_path / writer / "step7", tmp_path), reference)
+def test_every_format_gives_the_same_numbers(
+    writer: str, state: dict[str, torch.Tensor], reference: RecordedStore, tmp_path: Path
+) -> None:
+    WRITERS[writer](tmp_path / "run" / "step7", state)
+    assert_same_numbers(collected(tmp_path / "run", tmp_path / "s.zarr"), reference)
 
 
 def test_shards_give_the_same_numbers(model: Olmo2ForCausalLM, reference: RecordedStore, tmp_path: Path) -> None:
-    model.save_pretrained(tmp_path / "sharded" / "step7", max_shard_size="4KB")
-    assert len(list((tmp_path / "sharded" / "step7").glob("*.safetensors"))) > 2
-    assert_same_numbers(collected(tmp_path / "sharded" / "step7", tmp_path), reference)
+    model.save_pretrained(tmp_path / "run" / "step7", max_shard_size="4KB")
+    assert len(list((tmp_path / "run" / "step7").glob("*.safetensors"))) > 2
+    assert_same_numbers(collected(tmp_path / "run", tmp_path / "s.zarr"), reference)
 
 
 def test_bf16_numbers_are_the_fp32_numbers_within_rounding(tmp_path: Path) -> None:
@@ -74,43 +90,37 @@ def test_bf16_numbers_are_the_fp32_numbers_within_rounding(tmp_path: Path) -> No
     model = Olmo2ForCausalLM(Olmo2Config(**TINY))
     losses = []
     for dtype in (torch.float32, torch.bfloat16):
-        model.to(dtype).save_pretrained(tmp_path / str(dtype)[6:] / "step7")
-        losses.append(collected(tmp_path / str(dtype)[6:] / "step7", tmp_path).table("loss")["cross_entropy"][0])
+        run = tmp_path / str(dtype)[6:]
+        model.to(dtype).save_pretrained(run / "step7")
+        losses.append(collected(run, run.with_suffix(".zarr")).table("loss")["cross_entropy"][0])
     assert losses[0] != losses[1] == pytest.approx(losses[0], rel=2**-8)
 
 
-def test_hf_olmo_safetensors_of_a_pull_request_give_the_same_numbers(reference: RecordedStore, tmp_path: Path) -> None:
-    state = load_file(tmp_path / "single" / "step7" / "model.safetensors")
+def test_hf_olmo_safetensors_of_a_pull_request_give_the_same_numbers(
+    state: dict[str, torch.Tensor], reference: RecordedStore, tmp_path: Path
+) -> None:
     words = {"model_type": "hf_olmo", **native_config(TINY)}
     native = {f"model.{name}": tensor for name, tensor in to_native(state).items()}
-    revision = write_safetensors(tmp_path / "plain" / "step7", words, native, shards=2)
-    assert_same_numbers(collected(revision, tmp_path), reference)
+    revision = write_safetensors(tmp_path / "run" / "step7", words, native, shards=2)
+    assert_same_numbers(collected(tmp_path / "run", tmp_path / "s.zarr"), reference)
     with LocalHub() as hub:
         repository = hub.add_repo("allenai/other", {"step7": revision})
         repository.pulls["1"] = repository.branches["step7"]
         repository.branches["main"] = repository.branches.pop("step7")
         source = HubSource("allenai/other", endpoint=hub.endpoint)
-        options = {"tokens": tmp_path / "ids.npy", "batch": "2x32", "dtype": "float32", "progress": Progress()}
-        store = collect(source, out=tmp_path / "hub.zarr", revisions="refs/pr/1", **options)
+        store = collected(source, tmp_path / "hub.zarr", revisions="refs/pr/1")
         with pytest.raises(UnknownRevisionError, match=r"has no revision 'refs/pr/2'; "):
-            collect(source, out=tmp_path / "no.zarr", revisions="refs/pr/2", **options)
+            collected(source, tmp_path / "no.zarr", revisions="refs/pr/2")
     assert store.done == {"refs/pr/1"}
     assert_same_numbers(store, reference, named=False)
 
 
 @pytest.mark.parametrize("writer", ["pytorch", "native", "core"])
-def test_a_hub_serves_every_format_too(writer: str, reference: RecordedStore, tmp_path: Path) -> None:
-    state = load_file(tmp_path / "single" / "step7" / "model.safetensors")
+def test_a_hub_serves_every_format_too(
+    writer: str, state: dict[str, torch.Tensor], reference: RecordedStore, tmp_path: Path
+) -> None:
     revision = WRITERS[writer](tmp_path / writer / "step7", state)
     with LocalHub() as hub:
         hub.add_repo("allenai/other", {"step7": revision})
-        source = HubSource("allenai/other", endpoint=hub.endpoint)
-        store = collect(
-            source,
-            out=tmp_path / "hub.zarr",
-            tokens=tmp_path / "ids.npy",
-            batch="2x32",
-            dtype="float32",
-            progress=Progress(),
-        )
+        store = collected(HubSource("allenai/other", endpoint=hub.endpoint), tmp_path / "hub.zarr")
     assert_same_numbers(store, reference)

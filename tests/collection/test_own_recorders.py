@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 import olmo_dynamics as od
 from olmo_dynamics.errors import OptionError, StoreMismatchError
 from olmo_dynamics.quantities.declaration import Record
+from tests.cli.conftest import called
 from tests.conftest import REVISIONS
 from tests.listening import Notes
 
@@ -179,23 +180,25 @@ def test_other_settings_of_a_recorder_are_another_measurement(measured: Path, ti
         od.collect(tiny_run, out=out, record=[SilentFeatures(below=0.5)], progress=Notes(), **OPTIONS)
 
 
-def test_a_recorder_by_name_on_the_command_line(tiny_run: Path, tmp_path: Path) -> None:
+def test_a_recorder_by_name_on_the_command_line(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = Path(__file__).read_text(encoding="utf-8")
     begin, end = source.index("class SilentFeatures"), source.index("@pytest.fixture")
     head = "from collections import Counter, defaultdict\nimport numpy as np\nimport olmo_dynamics as od\n"
     (tmp_path / "quiet.py").write_text(f"from __future__ import annotations\n{head}{source[begin:end]}")
-    command = [sys.executable, "-m", "olmo_dynamics", "collect", str(tiny_run), "--revisions", "main", "--out", "s.zarr",
-               "--record", "quiet:SilentFeatures", "--batch", "2x16"]  # fmt: skip
-    done = subprocess.run([*command, "-q"], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    command = ("collect", str(tiny_run), "--revisions", "main", "--out", "s.zarr", "--batch", "2x16", "-q", "--record")
+    code, _, said = called(capsys, monkeypatch, *command, "quiet:SilentFeatures")
+    del sys.modules["quiet"]
+    assert (code, said) == (0, "")
     assert od.open_store(tmp_path / "s.zarr").table("silent")["silent_share"].is_between(0, 1).all()
-    command[-3] = "quiet:Silent"
-    refused = subprocess.run([*command, "-q"], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
-    assert refused.returncode == 2
+    code, _, said = called(capsys, monkeypatch, *command, "quiet:Silent")
+    del sys.modules["quiet"]
+    assert code == 2
     assert re.fullmatch(
-        r"olmo-dyn: recorder quiet:Silent cannot be imported \(.*\); give it as package\.module:Class\n",
-        refused.stderr,
-    ), refused.stderr
+        r"olmo-dyn: recorder quiet:Silent cannot be imported \(.*\); give it as package\.module:Class\n", said
+    ), said
 
 
 def copied(store: Path, folder: Path) -> Path:

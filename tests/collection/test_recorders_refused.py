@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import olmo_dynamics as od
 from olmo_dynamics.errors import OlmoDynamicsError, OptionError, ProbeError, StoreError
 from olmo_dynamics.quantities.declaration import Record
 from olmo_dynamics.recorders import PlainProbe
+from tests.cli.conftest import called
 from tests.conftest import REVISIONS
 from tests.listening import Notes
 
@@ -216,23 +217,29 @@ class Misshapen(Fails):
 """
 
 
-def test_the_command_line_says_which_recorder_and_revision(tiny_run: Path, tmp_path: Path) -> None:
+def test_the_command_line_says_which_recorder_and_revision(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "failing.py").write_text(FAILING)
+    monkeypatch.chdir(tmp_path)
 
-    def run(name: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "olmo_dynamics", "collect", str(tiny_run), "--revisions", REVISIONS[0], "--out",
-                   f"{name}.zarr", "--record", f"parameters,failing:{name}", "--batch", "2x16", "-q"]  # fmt: skip
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+    def run(name: str) -> tuple[int, str, str]:
+        options = ["--record", f"parameters,failing:{name}", "--batch", "2x16", "-q"]
+        given = ["collect", str(tiny_run), "--revisions", REVISIONS[0], "--out", f"{name}.zarr", *options]
+        try:
+            return called(capsys, monkeypatch, *given)
+        finally:
+            del sys.modules["failing"]
 
-    failed = run("Fails")
-    assert failed.returncode == 1
-    assert failed.stderr.endswith(
+    with pytest.raises(ZeroDivisionError) as failed:
+        run("Fails")
+    assert "".join(traceback.format_exception(failed.value)).endswith(
         f"ZeroDivisionError: division by zero\nin Fails (group fails)\nwhile {REVISIONS[0]} was measured\n"
     )
     assert od.open_store(tmp_path / "Fails.zarr").missing == (REVISIONS[0],)
-    refused = run("Misshapen")
-    assert refused.returncode == 2
-    assert refused.stderr == (
+    assert run("Misshapen") == (
+        2,
+        "",
         "olmo-dyn: a record of fails/mean at {'layer': 0} must have the shape () (got (2,)); "
-        f"while {REVISIONS[0]} was measured\n"
+        f"while {REVISIONS[0]} was measured\n",
     )

@@ -31,9 +31,10 @@ from tests.conftest import ROOT
 _FILE_NAME = re.compile(r"# ([\w/.-]+\.(?:py|toml))\n")
 
 
-def fences(page: Path) -> list[tuple[str, str]]:
-    """The kind and the text of each fenced block."""
-    tokens = MarkdownIt().parse(page.read_text(encoding="utf-8"))
+def fences(page: Path, *, until: str = "") -> list[tuple[str, str]]:
+    """The kind and the text of each fenced block, of those before the heading `until` if there is such a heading."""
+    text = page.read_text(encoding="utf-8")
+    tokens = MarkdownIt().parse(text.split(f"\n## {until}\n")[0] if until else text)
     return [(token.info, token.content) for token in tokens if token.type == "fence"]
 
 

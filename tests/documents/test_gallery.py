@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,18 +10,14 @@ import pytest
 from olmo_dynamics import plots
 from olmo_dynamics.experiments.demo import SMALL
 from tests.conftest import ROOT
+from tests.documents.docs_modules import docs_module
 
 NOT_DRAWN = {"MAX_ROWS", "AnyChart", "Style", "caption_text"}
 
 
 @pytest.fixture(scope="module")
 def gallery() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gallery", ROOT / "docs" / "gallery.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gallery"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return docs_module("gallery")
 
 
 def test_every_plot_has_a_figure_and_a_picture(gallery: ModuleType) -> None:
@@ -33,7 +27,7 @@ def test_every_plot_has_a_figure_and_a_picture(gallery: ModuleType) -> None:
 
 
 def test_the_page_is_that_of_its_source(gallery: ModuleType) -> None:
-    assert (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8") == gallery.page()
+    assert (ROOT / "docs" / "reference" / "gallery.md").read_text(encoding="utf-8") == gallery.page()
 
 
 @pytest.mark.slow

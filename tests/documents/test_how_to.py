@@ -1,4 +1,4 @@
-"""The recipes of the how-to pages, followed to the letter."""
+"""The recipes of the how-to pages, followed to the letter; those of a newcomer's path are in `test_newcomer`."""
 
 from __future__ import annotations
 
@@ -42,15 +42,6 @@ def test_add_a_quantity(reader: Reader) -> None:
             np.testing.assert_allclose(row["crest_factor"][place], np.abs(wide).max() / rms, rtol=1e-12)
 
 
-@pytest.mark.slow
-def test_write_a_recorder(reader: Reader) -> None:
-    reader.follow(PAGES / "write-a-recorder.md")  # the store is drawn without the class, in processes of their own
-    store = od.open_store("shell.zarr")
-    assert len(store.done) == SMALL.revisions
-    silent = {name: od.open_store(f"{name}.zarr").table("silent").to_dicts() for name in ("silent", "shell", "package")}
-    assert silent["silent"] == silent["shell"] == silent["package"]
-
-
 def test_add_a_plot(reader: Reader) -> None:
     reader.copy_package()
     reader.follow(PAGES / "add-a-plot.md")
@@ -62,10 +53,3 @@ def test_add_a_model_family(reader: Reader) -> None:
     reader.copy_package()
     reader.follow(PAGES / "add-a-model-family.md")
     assert len(od.open_store("qwen3.zarr").done) == 2
-
-
-def test_make_a_paper_figure(small_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(small_demo / "store.zarr", tmp_path / "cache" / "demo" / "store.zarr")
-    monkeypatch.chdir(tmp_path)
-    Reader(tmp_path).follow(PAGES / "make-a-paper-figure.md")
-    assert Path("loss.pdf").read_bytes().startswith(b"%PDF")

@@ -1,4 +1,4 @@
-"""`docs/start.md` from an empty folder: every command and every block, in the order of the page."""
+"""`docs/tutorial/start.md` from an empty folder: each command and block, with the demo at its own size (see `test_newcomer`)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from olmo_dynamics.experiments.demo import SMALL, STANDARD, DemoSize
-from olmo_dynamics.training.checkpoint import checkpoint_name
 from tests.conftest import REVISIONS, ROOT
 from tests.documents.recipe import Reader, fences
 from tests.hub import LocalHub
 
-PAGE = ROOT / "docs" / "start.md"
-DEMO = """
-from olmo_dynamics.cli.demo import demo
-from olmo_dynamics.experiments.demo import SMALL, run_demo
-[default] = [option.default for option in demo.params if option.name == "out"]
-run_demo(default, size=SMALL, quiet=True)
-"""
+PAGE = ROOT / "docs" / "tutorial" / "start.md"
 
 
 @pytest.fixture
@@ -42,30 +34,17 @@ def commands(text: str) -> Iterator[list[str]]:
             yield shlex.split(line, comments=True)
 
 
-def middle_of(size: DemoSize) -> str:
-    """The revision in the middle of the demo's run."""
-    step = max(step for step in size.recipe.save_at if 2 * step <= size.steps)
-    return checkpoint_name(step, step * size.recipe.tokens_per_step)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.enable_socket
-@pytest.mark.parametrize("size", ["SMALL", "STANDARD"])
-def test_every_command_runs_from_an_empty_folder(reader: Reader, size: str) -> None:
-    small = size == "SMALL"
+def test_every_command_runs_from_an_empty_folder(reader: Reader) -> None:
     ran = []
     for kind, text in fences(PAGE):
         if kind == "python":
             reader.shell(["python", "-c", text])
         for command in commands(text) if kind == "text" else ():
             ran.append(command[1])
-            if command[1:] == ["demo"] and small:
-                reader.shell(["python", "-c", DEMO])
-            else:
-                reader.shell(
-                    [word.replace(middle_of(STANDARD), middle_of(SMALL)) if small else word for word in command]
-                )
+            reader.shell(command)
     assert ran == ["demo", "revisions", "collect", "collect", "report", "fork", "report"]
     assert (reader.folder / "cache" / "demo" / "report.html").is_file()
-    assert (reader.folder / "cache" / "forks" / "anneal").is_dir()
+    assert (reader.folder / "cache" / "forks" / "linear").is_dir()

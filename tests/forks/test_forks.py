@@ -289,3 +289,10 @@ def test_keywords_of_a_fork_are_its_options() -> None:
 def test_a_step_to_record_at_must_exist(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"^every must be at least 1 \(got 0\)$"):
         od.fork("nowhere", "step1", data=["a"], out=tmp_path, steps=1, every=0)
+
+
+def test_a_revision_is_named_by_its_name_its_place_or_itself(demo: tuple[Path, Path], tmp_path: Path) -> None:
+    run, options = od.Run(demo[0]), {"data": [demo[1]], "out": tmp_path / "none", "steps": 1, "dry_run": True}
+    place = run.revisions["revision"].to_list().index(PARENT)
+    begun = [od.fork(run, each, **options).plan.begin for each in (PARENT, place, place - len(run), run.at(step=9))]
+    assert begun == [9, 9, 9, 9] and not (tmp_path / "none").exists()

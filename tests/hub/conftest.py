@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,23 @@ BRANCHES = {
     "main": {"config.json": CONFIG, "model.safetensors": WEIGHTS, "training/optimizer/state.json": b"{}"},
     "stage1-step0-tokens0B": {"config.json": CONFIG, "model.safetensors": OTHER_WEIGHTS},
 }
+
+
+class Hurried:
+    """The module `time`, whose pauses take no time."""
+
+    def sleep(self, seconds: float) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(time, name)
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the client try again at once."""
+    for module in ("file_download", "utils._http"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.time", Hurried())
 
 
 @pytest.fixture

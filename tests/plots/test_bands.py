@@ -11,7 +11,7 @@ import pytest
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.plots import distribution_fan, embedding_band
 from tests.plots import synthetic
-from tests.plots.drawing import drawn, titles
+from tests.plots.drawing import drawn, encodings, subtitle, titles
 
 FEW = np.array([0, 10, 100, 1_000])
 
@@ -36,6 +36,21 @@ def test_a_band_reaches_from_a_quantile_to_its_mirror() -> None:
     wanted = table.filter(step=100, embedding="lm_head")
     assert drawn_rows["value"].item() == pytest.approx(wanted.filter(quantile=0.05)["value"].item(), rel=1e-5)
     assert drawn_rows["upper"].item() == pytest.approx(wanted.filter(quantile=0.95)["value"].item(), rel=1e-5)
+
+
+def test_a_dashed_line_is_what_decay_alone_would_leave_of_the_first_median() -> None:
+    table = synthetic.embedding_quantiles(FEW)
+    rows = table.filter(embedding="embed_tokens", quantile=0.5)
+    decay = rows.drop("quantile", "value").with_columns(
+        measured=pl.lit(1.0), predicted=pl.Series([None, 0.8, 0.4, 0.2])
+    )  # fmt: skip
+    decay = decay.filter(pl.col("step") > 0)  # its first revision is not the table's
+    chart = embedding_band(table, decay)
+    assert {found["field"] for found in encodings(chart.to_dict(), "y")} == {"value", "decayed"}
+    assert drawn(chart)["area"] == 4 and "Dashed: the first median times" in subtitle(chart)
+    found = bands(chart.to_dict()).filter(band="median", embedding="embed_tokens")["decayed"].to_list()
+    first = rows["value"][1]
+    assert found == [None, *(pytest.approx(share * first, rel=1e-5) for share in (1, 0.5, 0.25))]
 
 
 def test_the_fan_draws_every_pair_the_widest_at_the_back_in_a_panel_for_each_layer() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,10 @@ def report() -> str:
     return page("A run", [Section(name, *parts) for name, parts in sections.items()], facts={"source": "org/model"})
 
 
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
-    file = tmp_path_factory.mktemp("report") / "report.html"
-    file.write_text(report(), encoding="utf-8")
+@contextmanager
+def opening(text: str, file: Path) -> Iterator[Opened]:
+    """A page in a browser without a network, every chart of it drawn."""
+    file.write_text(text, encoding="utf-8")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         tab = browser.new_page(viewport={"width": 1300, "height": 1200})
@@ -106,6 +107,12 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
         opened.draw()
         yield opened
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
+    with opening(report(), tmp_path_factory.mktemp("report") / "report.html") as found:
+        yield found
 
 
 def middle(mark: Locator) -> tuple[float, float]:

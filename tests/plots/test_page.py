@@ -64,7 +64,7 @@ def data_of(text: str) -> tuple[list[Any], list[dict[str, Any]]]:
 def rows_of(text: str, index: int) -> list[list[dict[str, Any]]]:
     """The rows of one chart's tables, as the page's script makes them of columns."""
     columns, specs = data_of(text)
-    values = [[each["of"][at] for at in each["at"]] if isinstance(each, dict) else each for each in columns]
+    values = [[each["of"][at] for at in columns[each["at"]]] if isinstance(each, dict) else each for each in columns]
     return [
         [{name: values[column][row] for name, column in table["columns"].items()} for row in range(table["rows"])]
         for table in specs[index]["datasets"].values()

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import against, collect, overhead, parameters
 from benchmarks.checkpoint import make_checkpoint
-from benchmarks.interleave import interleave
+from benchmarks.interleave import interleave, print_table
 from tests.conftest import ROOT
 
 FILES = sorted((ROOT / "benchmarks").glob("*.py"))
@@ -47,6 +47,21 @@ def test_a_checkout_is_compared_with_itself(tmp_path: Path, monkeypatch: pytest.
     [work] = against.WORKS["parameters"]
     [pair] = against.compare(work, against.Sides(ROOT, ROOT), folder, repeats=1)
     assert all(seconds > 0 for seconds in (*pair.cpu, *pair.wall))
+
+
+def test_a_turn_that_crashes_costs_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    (tmp_path / "crashing.py").write_text(
+        "import json, os, sys\n"
+        "if sys.argv[1] == 'aborts':\n    os.abort()\n"
+        "print(json.dumps({'seconds': 1.0, 'peak_bytes': 0, 'result': 2.0}))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    timings = interleave("crashing", ["works", "aborts"], arguments=[], repeats=2)
+    assert [timing.result for timing in timings["works"]] == [2.0, 2.0]
+    assert timings["aborts"] == []
+    assert "aborts was ended by SIGABRT" in capsys.readouterr().err
+    print_table("two methods", timings, reference="works")
+    assert "aborts                             crashed in every turn" in capsys.readouterr().out
 
 
 def test_the_interval_of_a_ratio_covers_it() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 import olmo_dynamics as od
 from olmo_dynamics import quantities
 from olmo_dynamics.quantities.declaration import Quantity
+from tests.documents.docs_modules import docs_module
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,11 +49,7 @@ def test_every_public_name_opens_and_is_described() -> None:
 
 
 def test_generated_pages_are_fresh() -> None:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    assert spec and spec.loader
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
-    for page, write in generate.PAGES.items():
+    for page, write in docs_module("generate").PAGES.items():
         assert (ROOT / "docs" / page).read_text(encoding="utf-8") == write(), f"docs/{page} is stale: run make docs"
 
 
@@ -103,6 +99,8 @@ def test_the_docs_build_strictly(tmp_path: Path) -> None:
         "sphinx",
         "--fail-on-warning",
         "--quiet",
+        "--define",
+        "html_theme=basic",  # a third faster; test_search builds with the docs' own theme
         "--builder",
         "html",
         "docs",
@@ -110,4 +108,7 @@ def test_the_docs_build_strictly(tmp_path: Path) -> None:
     ]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
-    assert (tmp_path / "glossary.html").exists()
+    texts = (tmp_path / "page_texts.js").read_text(encoding="utf-8")  # for summaries of search results
+    for page in ("reference/glossary.html", "tutorial/00_the_story.html", "explanation/precision.html"):
+        assert (tmp_path / page).exists()
+        assert f'"{page}": "<div role' in texts

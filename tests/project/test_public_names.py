@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import re
 from types import ModuleType
 
 import pytest
 
-import olmo_dynamics as od
 from tests.project.package import PACKAGE, modules, parsed
 
 
@@ -40,7 +40,12 @@ def test_dir_shows_public_names_alone(name: str) -> None:
         assert getattr(module, each) is not None
 
 
-def test_a_misspelled_name_of_the_package_is_suggested() -> None:
-    expected = "^module 'olmo_dynamics' has no attribute 'colect'; did you mean 'collect'\\?$"
+@pytest.mark.parametrize(
+    ("module", "name", "near"),
+    [("olmo_dynamics", "colect", "collect"), ("olmo_dynamics.plots", "trajectry", "trajectory"),
+     ("olmo_dynamics.frames", "co_activatoin", "co_activation"), ("olmo_dynamics.interventions", "open_modle", "open_model")],
+)  # fmt: skip
+def test_a_misspelled_name_is_suggested(module: str, name: str, near: str) -> None:
+    expected = f"^module '{re.escape(module)}' has no attribute '{name}'; did you mean '{near}'\\?$"
     with pytest.raises(AttributeError, match=expected):
-        _ = od.colect
+        getattr(importlib.import_module(module), name)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -40,12 +41,12 @@ def environment(**others: str) -> dict[str, str]:
     } | others  # fmt: skip
 
 
-def free_port() -> int:
-    for port in PORTS:
+def free_port(ports: Sequence[int] = PORTS) -> int:
+    for port in ports:
         with socket.socket() as found, suppress(OSError):
             found.bind(("127.0.0.1", port))
             return port
-    raise OSError(f"no port of {PORTS} is free")
+    raise OSError(f"no port of {ports} is free")
 
 
 class Node:
@@ -96,7 +97,8 @@ class Node:
 class Cluster:
     """A head node with one worker, and as many further nodes as are added; all end with the context."""
 
-    def __init__(self) -> None:
+    def __init__(self, **variables: str) -> None:
+        self.variables = variables  # of the environment of each node
         self.folder = Path(tempfile.mkdtemp(prefix="olmo-ray-"))  # short, since it is part of the paths of sockets
         self.address = ""
         self.nodes: list[Node] = []
@@ -148,7 +150,7 @@ class Cluster:
     def _start(self, *arguments: str, **variables: str) -> Node:
         """A node; on a busy machine Ray's own processes may wait too short a time for each other, so it is tried again."""
         for tries in range(TRIES):
-            node = Node(self.folder, f"node{len(self.nodes)}-{tries}", *arguments, **variables)
+            node = Node(self.folder, f"node{len(self.nodes)}-{tries}", *arguments, **self.variables | variables)
             self.nodes.append(node)
             if node.has_started():
                 return node

@@ -17,23 +17,41 @@ import pytest
 from olmo_dynamics.checkpoints.hub import HubSource
 from olmo_dynamics.collecting import collect
 from olmo_dynamics.errors import CheckpointError
+from olmo_dynamics.files import Place, as_place, is_there
 from olmo_dynamics.frames import open_store
 from olmo_dynamics.progress import Progress
 from tests.hub import LocalHub
-from tests.ray.cluster import Cluster, Node, driver
+from tests.ray.cluster import PORTS, Cluster, Node, driver, free_port
 from tests.ray.conftest import NAMES
+from tests.remote.conftest import ACCOUNT, bucket_server, make_bucket, upload
+from tests.remote.faulty import FaultyServer
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 
 REPO, SECRET = "allenai/tiny", "hf_a_token_that_no_log_may_hold"
 OPTIONS = {"batch": "2x16", "record": ("parameters", "loss")}
 TYPED = ("--batch", "2x16", "--record", "parameters,loss", "-q", "--engine", "ray")
+INTERRUPTED = "\nolmo-dyn: interrupted; finished work is kept; run the same command again to continue\n"
 RATE = 150_000  # bytes per second of a connection: a revision takes about one second
 
 
+class Front(FaultyServer):
+    """What nodes take for the server of buckets; that itself may be started after them."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(f"http://127.0.0.1:{port}")
+        self.port = port
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with Cluster() as cluster:
+def front() -> Iterator[Front]:
+    with Front(free_port(PORTS[::-1])) as front:
+        yield front
+
+
+@pytest.fixture(scope="module")
+def cluster(front: Front) -> Iterator[Cluster]:
+    with Cluster(**ACCOUNT, AWS_ENDPOINT_URL=front.endpoint) as cluster:
         yield cluster
 
 
@@ -53,7 +71,7 @@ def run(cluster: Cluster, *arguments: str, folder: Path, **variables: str) -> tu
     return process.returncode, out, err
 
 
-def assert_same(out: Path, wanted: Path) -> None:
+def assert_same(out: Place | str, wanted: Path) -> None:
     found, theirs = open_store(out), open_store(wanted)
     of = ["revision", "step", "commit", "dtype", "weights_sha256"]
     assert found.table("revisions").select(of).equals(theirs.table("revisions").select(of))
@@ -82,13 +100,62 @@ def test_the_store_is_that_of_one_process_and_a_damaged_revision_ends_nothing(
     assert_same(tmp_path / "ray.zarr", tmp_path / "local.zarr")
 
 
-def wait_for(process: subprocess.Popen[str], out: Path, rows: int) -> None:
+def wait_for(process: subprocess.Popen[str], out: Path | str, rows: int) -> None:
     """Wait until a collection has written so many rows."""
-    while not (out.exists() and len(open_store(out).done) >= rows):
+    while not (is_there(as_place(out)) and len(open_store(out).done) >= rows):
         assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
+def assert_nowhere(secret: str, cluster: Cluster) -> None:
+    """No log has it."""
+    assert not [path for path in cluster.logs if secret.encode() in path.read_bytes()]
+
+
+def test_ctrl_c_keeps_what_is_finished(cluster: Cluster, eight: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s.zarr"
+    with LocalHub() as hub:
+        hub.add_repo(REPO, {name: eight / name for name in NAMES}, private=True, token=SECRET)
+        source = HubSource(REPO, endpoint=hub.endpoint, token=SECRET)
+        collect(source, out=tmp_path / "local.zarr", progress=Progress(), **OPTIONS)
+        hub.rate = RATE
+        arguments = ("collect", REPO, "--out", str(out), *TYPED, "--address", cluster.address)
+        process = driver(*arguments, folder=tmp_path, HF_ENDPOINT=hub.endpoint, HF_TOKEN=SECRET)
+        wait_for(process, out, 1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (130, INTERRUPTED)
+        assert 1 <= len(open_store(out).done) < len(NAMES)
+        hub.rate = None
+        collect(source, out=out, progress=Progress(), **OPTIONS)
+    assert_same(out, tmp_path / "local.zarr")
+    assert_nowhere(SECRET, cluster)
+
+
+def test_from_a_bucket_into_a_bucket_and_a_node_that_dies_costs_only_its_revision(
+    cluster: Cluster, second: Node, front: Front, eight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bucket_server(front.port, tmp_path / "server.txt") as server:
+        for name, value in (ACCOUNT | {"AWS_ENDPOINT_URL": server}).items():  # of this process and the driver
+            monkeypatch.setenv(name, value)
+        bucket = make_bucket(server)
+        run, out = upload(eight, f"{bucket}/run"), f"{bucket}/s.zarr"
+        collect(run, out=tmp_path / "local.zarr", progress=Progress(), **OPTIONS)
+        collect(run, out=out, revisions=NAMES[0], progress=Progress(), **OPTIONS)
+        front.total_rate = RATE  # of what workers read
+        process = driver("collect", run, "--out", out, *TYPED, "--address", cluster.address, folder=tmp_path)
+        wait_for(process, out, 2)
+        second.kill()
+        left = len(NAMES) - len(open_store(out).done)
+        front.total_rate = None
+        printed, said = process.communicate(timeout=200)
+        assert (process.returncode, said) == (0, "")
+        assert printed.split() == ["store", out, "revisions", "8", "missing", "0"]
+        assert left >= 2  # both nodes were at work
+        assert_same(out, tmp_path / "local.zarr")
+
+
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished_and_a_node_that_dies_costs_only_its_revision(
     cluster: Cluster, second: Node, eight: Path, tmp_path: Path
 ) -> None:
@@ -109,10 +176,7 @@ def test_ctrl_c_keeps_what_is_finished_and_a_node_that_dies_costs_only_its_revis
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
         done = open_store(out).done
-        assert (process.returncode, said) == (
-            130,
-            "\nolmo-dyn: interrupted; finished work is kept; run the same command again to continue\n",
-        )
+        assert (process.returncode, said) == (130, INTERRUPTED)
         assert 1 <= len(done) < len(NAMES)
         process = driver(*arguments, folder=tmp_path, **variables)
         wait_for(process, out, len(done) + 1)
@@ -123,7 +187,7 @@ def test_ctrl_c_keeps_what_is_finished_and_a_node_that_dies_costs_only_its_revis
     assert printed.split() == ["store", str(out), "revisions", "8", "missing", "0"]
     assert left >= 2  # both nodes were at work
     assert_same(out, tmp_path / "local.zarr")
-    assert not [path for path in cluster.logs if SECRET.encode() in path.read_bytes()]
+    assert_nowhere(SECRET, cluster)
 
 
 @pytest.mark.slow

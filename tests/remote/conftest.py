@@ -7,12 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from http.client import HTTPConnection
 from itertools import count
 from pathlib import Path
 
 import pytest
 
+from olmo_dynamics.files import ObjectPath, as_place, buckets
 from tests.conftest import ROOT
 from tests.remote.faulty import FaultyServer
 
@@ -22,13 +25,19 @@ _NUMBERS = count()
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a moto server."""
-    pytest.importorskip("obstore", reason="the extra [remote] is not installed")
-    for needed in ("moto", "flask"):
-        pytest.importorskip(needed, reason="moto[server] is not installed")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("moto") / "log.txt"
+    with bucket_server(port, tmp_path_factory.mktemp("moto") / "log.txt") as address:
+        yield address
+
+
+@contextmanager
+def bucket_server(port: int, log: Path) -> Iterator[str]:
+    """A moto server on a port of this machine; the test is skipped where what it needs is not installed."""
+    pytest.importorskip("obstore", reason="the extra [remote] is not installed")
+    for needed in ("moto", "flask"):
+        pytest.importorskip(needed, reason="moto[server] is not installed")
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.remote.bucket_server", str(port)], cwd=ROOT, stdout=out, stderr=out
@@ -63,16 +72,40 @@ def make_bucket(server: str) -> str:
     return f"s3://{name}"
 
 
+def upload(folder: Path, address: str) -> str:
+    """Put a folder under an address of a bucket; returns the address."""
+    place = as_place(address)
+    assert isinstance(place, ObjectPath)
+    place.tree.write_all(
+        (f"{place.key}/{file.relative_to(folder).as_posix()}", file.read_bytes())
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    )
+    return address
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeat a failed request at once: how long a client waits before it changes no answer."""
+    monkeypatch.setattr(buckets, "_PAUSES", (0.01,) * len(buckets._PAUSES))
+    pauses = {"init_backoff": timedelta(milliseconds=1), "max_backoff": timedelta(milliseconds=20), "base": 2}
+    monkeypatch.setitem(buckets._TRIES, "backoff", pauses)
+
+
+ACCOUNT = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "secret-of-tests",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": "/nonexistent",
+    "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+}
+"""Credentials that no real provider knows, and no way to others."""
+
+
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials that no real provider knows, and no way to others."""
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "secret-of-tests",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": "/nonexistent",
-        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
-    }.items():
+    """The environment of that account."""
+    for name, value in ACCOUNT.items():
         monkeypatch.setenv(name, value)
 
 

@@ -12,22 +12,15 @@ import olmo_dynamics as od
 from olmo_dynamics.checkpoints import open_source
 from olmo_dynamics.cli import cli
 from olmo_dynamics.errors import UnknownSourceError
-from olmo_dynamics.files import as_place
 from tests.hub import Fault
+from tests.remote.conftest import upload
 from tests.remote.faulty import FaultyServer
 
 
 @pytest.fixture
 def run(bucket: str, tiny_run: Path) -> str:
     """The tiny run, uploaded."""
-    address = f"{bucket}/runs/tiny"
-    place = as_place(address)
-    place.tree.write_all(
-        (f"runs/tiny/{file.relative_to(tiny_run).as_posix()}", file.read_bytes())
-        for file in sorted(tiny_run.rglob("*"))
-        if file.is_file()
-    )
-    return address
+    return upload(tiny_run, f"{bucket}/runs/tiny")
 
 
 def test_revisions_are_those_of_the_folder(run: str, tiny_run: Path) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,6 +57,12 @@ def test_one_writer_of_the_whole_or_one_of_each_part(store: ObjectPath) -> None:
     assert names(store) == []
 
 
+def set_clock(monkeypatch: pytest.MonkeyPatch, *, ahead: float) -> None:
+    """Let this process believe that it is later."""
+    clock = SimpleNamespace(time=lambda: time.time() + ahead, sleep=time.sleep)
+    monkeypatch.setattr(object_lock, "time", clock)
+
+
 def test_a_lock_of_another_node_is_taken_over_when_it_is_not_renewed(
     store: ObjectPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,12 +70,13 @@ def test_a_lock_of_another_node_is_taken_over_when_it_is_not_renewed(
     objects.write("s.zarr.lock", ELSEWHERE.encode())
     with pytest.raises(StoreBusyError, match="is being written by process 77 on another-node; "), locked(store):
         pass
-    monkeypatch.setattr(object_lock, "LIFETIME", 0.5)
-    time.sleep(3)  # times of a server are whole seconds
+    set_clock(monkeypatch, ahead=object_lock.LIFETIME - 5)
+    with pytest.raises(StoreBusyError, match="is being written by process 77 on another-node; "), locked(store):
+        pass
+    set_clock(monkeypatch, ahead=object_lock.LIFETIME + 5)  # times of a server are whole seconds
     with locked(store):
         assert objects.read("s.zarr.lock").decode().startswith(f"{os.getpid()} ")
     objects.write("s.zarr.3-of-4.lock", ELSEWHERE.encode())
-    time.sleep(3)
     with locked(store):
         assert names(store) == ["s.zarr.lock"]
 

@@ -10,6 +10,7 @@ import numpy as np
 from olmo_dynamics.frames import RecordedStore
 from olmo_dynamics.names import Revision
 from olmo_dynamics.plots.page import Section
+from olmo_dynamics.plots.theme import WORDS
 from olmo_dynamics.reporting.drawing import Drawn
 from olmo_dynamics.reporting.sections import sections
 from tests.store.synthetic import add, new_store
@@ -42,6 +43,7 @@ def test_every_group_inside_a_model_has_sections_of_its_own(tmp_path: Path) -> N
     steps = [0, 10, 20, 40, 80, 160]
     store, drawn = found(tmp_path / "s.zarr", [Revision(f"step{step}", step=step, tokens=step * 100) for step in steps])
     assert list(drawn) == OVER_TRAINING and unread(drawn) == {}
+    assert {title for title, section in drawn.items() if not section.chart.usermeta[WORDS].get("said")} == set()
     shown = next(iter(drawn["Attention entropy"].chart.to_dict()["datasets"].values()))
     first = store.array("attention", "entropy")[0]
     by_layer = {row["layer"]: row["mean_entropy"] for row in shown if row["step"] == 0}

@@ -46,6 +46,7 @@ def test_a_section_for_every_group(store: RecordedStore) -> None:
     ]  # fmt: skip
     assert '<section class="timeline"' in text
     assert re.search(r'<p class="lede">\d+ revisions of [^<]*, steps 0 to [^<]*</p>', text)
+    assert text.count('<p class="said">') == text.count("<article"), "a sentence about this run under each heading"
     assert re.search(r'<p class="said">Cross-entropy \(mean over domains\) [^<]* at step 0 to [^<]*</p>', text)
 
 
@@ -117,6 +118,7 @@ def charts_of(text: str) -> dict[str, list[dict[str, Any]]]:
 def test_every_chart_of_two_stages_and_three_ingredients_is_drawn_by_position(staged: RecordedStore) -> None:
     text = render_report(staged)
     assert "This chart could not be drawn" not in text
+    assert text.count('<p class="said">') == text.count("<article")
     assert "main (has no step)" in text
     _, specs = data_of(text)
     over_time = [x for spec in specs for x in encodings(spec, "x") if "step" in str(x.get("title"))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from olmo_dynamics.reporting.sentences import Told, sentence
+from olmo_dynamics.reporting.sentences import Told, of_pairs, of_path, of_places, sentence
 
 
 def frame(**columns: object) -> pl.DataFrame:
@@ -52,3 +52,33 @@ def test_stages_are_counted_through_and_a_series_that_began_later_does_not_move_
 
 def test_other_rows_can_be_told_than_those_drawn() -> None:
     assert sentence(LAYERS, Told("rms", "the size", ONE)).startswith("The size rises from 1 at step 0 to 3")
+
+
+def test_maps_of_pairs_tell_the_ends_and_the_lowest_neighbours() -> None:
+    pairs = pl.DataFrame({"revision": ["a", "a", "b"], "other_revision": ["b", "c", "c"], "step": [0, 0, 10],
+                          "other_step": [10, 20, 20], "cosine": [0.9, 0.25, 0.5]})  # fmt: skip
+    told = "The cosine between step 0 and step 20 is 0.25; of neighbours, the lowest is 0.5 (step 10 and step 20)."
+    assert of_pairs(pairs, "cosine", "the cosine") == told
+    assert (
+        of_pairs(pairs.head(1).with_columns(step=None), "cosine", "the cosine") == "The cosine between a and b is 0.9."
+    )
+    layers = pairs.select(layer=pl.Series([0, 0, 1]), other_layer=pl.Series([1, 2, 2]), cka=pl.col("cosine"))
+    told = "CKA between layer 0 and layer 2 is 0.25; of neighbours, the lowest is 0.5 (layer 1 and layer 2)."
+    assert of_pairs(layers, "cka", "CKA", between="layer") == told
+    assert of_pairs(pairs.clear(), "cosine", "the cosine") == ""
+
+
+def test_a_path_tells_its_components_and_the_largest_activations_their_feature() -> None:
+    path = pl.DataFrame({"revision": ["a", "b"] * 2, "step": [0, 10] * 2, "component": [1, 1, 2, 2],
+                         "share": [0.8, 0.8, 0.15, 0.15], "coordinate": [-3.0, 4.0, 1.0, -1.0]})  # fmt: skip
+    assert of_path(path) == (
+        "The first components hold 80 % and 15 % of the variance over revisions; along the first, the weights go from -3 at "
+        "step 0 to 4 at step 10."
+    )
+    assert of_path(path.clear()) == ""
+    places = pl.DataFrame({"layer": [0, 0, 1, None], "feature": [7, 7, 3, 3], "position": [0, 4, 0, 0]})
+    assert of_places(places) == (
+        "Feature 7 is most often among the largest activations of a layer: 66.7 % of them; 66.7 % of all are at the first "
+        "position of a window."
+    )
+    assert of_places(places.clear()) == ""

@@ -49,3 +49,17 @@ def open_engine(source: Source, options: CollectOptions, limits: Limits) -> Abst
     from olmo_dynamics.collection.engines.ray_engine import open_ray
 
     return open_ray(source, options, limits)
+
+
+def connection(engine: str, address: str | None) -> AbstractContextManager[object]:
+    """A connection that the collections of several runs share while the context lasts; the local engine needs none.
+
+    Raises:
+        OptionError: the engine is not installed.
+        EngineError: there is no cluster.
+    """
+    if engine != "ray":
+        return nullcontext()
+    from olmo_dynamics.collection.engines.ray_engine import connected
+
+    return connected(address)

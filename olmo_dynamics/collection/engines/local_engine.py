@@ -44,7 +44,7 @@ class LocalEngine:
                     expected = True
                     nbytes = len(revisions) * stream.opened.fetch_plan.nbytes
                     listener.expect(revisions=len(revisions), nbytes=nbytes)
-                yield _outcome(stream, _Work(opener, measurer, resident, listener))
+                yield _outcome(stream, _Work(opener, measurer, resident, len(revisions), listener))
 
     def throughput(self, setup: CollectionSetup) -> Throughput | None:
         """That of this machine, measured in a moment."""
@@ -54,13 +54,22 @@ class LocalEngine:
 class _Work:
     """The measuring of one revision at a time."""
 
-    def __init__(self, opener: Opener, measurer: Measurer, resident: int, listener: Progress) -> None:
-        self._opener, self._measurer, self._resident, self._listener = opener, measurer, resident, listener
+    def __init__(self, opener: Opener, measurer: Measurer, resident: int, revisions: int, listener: Progress) -> None:
+        self._opener, self._measurer, self._listener = opener, measurer, listener
+        self._resident, self._revisions = resident, revisions
 
     def measured(self, stream: RevisionStream) -> MeasuredRevision:
         """The records of a revision, and their cost."""
         opened, opener = stream.opened, self._opener
-        planned = estimate(opened, opener.setup, opener.bounds, mapped=opener.mapped, resident=self._resident)
+        planned = estimate(
+            opened,
+            opener.setup,
+            opener.bounds,
+            mapped=opener.mapped,
+            threads=self._measurer.threads,
+            resident=self._resident,
+            revisions=self._revisions,
+        )
         checkpoint = opened.checkpoint
         with revision_named(checkpoint.revision.name):
             records = self._measurer.records(stream, self._listener.advance)

@@ -63,22 +63,32 @@ def load_ray() -> Any:
 def open_ray(source: Source, options: CollectOptions, limits: Limits) -> Iterator[RayEngine]:
     """Connect to a cluster, or start one here, and check that its workers can measure the source.
 
-    A connection that this process has already is used, and kept.
-
     Raises:
         OptionError: Ray is not installed.
         EngineError: there is no such cluster, or a node runs another version, or does not see the source's folder.
     """
-    ray = load_ray()
-    is_ours = not ray.is_initialized()
-    if is_ours:
-        _connect(ray, options.address)
-    try:
+    with connected(options.address) as ray:
         nodes = ClusterNode.of(ray.nodes())
         size = WorkerSize.of(nodes, threads=limits.threads, on_gpu=options.device.startswith("cuda"))
         _check_nodes(ray, [node for node in nodes if size.on(node)], source)
+        yield RayEngine(ray, size, limits.bytes_per_second)
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Any]:
+    """The package ray, connected to a cluster while the context lasts; a connection that this process has is used, and kept.
+
+    Raises:
+        OptionError: Ray is not installed.
+        EngineError: there is no such cluster.
+    """
+    ray = load_ray()
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        _connect(ray, address)
+    try:
         with silenced_threads("ray_"):  # which print what befalls nodes, at length
-            yield RayEngine(ray, size, limits.bytes_per_second)
+            yield ray
     finally:
         if is_ours:
             ray.shutdown()

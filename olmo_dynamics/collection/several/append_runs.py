@@ -11,6 +11,7 @@ from typing import Unpack
 
 from olmo_dynamics.checkpoints import Source
 from olmo_dynamics.collection.collector import append_revisions, compact
+from olmo_dynamics.collection.engines import connection
 from olmo_dynamics.collection.options import CollectKeywords
 from olmo_dynamics.errors import DiskFullError, OlmoDynamicsError, OptionError, SourceError, counted
 from olmo_dynamics.files import Place
@@ -37,32 +38,34 @@ def append_runs(
         quarantine: as for `collect`, as are the following.
 
     Raises:
-        OptionError: `out` holds something else.
+        OptionError: `out` holds something else, or the engine is not installed.
+        EngineError: there is no cluster.
         SourceError: some runs could not be measured wholly; each is named with its reason, and all others are there.
         DiskFullError: no room; what is there stays.
     """
     folder = RunFolder(out)
-    paths, failed = folder.add(sources), dict[str, str]()
-    for number, (name, opened) in enumerate(sources.items(), 1):
-        listener = progress or ProgressBar()
-        listener.note(f"run {number} of {len(sources)}: {name}")
-        try:
-            store = append_revisions(
-                opened(),
-                revisions=revisions,
-                out=paths[name],
-                quarantine=quarantine,
-                include_quarantined=include_quarantined,
-                progress=listener,
-                **options,
-            )
-            compact(store)
-            held = store.attributes
-            folder.describe(name, model_type=held["model_type"], model_config=held["model_config"])
-        except DiskFullError:
-            raise
-        except OlmoDynamicsError as error:
-            failed[name] = str(error)
+    with connection(options.get("engine", "local"), options.get("address")):
+        paths, failed = folder.add(sources), dict[str, str]()
+        for number, (name, opened) in enumerate(sources.items(), 1):
+            listener = progress or ProgressBar()
+            listener.note(f"run {number} of {len(sources)}: {name}")
+            try:
+                store = append_revisions(
+                    opened(),
+                    revisions=revisions,
+                    out=paths[name],
+                    quarantine=quarantine,
+                    include_quarantined=include_quarantined,
+                    progress=listener,
+                    **options,
+                )
+                compact(store)
+                held = store.attributes
+                folder.describe(name, model_type=held["model_type"], model_config=held["model_config"])
+            except DiskFullError:
+                raise
+            except OlmoDynamicsError as error:
+                failed[name] = str(error)
     if failed:
         told = "; ".join(f"{name}: {why}" for name, why in failed.items())
         raise SourceError(

@@ -95,6 +95,8 @@ class CurveComparison:
         frame = smoothed(
             rows.frame, self.column, rows.x, [each for each in series if each in rows.frame.columns], smoothing
         )
+        if LINE in frame.columns and frame.select(SIDE, LINE).n_unique() == frame[SIDE].n_unique():
+            frame = frame.drop(LINE)  # colours alone tell trainings of one line apart
         return self._drawn(Rows(frame, rows.left_out, rows.x), facet, names, style)
 
     def _drawn(self, rows: Rows, facet: str, pinned: Sequence[str], style: Style) -> AnyChart:

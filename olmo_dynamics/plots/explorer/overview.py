@@ -147,7 +147,7 @@ def _revision(rows: Rows) -> alt.Parameter:
     return alt.selection_point(
         name="chosen_revision",
         fields=["revision"],
-        on="click",
+        on="click[event.item && event.item.datum && event.item.datum.revision]",  # a brush that ends is no choice
         toggle=False,
         clear=False,
         empty=False,

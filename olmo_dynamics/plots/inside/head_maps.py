@@ -46,7 +46,7 @@ def head_map(frame: pl.DataFrame, value: str | Sequence[str], *, x: str = "step"
     most = style.columns * (2 if len(names) == 1 else 1)
     maps, subtitles, formulas = [], [], []
     for name in names:
-        rows = drawable(frame.filter(pl.col(name).is_not_null()), name, x=None)
+        rows = drawable(frame.filter(pl.col(name).is_not_null()), name, x=None, most=None)
         shown, note = spread(rows.frame, most, x=x, style=style)
         if shown.select("revision", "layer", "head").is_duplicated().any():
             raise OptionError(f"a map needs one value of {name!r} per revision, layer and head (got several)")

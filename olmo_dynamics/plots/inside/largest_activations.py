@@ -79,7 +79,9 @@ def massive_places(frame: pl.DataFrame, *, x: str = "step", style: Style = PLAIN
         OptionError: a column is missing, or there is nothing, or too much, to draw.
     """
     require(frame, "layer", "rank", "value", "position", "token_id", "feature")
-    rows = drawable(frame.filter(pl.col("layer").is_not_null()), "value", x=None, also=["token_id", "sequence"])
+    rows = drawable(
+        frame.filter(pl.col("layer").is_not_null()), "value", x=None, also=["token_id", "sequence"], most=None
+    )
     shown, note = spread(rows.frame, min(style.columns, 3), x=x, style=style)
     counted, cut = _frequent(_counted(shown))
     order = shown[PANEL].unique(maintain_order=True).to_list()

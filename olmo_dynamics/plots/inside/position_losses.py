@@ -17,6 +17,7 @@ from olmo_dynamics.plots.axes import value_axis
 from olmo_dynamics.plots.colors import series_color, time_color
 from olmo_dynamics.plots.inside.chosen_revisions import PANEL, spread
 from olmo_dynamics.plots.inside.curve_panels import short_title
+from olmo_dynamics.plots.lines import time_column, with_line
 from olmo_dynamics.plots.panels import small_multiples
 from olmo_dynamics.plots.table import Rows, drawable, inline, require
 from olmo_dynamics.plots.theme import PLAIN, AnyChart, Style, finalize
@@ -51,8 +52,9 @@ def loss_by_position(frame: pl.DataFrame, *, x: str = "step", style: Style = PLA
     width, height = _SMALL if panels else _WIDE
     value = value_axis(binned, "value", _LOSS, scale="linear" if style.scale == "auto" else style.scale)
     value = replace(value, title=short_title(_LOSS) if panels else axis_title(_LOSS), crowded=panels)
-    timed = binned[x].is_not_null().any()
-    color = time_color(binned, x, replace(style, x_scale=style.x_scale)) if timed else series_color(binned, "revision")
+    field = time_column(with_line(binned), x)
+    timed = binned[field].is_not_null().any()
+    color = time_color(binned, field, style) if timed else series_color(binned, "revision")
     most = int(binned["position"].to_numpy().max())
     ticks = [2**power for power in range(0, most.bit_length(), 2 if panels else 1)]
     at = alt.X("position", type="quantitative", title="position in the window", scale=alt.Scale(type="log", nice=False),

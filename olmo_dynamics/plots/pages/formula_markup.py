@@ -26,6 +26,7 @@ _BIG = {"sum": "∑"}
 _OPERATORS = {"*": "·", "-": "−", "<=": "≤", ">=": "≥", "!=": "≠", "||": "‖", ".": "·", "...": "…"}
 _OPEN, _CLOSE = "([", ")]"
 _HATS = {"hat": "^"}
+_WORDS = {"l2_norm": "l2 norm"}
 
 
 @cache
@@ -170,9 +171,9 @@ def _single(token: str) -> str:
         return f"<munder><mo>{_BIG[name]}</mo><mi>{html.escape(index)}</mi></munder>"
     if index in _HATS:
         return f"<mover><mi>{html.escape(name)}</mi><mo>{_HATS[index]}</mo></mover>"
-    if index:
+    if index and token not in _WORDS:
         return f"<msub>{_name(name)}<mi>{html.escape(index)}</mi></msub>"
-    return _name(name)
+    return f"<mtext>{_WORDS[token]}</mtext>" if index else _name(name)
 
 
 def _name(name: str) -> str:

@@ -2,9 +2,9 @@
 
 >>> columns = Columns()
 >>> columns.add([{"step": 0, "role": "norm"}, {"step": 10, "role": "norm"}, {"step": 20, "role": "norm"}])
-{'rows': 3, 'columns': {'step': 0, 'role': 1}}
+{'rows': 3, 'columns': {'step': 0, 'role': 2}}
 >>> columns.written
-['[0,10,20]', '{"of":["norm"],"at":[0,0,0]}']
+['[0,10,20]', '[0,0,0]', '{"of":["norm"],"at":1}']
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ class Columns:
     """The distinct columns of a page's charts, each written once however many charts share it.
 
     Charts of one table have most columns in common, and a column of names has few distinct values, so a page of many charts
-    stays small. The page's script turns columns back into rows. `known` are the names of columns that hold some value.
+    stays small: such a column is its distinct values, and the number of the list that holds each row's place among them, which
+    columns that change together share. The page's script turns columns back into rows. `known` are the names of columns that
+    hold some value.
     """
 
     def __init__(self) -> None:
@@ -35,8 +37,19 @@ class Columns:
             values = [row.get(name) for row in rows]
             if name not in self.known and any(value is not None for value in values):
                 self.known.add(name)
-            found[name] = self._numbers.setdefault(_written(values), len(self._numbers))
+            found[name] = self._number(self._written(values))
         return {"rows": len(rows), "columns": found}
+
+    def _number(self, text: str) -> int:
+        return self._numbers.setdefault(text, len(self._numbers))
+
+    def _written(self, values: list[Any]) -> str:
+        """A column: its values, or its distinct values and the list of each row's place among them if they are few."""
+        distinct: dict[tuple[type, Any], int] = {}
+        places = [distinct.setdefault((type(value), value), len(distinct)) for value in values]
+        if 2 * len(distinct) > len(values):
+            return _json(values)
+        return _json({"of": [value for _, value in distinct], "at": self._number(_json(places))})
 
     @property
     def written(self) -> list[str]:
@@ -49,10 +62,5 @@ def harmless(text: str) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _written(values: list[Any]) -> str:
-    """A column: its values, or its distinct values and the place of each row's among them if they are few."""
-    distinct: dict[tuple[type, Any], int] = {}
-    places = [distinct.setdefault((type(value), value), len(distinct)) for value in values]
-    of = [value for _, value in distinct]
-    column = {"of": of, "at": places} if 2 * len(of) <= len(values) else values
-    return json.dumps(column, separators=(",", ":"), allow_nan=False)
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)

@@ -10,8 +10,8 @@ import html
 import math
 from collections.abc import Sequence
 
-_WIDTH, _HEIGHT = 280.0, 84.0
-_LEFT, _RIGHT, _TOP, _FOOT = 8.0, 58.0, 10.0, 18.0
+_WIDTH, _HEIGHT = 216.0, 84.0
+_LEFT, _RIGHT, _TOP, _FOOT = 6.0, 44.0, 10.0, 18.0
 """Room around the curve in pixels: for the dot, the last value, the largest, and the steps below."""
 
 _WIDE = 20.0  # a last step beyond so many times the first positive one makes the axis logarithmic

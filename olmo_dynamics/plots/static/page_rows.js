@@ -5,7 +5,7 @@ const opened = new Map(); // columns are turned into values when the first chart
 const column = (number) => {
   if (!opened.has(number)) {
     const held = written[number];
-    opened.set(number, held.of ? held.at.map((place) => held.of[place]) : held);
+    opened.set(number, held.of ? written[held.at].map((place) => held.of[place]) : held);
   }
   return opened.get(number);
 };

@@ -84,8 +84,8 @@ const retime = (spec, tables, settings) => {
     const { constant, ...scale } = timeScale(settings.scale, x.scale?.type ?? "linear", values);
     const kept = x.scale?.domain === undefined ? { nice: false, padding: x.scale?.padding } : { nice: false, domain: x.scale.domain };
     x.scale = { ...scale, ...(scale.type === "symlog" ? { constant } : {}), ...kept };
-    const values_ = ticksOf(scale.type, ...range(values), constant);
-    x.axis = { grid: false, labelOverlap: "greedy", values: values_, labelExpr: "replace(format(datum.value, '.3~s'), 'G', 'B')",
+    const places = ticksOf(scale.type, ...range(values), constant).reverse(); // overlapping labels give way to the last place
+    x.axis = { grid: false, labelOverlap: "greedy", values: places, labelExpr: "replace(format(datum.value, '.3~s'), 'G', 'B')",
       ...(x.axis?.title === null ? { title: null } : {}) };
   }
 };

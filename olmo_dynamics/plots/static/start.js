@@ -2,7 +2,7 @@ const form = document.querySelector("form.settings");
 const settingsOf = () => ({ time: form.time.value, scale: form.scale.value, values: form.values.value, smoothing: Number(form.smoothing.value) });
 const asWritten = JSON.stringify(settingsOf());
 const figures = Array.from(document.querySelectorAll("div.chart"), (place) => {
-  const figure = { place, id: place.id.slice("chart-".length), seen: false, drawn: "", view: undefined };
+  const figure = { place, id: place.id.slice("chart-".length), seen: false, drawn: "", view: undefined, spec: undefined, time: "" };
   figure.first = new Promise((resolve, reject) => Object.assign(figure, { resolve, reject }));
   figure.first.catch(() => {});
   return figure;
@@ -10,25 +10,27 @@ const figures = Array.from(document.querySelectorAll("div.chart"), (place) => {
 
 const draw = async (figure) => {
   const { place } = figure;
-  const width = Math.floor(place.parentElement.clientWidth - 10);
+  const width = Math.floor(place.parentElement.clientWidth - 14);
   const settings = settingsOf();
   const state = JSON.stringify([settings, width]);
   if (figure.drawn === state) return;
   figure.drawn = state;
   const spec = read(`spec-${figure.id}`);
   const tables = Object.entries(spec.datasets ?? {});
-  const many = tables.some(([, table]) => table.rows > 5000); // as SVG, every mark would be an element of the page
+  const many = tables.some(([, table]) => table.rows > 1500); // as SVG, every mark would be an element of the page
   spec.datasets = Object.fromEntries(tables.map(([name, table]) => [name, rowsOf(table)]));
   if (JSON.stringify(settings) !== asWritten) applied(spec, spec.datasets, settings);
+  if (figure.spec) keepSelections(figure.view, figure.spec, spec, figure.time === settings.time);
   fit(spec, width);
+  raise(spec);
   const options = { mode: "vega-lite", renderer: many ? "canvas" : "svg", ast: true, ...spec.usermeta?.embedOptions };
   try {
     figure.view?.finalize();
     const made = await vegaEmbed(place, spec, options);
-    figure.view = made.view;
+    Object.assign(figure, { view: made.view, spec: { ...spec, datasets: undefined }, time: settings.time });
+    saveWithTitle(made.view, place.getAttribute("aria-label"));
     await settle(made.view, place, spec, width);
-    place.querySelector("details > summary")?.setAttribute("aria-label", "Save this picture");
-    for (const marks of place.querySelectorAll("g[aria-roledescription]:not([aria-label])")) marks.setAttribute("aria-label", marks.getAttribute("aria-roledescription"));
+    nameParts(place);
     figure.resolve(made);
   } catch (reason) {
     place.textContent = `This picture could not be drawn: ${reason.message}`;
@@ -62,7 +64,10 @@ const later = () => {
   waiting = setTimeout(again, 150);
 };
 form.addEventListener("input", later);
-form.addEventListener("reset", () => setTimeout(again));
+form.addEventListener("reset", () => {
+  for (const figure of figures) Object.assign(figure, { spec: undefined, drawn: "" }); // nothing stays selected
+  setTimeout(again);
+});
 form.addEventListener("submit", (event) => event.preventDefault());
 window.addEventListener("resize", later);
 if (innerWidth < 960) document.querySelector("nav.contents details").open = false;

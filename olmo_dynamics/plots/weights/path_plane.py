@@ -62,7 +62,9 @@ def weight_path(
     chart = chart.properties(width=width, height=height)
     rest = 1 - sum(share for share, _ in shares.values())
     line = f"The plane holds {100 - 100 * rest:.3g} % of the variance over revisions; {100 * rest:.2g} % is not shown."
-    return finalize(chart, "The path through weight space", [definition(COORDINATE), line, rows.subtitle], style)
+    drawn = finalize(chart, "The path through weight space", [definition(COORDINATE), line, rows.subtitle], style)
+    drawn.usermeta["oneScale"] = True  # a page that widens it must keep the unit of both axes alike
+    return drawn
 
 
 def _points(frame: pl.DataFrame, components: tuple[int, int]) -> tuple[pl.DataFrame, dict[int, tuple[float, float]]]:

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Int8, Int64, UInt16, UInt32
 
-from olmo_dynamics.recorders.kernels.jit import jit
-from olmo_dynamics.recorders.kernels.moments import add_block, merge_moments
+from olmo_dynamics.recorders.kernels.jit import jit, prefetch
+from olmo_dynamics.recorders.kernels.moments import add_centred, merge_moments
 
 CODES = 1 << 16
 """The number of values that 16 bits can take."""
@@ -29,6 +29,8 @@ SIGN = CODES // 2
 """The sign bit: codes from here up are negative."""
 
 _RUN = 64  # codes looked at together
+_LINE = 16  # elements whose memory is asked for at once: a line of the cache, of float32
+_AHEAD = 2048  # elements between those that are read and those that are asked for
 
 BLOCK = 2048
 """Elements handled at a time: a few such blocks fit the processor's first-level cache."""
@@ -187,32 +189,66 @@ def _add_counts(values: Float[np.ndarray, " n"], counts: Int64[np.ndarray, " 3"]
 
 
 @jit
-def _add_sums(values: Float[np.ndarray, " n"], sums: Float[np.ndarray, " 2"]) -> None:
-    magnitude = square = 0.0
+def _sum_block(values: Float[np.ndarray, " n"], column_squares: Float[np.ndarray, " m"]) -> tuple[float, float, float]:
+    """The sums of numbers, of magnitudes and of squares; these are added to their columns' sums too, if there are any."""
+    total = magnitude = square = 0.0
+    if len(column_squares) == 0:
+        for i in range(len(values)):
+            value = np.float64(values[i])
+            total += value
+            magnitude += abs(value)
+            square += value * value
+        return total, magnitude, square
     for i in range(len(values)):
-        wide = np.float64(values[i])
-        magnitude += abs(wide)
-        square += wide * wide
-    sums[ABS] += magnitude
-    sums[SQUARE] += square
+        value = np.float64(values[i])
+        total += value
+        magnitude += abs(value)
+        column_squares[i] += value * value
+        square += value * value
+    return total, magnitude, square
+
+
+@jit
+def _count_upper(
+    values: Float[np.ndarray, " n"], upper: UInt16[np.ndarray, " n"], histogram: UInt32[np.ndarray, " codes"]
+) -> None:
+    """Count the upper halves of the values' bits, and ask for the memory of later values."""
+    whole = len(values) - len(values) % _LINE
+    for start in range(0, whole, _LINE):
+        prefetch(values, start + _AHEAD)
+        for i in range(start, start + _LINE):
+            histogram[upper[i]] += np.uint32(1)
+    for i in range(whole, len(values)):
+        histogram[upper[i]] += np.uint32(1)
 
 
 @jit
 def pass_over_floats(
     values: Float[np.ndarray, "rows columns"], upper: UInt16[np.ndarray, "rows columns"], totals: Totals, axes: Axes
 ) -> tuple[UInt16[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-    """Sum a float32 or float64 matrix in float64, and return the tally of the upper 16 bits of its elements."""
+    """Sum a float32 or float64 matrix in float64, and return the tally of the upper 16 bits of its elements.
+
+    Zeros and numbers that are not finite are counted only in blocks that have some, as tally and sum of squares show.
+    """
     rows, columns = values.shape
     histogram = np.zeros(CODES, np.uint32)
+    near_zero = np.uint32(0)
     for row in range(rows):
         for start in range(0, columns, BLOCK):
             block = values[row, start : start + BLOCK]
-            add_block(totals.moments, block)
-            _add_counts(block, totals.counts)
-            _add_sums(block, totals.sums)
-            count_codes(upper[row, start : start + BLOCK], histogram)
-            if len(axes.row_squares) > 0:
-                add_to_axes(block, row, start, axes)
+            _count_upper(block, upper[row, start : start + BLOCK], histogram)
+            by_column = axes.column_squares[start : start + BLOCK]
+            total, magnitude, square = _sum_block(block, by_column)
+            add_centred(totals.moments, block, total / len(block))
+            totals.sums[ABS] += magnitude
+            totals.sums[SQUARE] += square
+            if histogram[0] + histogram[SIGN] != near_zero or not np.isfinite(square):
+                _add_counts(block, totals.counts)
+                near_zero = histogram[0] + histogram[SIGN]
+            if len(by_column) > 0:
+                axes.row_squares[row] += square
+            if len(axes.column_sums) > 0:
+                _add_values(block, axes.column_sums[start : start + BLOCK])
     return tally(histogram)
 
 
@@ -221,6 +257,21 @@ def count_lower_halves(
     halves: UInt16[np.ndarray, "n 2"], slots: Int8[np.ndarray, " codes"], histograms: UInt32[np.ndarray, "slots codes"]
 ) -> None:
     """Count the lower 16 bits of the float32 elements whose upper 16 bits have a slot (-1: no slot)."""
+    whole = len(halves) - len(halves) % _LINE
+    for start in range(0, whole, _LINE):
+        prefetch(halves, 2 * start + _AHEAD)
+        some = np.int8(-1)
+        for i in range(start, start + _LINE):
+            some = max(some, slots[halves[i, 1]])
+        if some >= 0:  # as in few lines of memory
+            _count_where_slots(halves[start : start + _LINE], slots, histograms)
+    _count_where_slots(halves[whole:], slots, histograms)
+
+
+@jit
+def _count_where_slots(
+    halves: UInt16[np.ndarray, "n 2"], slots: Int8[np.ndarray, " codes"], histograms: UInt32[np.ndarray, "slots codes"]
+) -> None:
     for i in range(len(halves)):
         slot = slots[halves[i, 1]]
         if slot >= 0:

@@ -23,7 +23,8 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
-from numba.core import types
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from olmo_dynamics.settings import cache_dir
@@ -51,6 +52,11 @@ def _can_be_written(folder: Path) -> bool:
 
 _FOLDER = _cache_folder()
 _CACHED = _can_be_written(_FOLDER)
+
+
+def is_compiled() -> bool:
+    """True if the cache folder holds compiled code of these sources, so that it is loaded and not compiled again."""
+    return any(_FOLDER.rglob("*.nbc"))
 
 
 def jit(loop: Loop) -> Loop:
@@ -83,3 +89,21 @@ def _float32_of(_: Any, bits: Any) -> tuple[Any, Callable[..., Any]]:
 
 float32_of: Callable[[np.uint32], np.float32] = cast(Any, intrinsic(_float32_of))
 """Inside a compiled loop: the float32 with these 32 bits, in a register (a view of an array would go by memory)."""
+
+
+def _prefetch(_: Any, array: Any, place: Any) -> tuple[Any, Callable[..., Any]]:
+    def ask(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), cgutils.voidptr_t)
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, number, number, number])
+        found: Any = cgutils.get_or_insert_function
+        asked = found(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(asked, [address, *(ir.Constant(number, each) for each in (0, 3, 1))])  # read, keep near, data
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp), ask
+
+
+prefetch: Callable[[np.ndarray, int], None] = cast(Any, intrinsic(_prefetch))
+"""Inside a compiled loop: ask for the memory at this place of an array, which may lie beyond its end, and do not wait for it."""

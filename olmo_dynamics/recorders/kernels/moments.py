@@ -62,7 +62,12 @@ def add_block(moments: Float[np.ndarray, " 5"], values: Float[np.ndarray, " n"])
     total = 0.0
     for i in range(len(values)):  # by index: iterating over the array itself would not be vectorised
         total += np.float64(values[i])
-    mean = total / len(values)
+    add_centred(moments, values, total / len(values))
+
+
+@jit
+def add_centred(moments: Float[np.ndarray, " 5"], values: Float[np.ndarray, " n"], mean: float) -> None:
+    """The same for a block whose mean is known."""
     second = third = fourth = 0.0
     for i in range(len(values)):
         deviation = np.float64(values[i]) - mean

@@ -25,6 +25,7 @@ Order = Callable[[np.ndarray], np.ndarray]
 Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 """A function that applies another to each item and gives the results in order: `map`, or that of a pool of threads."""
 
+_BYTE = 256  # values that a byte can take
 _LOWER_PASSES = 4  # tables of lower halves that may exist at a time
 
 
@@ -92,7 +93,7 @@ class Halves:
         buckets = np.unique(np.concatenate([codes, magnitudes, magnitudes + SIGN]))
         self.slots = np.full(CODES, -1, np.int8)  # a small table, so that it stays in the nearest cache
         self.slots[buckets] = np.arange(len(buckets))
-        self._lower = np.zeros((len(buckets), CODES), np.int64)
+        self._lower: list[Integer[np.ndarray, "buckets codes"]] = []
 
     def count(self, arrays: Sequence[UInt16[np.ndarray, "_ 2"]], run: Run) -> None:
         """Make the second pass, over the elements' lower and upper halves."""
@@ -102,10 +103,10 @@ class Halves:
 
     def add(self, lower: Integer[np.ndarray, "buckets codes"]) -> None:
         """Add counts of lower halves, made elsewhere for the upper halves that have one of the `slots` (-1: no slot)."""
-        self._lower += lower
+        self._lower.append(lower)
 
     def _count_share(self, arrays: Sequence[UInt16[np.ndarray, "_ 2"]]) -> UInt32[np.ndarray, "buckets codes"]:
-        lower = np.zeros(self._lower.shape, np.uint32)
+        lower = np.zeros((self.slots.max() + 1, CODES), np.uint32)
         for halves in arrays:
             count_lower_halves(halves, self.slots, lower)
         return lower
@@ -124,14 +125,22 @@ class Halves:
         )
 
     def _value(self, code: int, rank: int) -> float:
-        lower = self._lower[self.slots[code]]
         if code < SIGN:
-            return _join(code, _locate(lower, np.array([rank]))[0][0])
-        return _join(code, CODES - 1 - _locate(lower[::-1], np.array([rank]))[0][0])  # larger bits, smaller number
+            return _join(code, self._lower_half([code], rank))
+        count = sum(int(lower[self.slots[code]].sum(dtype=np.int64)) for lower in self._lower)
+        return _join(code, self._lower_half([code], count - 1 - rank))  # larger bits, smaller number
 
     def _magnitude(self, code: int, rank: int) -> float:
-        lower = self._lower[self.slots[code]] + self._lower[self.slots[code + SIGN]]
-        return _join(code, _locate(lower, np.array([rank]))[0][0])
+        return _join(code, self._lower_half([code, code + SIGN], rank))
+
+    def _lower_half(self, uppers: Sequence[int], rank: int) -> int:
+        """The lower half of a rank among the numbers with these upper halves, found by its upper byte and then the lower."""
+        tables = [lower[self.slots[upper]].reshape(_BYTE, _BYTE) for lower in self._lower for upper in uppers]
+        by_byte = np.asarray(np.sum([table.sum(1, dtype=np.int64) for table in tables], axis=0))
+        [upper], [within] = _locate(by_byte, np.array([rank]))
+        by_lower = np.asarray(np.sum([table[upper] for table in tables], axis=0, dtype=np.int64))
+        [lower], _ = _locate(by_lower, np.array([within]))
+        return int(upper) * _BYTE + int(lower)
 
 
 def _join(upper: int, lower: int | np.int64) -> float:

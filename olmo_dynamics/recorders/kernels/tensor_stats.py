@@ -54,6 +54,7 @@ MAGNITUDE_LEVELS = (0.5, 0.999)
 """Levels of the magnitude's quantiles that `TensorStats` holds."""
 
 _BLOCK_BYTES = 16 << 20  # 16 MiB
+_MULTIPLE = 4  # rows: a block has a multiple of so many, so that those of 16 bits are whole words
 _SORTED_AT_MOST = 1 << 19  # elements: below, a sorted copy (2 MiB of float32) is quicker than a second pass
 _ALL_CODES = np.arange(CODES, dtype=np.uint16)
 with np.errstate(invalid="ignore"):  # converting a signalling NaN counts as an invalid operation
@@ -140,8 +141,8 @@ class BlockStats:
 def row_blocks(info: TensorInfo) -> list[slice]:
     """Blocks of whole rows of about 16 MiB, as equal as possible; a tensor of one axis is one row."""
     rows, _ = matrix_shape(info)
-    blocks = max(1, min(-(-info.nbytes // _BLOCK_BYTES), rows // STRIP))
-    height = -(-rows // (blocks * STRIP)) * STRIP
+    blocks = max(1, min(-(-info.nbytes // _BLOCK_BYTES), rows // _MULTIPLE))
+    height = -(-rows // (blocks * _MULTIPLE)) * _MULTIPLE
     return [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
 
 

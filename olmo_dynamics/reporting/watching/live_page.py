@@ -11,11 +11,14 @@ from importlib.resources import files
 from string import Template
 
 from olmo_dynamics.plots.display import allowed_hash, page_libraries
+from olmo_dynamics.plots.page import page_part
 
 
 def live_page(title: str) -> str:
     """The page of a store or run by that name."""
-    libraries, start = page_libraries(), _part("live.js")
+    shared = (page_part(name) for name in ("page_selections.js", "page_names.js"))
+    start = "\n".join(('"use strict";', *shared, _part("live.js")))
+    libraries = page_libraries()
     policy = (
         f"default-src 'none'; script-src {allowed_hash(libraries)} {allowed_hash(start)}; style-src 'unsafe-inline'; "
         "connect-src 'self'; img-src data: blob:; base-uri 'none'; form-action 'none'"

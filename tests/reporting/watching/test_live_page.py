@@ -9,7 +9,9 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from olmo_dynamics.frames import RecordedStore
-from tests.plots.test_browser import CHROMIUM, FLAGS
+from olmo_dynamics.names import Revision
+from tests.plots.accessibility import faults, needs_axe
+from tests.plots.test_browser import CHROMIUM, FLAGS, middle
 from tests.reporting.watching.test_live_server import serving
 from tests.store.synthetic import REVISIONS, add, new_store
 
@@ -17,6 +19,8 @@ pytestmark = [
     pytest.mark.enable_socket,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path to open the page in"),
 ]
+
+CELLS = ".mark-rect.role-mark path"
 
 
 @dataclass
@@ -67,7 +71,8 @@ def test_it_draws_and_asks_its_own_server_alone(watched: Watched) -> None:
     assert watched.page.locator(".mark-rect.role-mark path").count() > 2
 
 
-def test_a_click_on_the_map_shows_that_revisions_profile(watched: Watched) -> None:
+def show_the_first(watched: Watched) -> None:
+    """Click the map at the first revision, and wait for its profile."""
     choose(watched.page, "quantity", "attention/entropy")
     shows = "name => document.querySelector('.mark-text.role-mark text').textContent === name"
     watched.page.wait_for_function(shows, arg=REVISIONS[1].name)
@@ -85,9 +90,40 @@ def test_the_code_is_copied(watched: Watched) -> None:
     assert copied.startswith("import olmo_dynamics as od\n") and "smoothing=0.6" in copied
 
 
-def test_a_revision_that_is_added_is_drawn(watched: Watched) -> None:
-    watched.page.evaluate("() => { window.before = window.drawn }")
-    add(watched.store, REVISIONS[2], 2)
-    watched.page.wait_for_function("() => window.drawn !== window.before")
-    assert watched.page.locator("#told").inner_text() == "3 revisions, 1 missing"
+def grow(watched: Watched, revision: Revision, seed: int, told: str) -> None:
+    """Add a revision, and wait for the picture that has it."""
+    count = watched.page.locator(CELLS).count()
+    add(watched.store, revision, seed)
+    drawn = (
+        "([told, cells, count]) => at('told').textContent === told && document.querySelectorAll(cells).length !== count"
+    )
+    watched.page.wait_for_function(drawn, arg=[told, CELLS, count])
+
+
+def brush_and_add(watched: Watched) -> None:
+    """Brush the map, add a revision, and find the brush and the chosen revision as they were."""
+    x, y = middle(watched.page.locator(CELLS).nth(1))
+    watched.page.mouse.move(x, y)
+    watched.page.mouse.down()
+    watched.page.mouse.move(x + 40, y, steps=4)
+    watched.page.mouse.up()
+    brushed = "() => window.drawn.view.runAsync().then((view) => view.signal('brush').start)"
+    before = watched.page.evaluate(brushed)
+    between = Revision("stage1-step7-tokens1B", stage=1, step=7, tokens=28, position_step=7, position_tokens=28)
+    grow(watched, between, 4, "3 revisions, 2 missing")
+    assert watched.page.locator(".mark-text.role-mark text").all_text_contents() == [REVISIONS[0].name], (
+        "still the chosen one"
+    )
+    assert watched.page.evaluate(brushed) == pytest.approx(before, rel=1e-3)
+
+
+def test_what_was_chosen_stays_while_revisions_and_stages_are_added(watched: Watched) -> None:
+    show_the_first(watched)
+    brush_and_add(watched)
+    grow(watched, REVISIONS[2], 2, "4 revisions, 1 missing")
     assert watched.problems == []
+
+
+@needs_axe
+def test_the_page_has_no_serious_fault_of_accessibility(watched: Watched) -> None:
+    assert faults(watched.page) == []

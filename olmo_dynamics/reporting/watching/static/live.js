@@ -1,4 +1,3 @@
-"use strict";
 const SECONDS = 2;
 const titles = { line: "stage", x: "axis" };
 const at = (id) => document.getElementById(id);
@@ -7,6 +6,8 @@ let latest = "";
 let choice = {};
 let busy = false;
 let again = false;
+let shown; // the spec of the picture, and its time axis
+let pressed = false; // a brush is being drawn
 
 const control = (menu) => {
   const label = document.createElement("label");
@@ -34,7 +35,12 @@ const draw = async (state) => {
   at("menus").elements[focused]?.focus();
   at("code").textContent = state.code;
   const options = { mode: "vega-lite", renderer: "svg", ast: true, ...state.spec.usermeta?.embedOptions };
+  const time = ["x", "line", "run"].map((name) => choice[name]).join();
+  if (shown) keepSelections(window.drawn.view, shown.spec, state.spec, shown.time === time);
+  window.drawn?.view.finalize();
   window.drawn = await vegaEmbed(at("chart"), state.spec, options);
+  nameParts(at("chart"));
+  shown = { spec: { ...state.spec, datasets: undefined }, time };
 };
 
 const read = async () => {
@@ -51,7 +57,7 @@ const read = async () => {
     const state = await answer.json();
     tell(state.told, !state.version && !state.told.startsWith("waiting"));
     latest = state.version;
-    if (state.spec && (at("follow").checked || version === "")) {
+    if (state.spec && !pressed && (at("follow").checked || version === "")) {
       await draw(state);
       version = state.version;
     }
@@ -65,6 +71,8 @@ const read = async () => {
   }
 };
 
+at("chart").addEventListener("pointerdown", () => (pressed = true));
+for (const end of ["pointerup", "pointercancel", "blur"]) addEventListener(end, () => (pressed = false));
 at("menus").addEventListener("submit", (event) => event.preventDefault());
 at("copy").addEventListener("click", async () => {
   try {

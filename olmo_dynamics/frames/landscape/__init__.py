@@ -1,0 +1,1 @@
+"""Tables of losses between checkpoints."""

@@ -120,6 +120,8 @@ def time_axis(frame: pl.DataFrame, x: str, *, width: int, style: Style = PLAIN) 
     pixels = width / math.log1p(last / constant) if last > 0 else 0.0
     ticks = [*zero, *_spaced(decades, constant, pixels, bool(zero))] if decades else zero
     ticks = _with_last(ticks, last, lambda tick: pixels * math.log1p(tick / constant)) if decades else ticks
+    if sum(tick >= values[0] for tick in ticks) < 2:  # too short a range for a power of ten
+        return TimeAxis(x, scale, *_even_ticks(values[0], last, width))
     digits = range(1, 10) if width >= 300 else (1, 3)
     minor = [decade * digit for decade in decades for digit in digits if decade * digit not in ticks]
     return TimeAxis(x, scale, tuple(ticks), tuple(value for value in minor if value <= last))

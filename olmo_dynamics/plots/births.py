@@ -58,7 +58,9 @@ def outlier_births(births: pl.DataFrame, *, x: str = "step", style: Style = PLAI
     width = style.width or _WIDTH
     time = time_axis(whole.frame, whole.x, width=width, style=style)
     channel, brushed = time.channel(domain=list(span(whole.frame, whole.x))), brush("x", "y")
-    above, below = _features(reach(places), channel).add_params(brushed), _places(places, channel)
+    color = magnitude_color(places, "magnitude", _QUANTITY, below=_WIDTH // 2)
+    above = _features(reach(places), channel, color).add_params(brushed)
+    below = _places(places, channel, color.copy())
     panels = [above.properties(width=width), below.transform_filter(brushed).properties(width=width)]
     both = alt.vconcat(*(_bordered(panel, whole, channel) for panel in panels), spacing=40)
     count = hits["feature"].n_unique()
@@ -101,18 +103,18 @@ def _with_row(hits: pl.DataFrame, x: str) -> pl.DataFrame:
     return hits.with_columns(words.alias(_ROW_NAME), pl.col(x).min().over("feature").alias("born"))
 
 
-def _features(reached: pl.DataFrame, time: alt.X) -> alt.Chart:
+def _features(reached: pl.DataFrame, time: alt.X, color: alt.Color) -> alt.Chart:
     order = reached.sort("born", "feature", _ROW_NAME)[_ROW_NAME].unique(maintain_order=True).to_list()
     numbers = {"places": "places reached", "magnitude": axis_title(_QUANTITY), "first_step": "first step"}
     return _discs(reached.drop("born"), _ROW_NAME, order, "feature (first born on top)").encode(
         x=time,
         size=_size("places", "places it reaches", most=reached["places"].to_numpy().max()),
-        color=magnitude_color(reached, "magnitude", _QUANTITY, below=_WIDTH // 2),
+        color=color,
         tooltip=tooltips(reached, **numbers),
     )
 
 
-def _places(hits: pl.DataFrame, time: alt.X) -> alt.Chart:
+def _places(hits: pl.DataFrame, time: alt.X, color: alt.Color) -> alt.Chart:
     """The places that the brushed features reach; the chart itself counts them, because a reader moves the brush."""
     named = hits.with_columns(pl.format("{} {}", "layer", "input").alias("place"))
     order = named.sort("layer", "input", descending=True)["place"].unique(maintain_order=True).to_list()
@@ -122,7 +124,7 @@ def _places(hits: pl.DataFrame, time: alt.X) -> alt.Chart:
     return _discs(needed, "place", order, "place: layer and input (deepest on top)").encode(
         x=time,
         size=size.aggregate("distinct"),
-        color=magnitude_color(named, "magnitude", _QUANTITY, below=_WIDTH // 2).aggregate("max"),
+        color=color.aggregate("max"),
         tooltip=[
             "place:N",
             alt.Tooltip("feature", type="quantitative", aggregate="distinct", title="features that reach it"),

@@ -27,8 +27,10 @@ _TITLE = 32  # letters in a line of a legend's title
 _DEPTH, _DEPTH_TICKS = 160, 8  # length in pixels of the bar of layers, and its most ticks
 _GRADIENT = 220  # length in pixels of the legend of a time colour
 
-NULLS = {"norm_sparsity": math.sqrt(math.pi / 2), "load_over_mean": 1.0}
-"""Null values by quantity: those of a Gaussian, and the fair share of an expert."""
+NULLS = {"norm_sparsity": math.sqrt(math.pi / 2), "load_over_mean": 1.0, "experts/cosine": 0.0}
+"""Null values by the name or key of a quantity: that of a Gaussian, the fair share of an expert, unrelated weights."""
+
+_FACTOR = 10.0  # the most that logarithmic colours reach to each side of a null value; what is further out has the last
 
 
 def series_color(frame: pl.DataFrame, column: str, *, panels: bool = False) -> alt.Color:
@@ -73,8 +75,9 @@ def magnitude_color(
     low, high = span(frame, field)
     log = is_log(field, scale, low, high / low if low > 0 else 0.0, enough=_LOG_FROM)
     shades = alt.Scale(type="log", scheme="viridis") if log else alt.Scale(zero=False, scheme="viridis")
-    if quantity.name in NULLS and not log:
-        shades = _diverging(NULLS[quantity.name], low, high)
+    null = NULLS.get(quantity.key, NULLS.get(quantity.name))
+    if null is not None:
+        shades = _log_diverging(null, low, high) if log else _diverging(null, low, high)
     place: dict[str, Any] = {"orient": "bottom", "gradientLength": below} if below else {}
     legend = alt.Legend(format=number_format(high), tickCount=5, **place)
     title = axis_title(quantity) if below else textwrap.wrap(axis_title(quantity), _TITLE)
@@ -87,11 +90,20 @@ def _diverging(null: float, low: float, high: float) -> alt.Scale:
     return alt.Scale(domain=[null - reach, null + reach], scheme="purpleorange", reverse=True)
 
 
+def _log_diverging(null: float, low: float, high: float) -> alt.Scale:
+    """The same two hues, equally strong at equal factors above and below the null value."""
+    factor = min(_FACTOR, max(high / null, null / low))
+    return alt.Scale(type="log", domain=[null / factor, null * factor], clamp=True, scheme="purpleorange", reverse=True)
+
+
 def time_color(frame: pl.DataFrame, x: str, style: Style) -> alt.Color:
-    """The colour of a revision by its step or tokens, dark to light from early to late."""
+    """The colour of a revision by its step or tokens, dark to light from early to late; a single one needs no legend."""
     axis = time_axis(frame, x, width=_GRADIENT, style=style)
-    legend = alt.Legend(type="gradient", values=list(axis.ticks) or alt.Undefined, labelExpr=short_number("datum.value"),
-                        gradientLength=_GRADIENT)  # fmt: skip
+    words = short_number("datum.value")
+    bar = alt.Legend(
+        type="gradient", values=list(axis.ticks) or alt.Undefined, labelExpr=words, gradientLength=_GRADIENT
+    )
+    legend = bar if frame[x].n_unique() > 1 else None
     title = textwrap.wrap(X_TITLES[x], _TITLE)
     return alt.Color(
         x, type="quantitative", title=title, scale=alt.Scale(**axis.scale.words, scheme=SEQUENTIAL), legend=legend

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import altair as alt
 import polars as pl
 
-from olmo_dynamics.errors import OptionError
+from olmo_dynamics.errors import OptionError, did_you_mean
 from olmo_dynamics.plots.lines import BORDER, BORDER_NAME, JOINT, LINE, POSITIONS, time_column, with_line
 from olmo_dynamics.quantities import known_axes
 
@@ -123,7 +123,7 @@ def drawable(
         raise OptionError(f"the drawn column must hold numbers; {value!r} holds {frame[value].dtype}")
     named = with_line(frame)
     time = time_column(named, x) if x else None
-    positions = POSITIONS.values() if time in POSITIONS.values() else ()
+    positions = POSITIONS.values() if time_column(named, x or "step") in POSITIONS.values() else ()
     known = ("revision", "stage", "ingredient", LINE, *XS, *positions, *labels(), value, *also)
     of_experts = "expert" in frame.columns and not frame["expert"].is_null().all()  # otherwise the label is empty
     kept = named.select(column for column in named.columns if column in known and (of_experts or column != "expert"))
@@ -152,7 +152,8 @@ def require(frame: pl.DataFrame, *columns: str) -> None:
     """
     for column in columns:
         if column not in frame.columns:
-            raise OptionError(f"the table must have a column {column!r} (got {', '.join(frame.columns)})")
+            near = did_you_mean(column, frame.columns)
+            raise OptionError(f"the table must have a column {column!r} (got {', '.join(frame.columns)}){near}")
 
 
 def in_order(frame: pl.DataFrame, column: str) -> list[str]:

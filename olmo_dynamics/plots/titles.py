@@ -65,11 +65,11 @@ def _fitting(frame: pl.DataFrame, quantities: list[Quantity]) -> list[Quantity]:
 
 
 def axis_title(quantity: Quantity, *, short: bool = False) -> str:
-    """Name and unit, as an axis or legend prints them; `short` prefers the symbol, for a small panel.
+    """Name and unit, as an axis or legend prints them; `short` prefers the symbol, for a small panel, if it has no index.
 
     Numbers without a unit, and the units of weights, activations and gradients, which nothing else is measured in, are left out.
     """
-    name = quantity.symbol if short and quantity.symbol else quantity.long_name
+    name = quantity.symbol if short and quantity.symbol and "_" not in quantity.symbol else quantity.long_name
     return f"{name} ({quantity.unit})" if quantity.unit not in ("", "1") and not _OWN.search(quantity.unit) else name
 
 

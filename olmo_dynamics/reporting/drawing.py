@@ -33,6 +33,8 @@ MAX_ROWS = 10_000
 MAX_CELLS = 12_000
 """The cells of a map above which it keeps evenly spaced revisions; more than the pixels of a page can show."""
 
+_MENU = 4  # times so many cells are held by a map with a menu, which shows those of one entry at a time
+
 MAX_REVISIONS = 240
 """The revisions above which a chart that is computed from whole ones keeps those with the extremes."""
 
@@ -135,7 +137,7 @@ class Drawn:
         said = _said(frame, told or (Told(words[0], _noun(frame, words[0])) if words else None))
         thinned = ""
         if _plain(chart) in _WHOLE:
-            frame, thinned = self.fewer_revisions(frame)
+            frame, thinned = self.fewer_revisions(frame, entries=_entries(chart, frame))
         elif _plain(chart) not in _CHOOSING:
             frame, thinned = _thinned(frame, words, told)
         notes = "; ".join(part for part in (note, thinned) if part)
@@ -146,13 +148,16 @@ class Drawn:
             drawn.usermeta[WORDS] = {**drawn.usermeta.get(WORDS, {}), "said": said}
         return drawn
 
-    def fewer_revisions(self, frame: pl.DataFrame, *, cells: int = 0, least: int = 2) -> tuple[pl.DataFrame, str]:
+    def fewer_revisions(
+        self, frame: pl.DataFrame, *, cells: int = 0, least: int = 2, entries: int = 1
+    ) -> tuple[pl.DataFrame, str]:
         """The rows of evenly spaced revisions, the first and the last among them, where a map has too many cells; and a note.
 
-        A row is a cell unless the number of `cells` is given. At least `least` revisions are kept.
+        A row is a cell unless the number of `cells` is given. At least `least` revisions are kept. A map with a menu shows one of
+        its `entries` at a time, and holds up to four times as many cells.
         """
-        revisions, cells = self.revisions, cells or frame.height
-        count = max(least, MAX_CELLS * len(revisions) // cells) if cells > MAX_CELLS else len(revisions)
+        revisions, cells, most = self.revisions, cells or frame.height, MAX_CELLS * min(entries, _MENU)
+        count = max(least, most * len(revisions) // cells) if cells > most else len(revisions)
         if count >= len(revisions):
             return frame, ""
         kept = [revisions[round(place * (len(revisions) - 1) / (count - 1))] for place in range(count)]
@@ -198,6 +203,12 @@ _CHOOSING = (plots.depth_profile, plots.head_map, plots.loss_by_position, plots.
 def _plain(chart: Callable[..., AnyChart]) -> Callable[..., AnyChart]:
     """The function of a chart, without the arguments that are given to it beforehand."""
     return chart.func if isinstance(chart, partial) else chart
+
+
+def _entries(chart: Callable[..., AnyChart], frame: pl.DataFrame) -> int:
+    """The entries of a map's menu: the roles, sites or inputs of its table."""
+    names = [name for name in ("role", "site", "input") if name in frame.columns]
+    return frame.select(names).n_unique() if _plain(chart) is plots.norms_panel and names else 1
 
 
 def _thinned(frame: pl.DataFrame, words: tuple[str, ...], told: Told | str | None) -> tuple[pl.DataFrame, str]:

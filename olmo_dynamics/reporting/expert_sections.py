@@ -75,7 +75,8 @@ def token_ids(store: Drawn) -> Iterator[Section]:
         expert_captions.VOCABULARY_OF_EXPERTS,
     )
     curves = partial(plots.trajectory, color="layer")
-    over_time = partial(store.draw, curves, shares, "value", probe=True, facet="vocabulary")
+    named = shares.rename({"value": "vocabulary_specialisation"})
+    over_time = partial(store.draw, curves, named, "vocabulary_specialisation", probe=True, facet="vocabulary")
     yield store.section("Specialisation in token ids over training", over_time, expert_captions.VOCABULARY_IN_TIME)
 
 

@@ -82,8 +82,8 @@ def _less(store: Drawn, differences: pl.DataFrame, name: str) -> AnyChart:
     fewer, note = thin(differences, MAX_ROWS, value="difference", by=["fork"])
     chart = difference_curves(fewer, name, x=store.choice.x, style=plots.Style(note=note))
     lasts = differences.group_by("fork", maintain_order=True).last()
-    words = [f"{fork} ends {smoothed:+.3g} at step {step:,}" for fork, smoothed, step in
-             lasts.select("fork", "smoothed", "step").iter_rows()]  # fmt: skip
+    words = [f"{fork} ends {abs(smoothed):.3g} {'lower' if smoothed < 0 else 'higher'} at step {step:,}"
+             for fork, smoothed, step in lasts.select("fork", "smoothed", "step").iter_rows()]  # fmt: skip
     said = f"Against the unchanged run, the {name} of {'; '.join(words)} (mean over neighbouring steps)."
     return _with_said(chart, said)
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import polars as pl
@@ -68,7 +68,7 @@ def head_lines(store: RecordedStore, curves: TrainingLogs | None = None) -> list
         found = findings(store, curves=curves)
         lines = [
             HeadLine(each.sentence, each.rate, _title(store, each.quantity), _picture(store, each, curves))
-            for each in found[:MOST]
+            for each in _varied(found)[:MOST]
         ]
         shown = {line.title for line in lines}
         lines += islice((line for line in _summaries(store) if line.title not in shown), MOST - len(lines))
@@ -78,6 +78,16 @@ def head_lines(store: RecordedStore, curves: TrainingLogs | None = None) -> list
         return [HeadLine(f"The store could not be searched for findings: {error}")]
     last = found.note or ("" if found else "No number of this store exceeds the thresholds of the rules.")
     return [*lines, HeadLine(last)] if last else lines
+
+
+def _varied(found: Sequence[StoreFinding]) -> list[StoreFinding]:
+    """The strongest finding of each kind and quantity, then those at other places."""
+    firsts: dict[tuple[str, ...], StoreFinding] = {}
+    others: dict[tuple[str, ...], StoreFinding] = {}
+    for each in found:
+        firsts.setdefault((each.kind, each.quantity), each)
+        others.setdefault((each.kind, each.quantity, each.where, each.line), each)
+    return list(dict.fromkeys([*firsts.values(), *others.values()]))
 
 
 def _title(store: RecordedStore, key: str) -> str:

@@ -112,14 +112,26 @@ def _weights(store: Drawn) -> Iterator[Section]:
     if not store.has_steps:
         by_depth = partial(store.draw, plots.depth_profile, in_blocks, "rms", note=note)
         yield store.section("Weight norms by depth", by_depth, captions.WEIGHT_CURVES.of(rms))
-    panel = partial(store.draw, plots.norms_panel, in_blocks, "rms", note=note)
-    yield store.section("Weight norms, layer by layer", panel, captions.NORMS_PANEL.of(rms))
+    panel = partial(store.draw, _over_layers(store, plots.norms_panel), in_blocks, "rms", note=note)
+    words = captions.WEIGHT_CURVES if _of_one(store) else captions.NORMS_PANEL
+    yield store.section("Weight norms, layer by layer", panel, words.of(rms))
     curves = partial(store.draw, partial(plots.trajectory, color="layer"), parameters, "l2_norm", note=note)
     yield store.section("Weight norms over training", curves, captions.WEIGHT_CURVES.of(l2_norm))
     matrices = in_blocks.filter(~pl.col("role").str.contains("norm"))
-    sparse = partial(store.draw, plots.layer_step_map, matrices, "norm_sparsity", note=note)
-    yield store.section("Weight outliers", sparse, captions.MAP.of(sparsity))
+    sparse = partial(store.draw, _over_layers(store, plots.layer_step_map), matrices, "norm_sparsity", note=note)
+    words = captions.WEIGHT_CURVES if _of_one(store) else captions.MAP
+    yield store.section("Weight outliers", sparse, words.of(sparsity))
     yield store.section("The distribution of weights", partial(_fan, store), captions.FAN)
+
+
+def _of_one(store: Drawn) -> bool:
+    """True if a single revision with a step is drawn, which a time axis says nothing about."""
+    return store.has_steps and not store.over_time
+
+
+def _over_layers(store: Drawn, chart: Callable[..., AnyChart]) -> Callable[..., AnyChart]:
+    """A chart over layers and time; of a single revision, its values by depth."""
+    return plots.depth_profile if _of_one(store) else chart
 
 
 def _fan(store: Drawn) -> AnyChart:
@@ -155,7 +167,7 @@ def _stream_outliers(store: Drawn) -> Iterator[Section]:
         "max_median_ratio": "Outliers in the residual stream: the largest feature of a token",
     }
     for quantity, title in titles.items():
-        make = partial(store.draw, plots.norms_panel, blocks, quantity, probe=True)
+        make = partial(store.draw, _over_layers(store, plots.norms_panel), blocks, quantity, probe=True)
         yield store.section(title, make, captions.ACTIVATION_OUTLIERS.of(find(f"activations/{quantity}")))
 
 

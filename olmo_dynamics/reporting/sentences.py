@@ -132,9 +132,13 @@ def _of_one(rows: pl.DataFrame, noun: str, value: str) -> str:
     if rows.height == 1 or not apart:
         return f"{noun} is {short(rows[value][0])}."
     low, high = (rows.row(int(place), named=True) for place in (rows[value].arg_min() or 0, rows[value].arg_max() or 0))
-    return (
-        f"{noun} runs from {short(low[value])} ({_where(low, apart)}) to {short(high[value])} ({_where(high, apart)})."
-    )
+    return f"{noun} runs from {_placed(low, value, apart)} to {_placed(high, value, apart)}."
+
+
+def _placed(row: Mapping[str, Any], value: str, apart: Sequence[str]) -> str:
+    """A number, and its place in brackets if it has one."""
+    where = _where(row, apart)
+    return f"{short(row[value])} ({where})" if where else short(row[value])
 
 
 def _ends(start: pl.DataFrame, end: pl.DataFrame, value: str, apart: Sequence[str]) -> tuple[float, float, str]:

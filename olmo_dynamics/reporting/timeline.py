@@ -33,11 +33,14 @@ def run_sentences(drawn: Drawn, origin: str = "") -> list[str]:
     stages = facts["stage"].drop_nulls().n_unique() if "stage" in facts.columns else 0
     parts = [of if runs == 1 else f"{of}: {counted(runs, 'run')}"]
     parts += [f"{stages} stages"] if stages > 1 else []
-    steps, tokens = facts["step"].drop_nulls(), facts["tokens"].drop_nulls()
+    named = with_line(facts)
+    through = time_column(named, "step")
+    steps, tokens = facts[through].drop_nulls(), facts[time_column(named, "tokens")].drop_nulls()
     if len(steps):
         last = f" ({_tokens(int(tokens.to_numpy().max()))})" if len(tokens) and tokens.to_numpy().max() else ""
         low, high = int(steps.to_numpy().min()), int(steps.to_numpy().max())
         parts.append((f"steps {low:,} to {high:,}" if low < high else f"step {low:,}") + last)
+        parts += ["counted through all stages"] if through in POSITIONS.values() else []
     probe = drawn.attributes.get("probe") or {}
     groups = ", ".join(name.replace("_", " ") for name in drawn.groups)
     on = f" on a probe of {probe['tokens']:,} tokens in {counted(len(probe['domains']), 'domain')}" if probe else ""

@@ -66,7 +66,7 @@ def massive(store: Drawn) -> Iterator[Section]:
     median = store.table("outliers.massive_median")
     chart = partial(plots.massive_activations, median=median)
     top = store.table("outliers.massive_top3")
-    sizes = partial(store.draw, chart, top, probe=True, told=Told("value", "the largest activations"))
+    sizes = partial(store.draw, chart, top, probe=True, told=Told("value", "the largest activation"))
     yield store.section("Massive activations", sizes, captions.MASSIVE)
     found = store.table("outliers.massive")
     places = partial(store.draw, plots.massive_places, found, probe=True, told=of_places(found))

@@ -75,6 +75,8 @@ def _similarity(store: Drawn) -> AnyChart:
 
 def predictions(store: Drawn) -> Iterator[Section]:
     """Decay of embedding rows and rotation of matrices beside their predictions, each only where its conditions hold."""
+    if not store.over_time:
+        return
     charts = (
         ("Embedding rows without gradient", embedding_decay, plots.embedding_decay, captions.DECAY, _DECAYED),
         ("Rotation between revisions", rotation, plots.rotation, captions.ROTATION, _TURNED),

@@ -75,7 +75,8 @@ def lens(seen: Seen) -> Expected:
 def _through_the_head(seen: Seen, stream: Array) -> Array:
     """The final norm and the head, in float64."""
     gain, bias = seen.weights.get("model.norm.weight"), seen.weights.get("model.norm.bias")
-    centres = gain is None or bias is not None
+    norms = seen.config.norms
+    centres = norms.centred if norms else gain is None or bias is not None
     centred = stream - stream.mean(-1, keepdims=True) if centres else stream
     normed = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + seen.config.norm_eps)
     head = seen.weights.get("lm_head.weight", seen.weights["model.embed_tokens.weight"])

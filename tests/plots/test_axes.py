@@ -60,6 +60,11 @@ def test_a_narrow_panel_has_fewer_ticks_but_keeps_the_last_decade() -> None:
     assert time_axis(steps(0, 10, 100, 1_000_000), "step", width=120).ticks == (0, 100, 10_000, 1_000_000)
 
 
+def test_a_range_without_a_power_of_ten_has_even_ticks() -> None:
+    late = time_axis(steps(377, 400, 437), "step", width=560, style=Style(x_scale="symlog", x_constant=1))
+    assert late.ticks == (380, 390, 400, 410, 420, 430, 437)
+
+
 @given(
     values=st.lists(st.integers(0, 10**13), min_size=3, max_size=40, unique=True),
     width=st.integers(100, 900),

@@ -20,6 +20,7 @@ DOMAINS = frame(
     step=[0, 0, 0, 10, 10, 10], domain=["code", "prose", "macro average"] * 2, rms=[6.0, 4.0, 5.0, 3.0, 1.0, 2.0]
 )
 ALONE = frame(step=[7, 7], layer=[0, 1], rms=[1.0, 3.0])
+OUTSIDE = frame(step=[7, 7, 7], layer=[None, 0, 1], rms=[0.5, 1.0, 3.0])
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,7 @@ ALONE = frame(step=[7, 7], layer=[0, 1], rms=[1.0, 3.0])
         (DOMAINS, "The size (mean over domains) falls from 5 at step 0 to 2 at step 10; the lowest is 1 (prose, step 10) and the "
          "highest is 6 (code, step 0)."),
         (ALONE, "The size runs from 1 (layer 0) to 3 (layer 1)."),
+        (OUTSIDE, "The size runs from 0.5 to 3 (layer 1)."),
         (ALONE.head(1), "The size is 1."),
         (ONE.with_columns(rms=pl.lit(float("nan"))), ""),
     ],

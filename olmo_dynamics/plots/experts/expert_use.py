@@ -85,7 +85,9 @@ def saturation(frame: pl.DataFrame, *, x: str = "step", style: Style = PLAIN) ->
     time = time_axis(rows.frame, rows.x, width=width, style=style)
     curves = series_lines(rows, value, time, hue="layer", panels=of_top).add_params(zoom())
     levels: Any = curves.data if of_top else inline(pl.DataFrame({"baseline": [frame["baseline"][0]]}))
-    chart = alt.LayerChart(layer=[curves, *_baseline(levels)]).properties(width=width, height=height)
+    chart = alt.LayerChart(layer=[curves, *_baseline(levels, "child_width" if of_top else "width")]).properties(
+        width=width, height=height
+    )
     whole = small_multiples(chart, rows, "panel", columns=style.columns, free=False) if of_top else chart
     reference = f"The reference is {frame['reference'][0]}."
     return finalize(
@@ -142,11 +144,11 @@ def _appearing(shown: pl.DataFrame, field: str) -> list[str]:
     return [str(value) for value in shown[field].unique(maintain_order=True)]
 
 
-def _baseline(levels: Any) -> tuple[alt.Chart, alt.Chart]:
-    """A dashed line across, and its name at the right, where the curves are high."""
+def _baseline(levels: Any, end: str) -> tuple[alt.Chart, alt.Chart]:
+    """A dashed line across, and its name at the right, where the curves are high; `end` is the signal of a panel's width."""
     base = alt.Chart(levels).encode(y=alt.Y("baseline", type="quantitative", aggregate="mean"))
     rule = base.mark_rule(strokeDash=_DASH, color=QUIET)
     name = base.mark_text(align="right", dx=-4, dy=-7, color=QUIET).encode(
-        x=alt.value(alt.ExprRef("width")), text=alt.value("random routing")
+        x=alt.value(alt.ExprRef(end)), text=alt.value("random routing")
     )
     return rule, name

@@ -19,6 +19,7 @@ from olmo_dynamics.plots.axes import time_axis, value_axis
 from olmo_dynamics.plots.colors import magnitude_color
 from olmo_dynamics.plots.inside.chosen_revisions import PANEL, spread
 from olmo_dynamics.plots.inside.curve_panels import panel_grid
+from olmo_dynamics.plots.lines import time_column, with_line
 from olmo_dynamics.plots.maps import bordered, cell_map, cells
 from olmo_dynamics.plots.table import drawable, inline, require
 from olmo_dynamics.plots.theme import CATEGORIES, INK, PLAIN, QUIET, AnyChart, Style, finalize
@@ -107,7 +108,7 @@ def _discs(counted: pl.DataFrame, style: Style) -> alt.Chart:
         alt.Tooltip(name, type="nominal", title=name.replace("_", " ")) for name in ("where", "positions", "token_ids")
     ]
     discs: alt.Chart = alt.Chart(data, width=width, height=height).mark_circle(opacity=0.9).encode(
-        x=alt.X("feature", type="ordinal", title="feature", sort=features, axis=alt.Axis(labelAngle=-60)),
+        x=alt.X("feature", type="ordinal", title="feature", sort=features, axis=alt.Axis(labelAngle=-90)),
         y=alt.Y("layer", type="ordinal", title="layer", sort="descending", axis=labels),
         size=alt.Size("number", type="quantitative", title=words, scale=alt.Scale(domain=[0, 8], range=[0, 150]), legend=legend),
         color=_position_color(),
@@ -118,8 +119,9 @@ def _discs(counted: pl.DataFrame, style: Style) -> alt.Chart:
 
 def _last(frame: pl.DataFrame, x: str) -> tuple[pl.DataFrame, str]:
     """The rows of the last revision on the time axis, or of the last row without one; and its name."""
-    held = frame.filter(pl.col(x).is_not_null())
-    name = str((held.sort(x, maintain_order=True) if held.height else frame)["revision"][-1])
+    time = time_column(with_line(frame), x)
+    held = frame.filter(pl.col(time).is_not_null())
+    name = str((held.sort(time, maintain_order=True) if held.height else frame)["revision"][-1])
     return frame.filter(pl.col("revision") == name), name
 
 

@@ -15,11 +15,12 @@ import polars as pl
 
 from olmo_dynamics.plots.axes import ValueAxis, stage_borders, time_axis, value_axis
 from olmo_dynamics.plots.inside.curve_panels import panel_grid, short_title
-from olmo_dynamics.plots.lines import LINE, with_borders
+from olmo_dynamics.plots.lines import LINE, joined, with_borders
 from olmo_dynamics.plots.selections import zoom, zoomed
 from olmo_dynamics.plots.table import drawable, inline, require
 from olmo_dynamics.plots.theme import CATEGORIES, PLAIN, QUIET, AnyChart, Style, finalize
 from olmo_dynamics.plots.titles import axis_title, tooltips
+from olmo_dynamics.plots.trajectories import measured
 from olmo_dynamics.quantities import find
 
 _SIZE = (310, 240)
@@ -72,7 +73,8 @@ def _curves(frame: pl.DataFrame, value: ValueAxis, name: str, x: str, style: Sty
     width, height = style.width or _SIZE[0], style.height or _SIZE[1]
     time = time_axis(frame, x, width=width, style=style)
     edge = (value.low / 1.1, value.high * 1.1) if value.log else (0.0, 1.04 * value.high)
-    drawn = with_borders(frame, x) if x.startswith("position") else frame
+    whole = joined(frame, x, ["kind"]) if LINE in frame.columns else frame
+    drawn = with_borders(whole, x) if x.startswith("position") else whole
     data, at = inline(drawn), time.channel(seen=zoomed(time.field))
     legend = alt.Legend(orient="bottom", columns=1, symbolType="stroke", labelLimit=330)
     kinds = [kind for kind in _KINDS if (frame["kind"] == kind).any()]
@@ -83,7 +85,8 @@ def _curves(frame: pl.DataFrame, value: ValueAxis, name: str, x: str, style: Sty
     )
     detail = [alt.Detail(LINE, type="nominal")] if LINE in drawn.columns else []
     base = alt.Chart(data).encode(x=at, y=value.channel(domain=edge), color=color, detail=detail)
-    dots = base.mark_point(filled=True, size=12).encode(tooltip=tooltips(frame, value=axis_title(_RMS)))
+    told = tooltips(frame, value=axis_title(_RMS))
+    dots = measured(base, drawn).mark_point(filled=True, size=12).encode(tooltip=told)
     layers = [base.mark_line().encode(strokeDash=dash).add_params(zoom()), dots, *stage_borders(drawn, data, at)]
     title = alt.TitleParams(text=name, fontSize=12)
     sized: alt.LayerChart = alt.LayerChart(layer=layers).properties(width=width, height=height, title=title)

@@ -63,12 +63,19 @@ def drawing(number: str, title: str, spec: dict[str, Any], columns: Columns) -> 
 def about(caption: Caption, words: Words) -> str:
     """The formulas, the lines about the data, how to read the figure, and its sources."""
     formulas = "".join(f"<p>{typeset(formula)}</p>" for formula in words.formulas)
-    lines = "".join(f"<p>{html.escape(line)}</p>" for line in words.lines if line)
+    lines = "".join(f"<p>{html.escape(_told(line))}</p>" for line in words.lines if line)
     read = f"<p>{html.escape(caption.text)}</p>" if caption.text else ""
     sources = f"<p>Sources: {'; '.join(map(_linked, caption.sources))}.</p>" if caption.sources else ""
     return (
         f'<div class="formulas">{formulas}{lines}</div>\n' if formulas or lines else ""
     ) + f'<details class="about"><summary>How to read it</summary>{read}{sources}</details>'
+
+
+def _told(line: str) -> str:
+    """A line with the capital and the stop of a sentence; one that begins with a symbol keeps its letter."""
+    first = line.split(maxsplit=1)[0]
+    capital = line[:1].upper() if len(first) > 1 and first.isalpha() else line[:1]
+    return capital + line[1:] + ("" if line.rstrip().endswith((".", "!", "?")) else ".")
 
 
 def shape(spec: Mapping[str, Any]) -> str:

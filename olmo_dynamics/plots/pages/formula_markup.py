@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from functools import cache
 
 _TOKEN = re.compile(
-    r"\s+|\*\*|\|\||<=|>=|!=|\.\.\.|\d[\d,]*(?:\.\d+)?|[A-Za-z]+(?:-[A-Za-z]{3,})+|[^\W\d_][\w\u0302]*'?|.",
+    r"\s+|\*\*|\|\||<=|>=|!=|\.\.\.|\d[\d,]*(?:\.\d+)?|[A-Za-z]+(?:-(?:[A-Za-z]{3,}|th\b))+|[^\W\d_][\w\u0302]*'?|.",
     re.DOTALL,
 )
 _FUNCTIONS = ("sqrt", "exp", "ln", "log", "min", "max", "argmax", "cos", "arccos", "quantile", "median", "mean", "std", "count",
@@ -79,7 +79,7 @@ def _is_word(token: str, after: list[str]) -> bool:
 def _row(tokens: list[str]) -> str:
     """A row of MathML; one fraction where a row is one quotient."""
     parts = _split(tokens, "/")
-    if len(parts) == 2 and all(parts) and not any(_has_sum(part) for part in parts):
+    if len(parts) == 2 and all(parts) and not any(_has_sum(part) or part.count("|") % 2 for part in parts):
         return f"<mfrac>{_grouped(_bare(parts[0]))}{_grouped(_bare(parts[1]))}</mfrac>"
     return "".join(_items(tokens))
 
@@ -152,7 +152,8 @@ def _item(tokens: list[str], place: int) -> tuple[str, int]:
     token = tokens[place]
     if token == "sqrt" and tokens[place + 1 : place + 2] == ["("]:
         end = _end(tokens, place + 1)
-        return f"<msqrt><mrow>{_row(tokens[place + 2 : end])}</mrow></msqrt>", end + 1
+        inside = "".join(_items(tokens[place + 2 : end]))  # no fraction: not every font has a root so high
+        return f"<msqrt><mrow>{inside}</mrow></msqrt>", end + 1
     if token in ("(", "["):
         end = _end(tokens, place)
         closing = tokens[end] if tokens[end] in _CLOSE and end > place else ""

@@ -28,6 +28,7 @@ _PANELS = "panel"
 _LOSS = find("loss/cross_entropy")
 _BATCH = Quantity("batch_tokens", "", "batch size", (), "", "", unit="token")
 _CRITICAL = Quantity("critical_batch", "", "critical batch size", (), "", "", unit="token")
+_LARGE = 100_000  # tokens of a batch whose label is shortened
 _SHADE, _MARK = "#CFE1F0", CATEGORIES[3]
 _OPEN = 2.0  # times the lower end: the length of an interval without an upper end
 
@@ -75,7 +76,7 @@ def critical_batch(
 
 def _stacked(charts: list[AnyChart]) -> alt.ConcatChart:
     whole = side_by_side(*charts, columns=1)
-    whole.bounds, whole.spacing = "flush", 90
+    whole.bounds, whole.spacing = "full", 30
     return whole
 
 
@@ -92,7 +93,8 @@ def _losses(rows: Rows, found: pl.DataFrame, loss: str, style: Style) -> AnyChar
     low, high = span(frame, "batch_tokens")
     ticks = sorted({int(size) for size in frame["batch_tokens"]})
     scale = alt.Scale(type="log", domain=[low / 1.2, high * 1.2], nice=False)
-    axis = alt.Axis(values=ticks, labelExpr=short_number("datum.value"), labelOverlap="greedy", grid=False)
+    words = short_number("datum.value") if high >= _LARGE else alt.Undefined  # 512 to 8,192 are no round thousands
+    axis = alt.Axis(values=ticks, format=",d", labelExpr=words, labelOverlap="greedy", grid=False)
     across = alt.X("batch_tokens", type="quantitative", title=axis_title(_BATCH), scale=scale, axis=axis)
     told = tooltips(frame, batch_tokens=axis_title(_BATCH), **{loss: axis_title(_LOSS)})
     base = alt.Chart(inline(frame)).encode(x=across, y=value.channel())
@@ -124,7 +126,8 @@ def _sizes(found: pl.DataFrame, x: str, style: Style) -> alt.LayerChart:
         pl.col("high").fill_null(_OPEN * pl.col("low")).cast(pl.Float64).alias("top"),
     )
     rows = drawable(ended, "low", x=x, also=["top", "open", "critical_batch", "multiplier"])
-    width, height = style.width or _WIDE[0], style.height or _WIDE[1]
+    width = style.width * min(style.columns, found.height) if style.width else _WIDE[0]  # as wide as the panels above
+    height = style.height or _WIDE[1]
     time = time_axis(rows.frame, rows.x, width=width, style=style)
     both = pl.concat([rows.frame.select(value="low"), rows.frame.select(value="top")])
     value = value_axis(both, "value", _CRITICAL, scale="log" if style.scale == "auto" else style.scale)

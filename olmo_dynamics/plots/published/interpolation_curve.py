@@ -26,6 +26,7 @@ from olmo_dynamics.quantities.declaration import Quantity
 _WIDTH, _HEIGHT = 520, 340
 _SERIES, _CHORD = "series", "chord"
 _TITLE = "share of the way between the weights"
+_HUES = tuple(hue for hue in CATEGORIES if hue != "#000000")  # ink is that of all tokens
 _DRAWN = ("cross_entropy", "bits_per_byte")
 _FEW = 4  # barriers in a subtitle
 
@@ -81,13 +82,13 @@ def _series(frame: pl.DataFrame) -> pl.DataFrame:
 def _layers(shown: pl.DataFrame, value: ValueAxis, title: str, height: int) -> alt.LayerChart:
     ends = padded_domain(value)
     names = shown[_SERIES].unique(maintain_order=True).to_list()
-    hues = [INK if name == ALL_TOKENS else CATEGORIES[place % len(CATEGORIES)] for place, name in enumerate(names)]
+    hues = [INK if name == ALL_TOKENS else _HUES[place % len(_HUES)] for place, name in enumerate(names)]
     chosen = alt.selection_point(name="picked_series", fields=[_SERIES], on="click", clear="dblclick")
     look = {
         "color": alt.Color(_SERIES, type="nominal", scale=alt.Scale(domain=names, range=hues), legend=None),
         "opacity": faded(chosen),
     }
-    axis = alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], grid=False, format="~g")
+    axis = alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], grid=False, format=".2~f")
     at = alt.X("share", type="quantitative", title=_TITLE, scale=alt.Scale(domain=[0, 1]), axis=axis)
     base = alt.Chart(inline(shown)).encode(x=at, y=value.channel(domain=ends), **look)
     thick = alt.when(alt.datum[_SERIES] == ALL_TOKENS).then(alt.value(3.5)).otherwise(alt.value(1.6))

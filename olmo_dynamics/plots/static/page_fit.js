@@ -6,6 +6,9 @@ const LOW = 200; // pictures that are higher than this grow with their width, to
 const TALL = 480;
 const FLAT = 2.6; // so that they are not more than so many times as wide as high
 const HIGHER = 1.6; // the most that a panel grows
+const LARGER = 2.2; // the most that a square map grows, to a side of at most TALL
+const WIDER = 4; // the most that a picture over experts, heads or features widens
+const OWN = 48; // pixels beside a panel that has axes of its own
 const size = (spec) => (typeof spec.width === "number" ? spec.width : (spec.layer ?? []).map(size).find(finite));
 const discrete = (spec) => [...units(spec)].some(({ unit }) => ["ordinal", "nominal"].includes(unit.encoding?.x?.type));
 const square = (spec) => finite(spec.width) && spec.width === spec.height && discrete(spec);
@@ -17,10 +20,16 @@ const legendBeside = (spec) => [...units(spec)].some(({ unit }) => {
   return color.some((each) => each.legend !== null && (each.legend?.orient ?? "right") === "right");
 });
 
+const legendAtRight = (spec) => [...units(spec)].some(({ unit }) => unit.encoding?.color?.legend?.orient === "right");
+
 const widen = (spec, width) => {
   const most = Math.max(NARROW, Math.round(width));
-  if (square(spec)) spec.width = spec.height = Math.min(spec.width, most);
-  else if (!words(spec) && finite(spec.width)) spec.width = discrete(spec) ? Math.min(spec.width, most) : most;
+  if (square(spec)) spec.width = spec.height = Math.min(Math.max(80, Math.round(width)), Math.max(spec.width, Math.min(TALL, Math.round(LARGER * spec.width))));
+  else if (discrete(spec) && finite(spec.width)) {
+    const wider = Math.min(most, WIDER * spec.width);
+    if (spec.height < LOW) spec.height = Math.round(spec.height * Math.min(HIGHER, Math.max(1, wider / spec.width)));
+    spec.width = wider;
+  } else if (!words(spec) && finite(spec.width)) spec.width = most;
   for (const { unit } of units(spec)) {
     for (const color of [unit.encoding?.color, unit.encoding?.color?.condition].flat()) {
       if (color?.legend?.gradientLength > width && (color.legend.orient ?? "right") !== "right") color.legend.gradientLength = Math.max(80, Math.round(width));
@@ -34,12 +43,14 @@ const fit = (spec, width, beside = legendBeside(spec)) => {
     Object.assign(spec, { width: Math.round(larger * spec.width), height: Math.round(larger * spec.height) });
   } else if (spec.facet?.field) {
     const count = spec.facet.sort?.length || 1;
-    const gap = spec.spacing?.column ?? 20;
-    const least = square(spec.spec) ? spec.spec.width : Math.max(NARROW, size(spec.spec) ?? NARROW);
-    const most = Math.max(1, Math.min(count, Math.floor((width - AXIS + gap) / (least + gap))));
+    const gap = (spec.spacing?.column ?? 20) + (spec.resolve?.axis?.y === "independent" && spec.bounds !== "flush" ? OWN : 0);
+    const free = width - AXIS - (legendAtRight(spec) ? LEGEND + 40 : 0);
+    const own = size(spec.spec) ?? NARROW;
+    const least = square(spec.spec) ? 0.75 * own : Math.max(NARROW, discrete(spec.spec) ? 0.75 * own : own);
+    const most = Math.max(1, Math.min(count, Math.floor((free + gap) / (least + gap))));
     const across = Math.ceil(count / Math.ceil(count / most)); // rows of equal length
     spec.columns = across;
-    widen(spec.spec, (width - AXIS - gap * (across - 1)) / across);
+    widen(spec.spec, (free - gap * (across - 1)) / across);
     if (finite(spec.spec.height) && !fixed(spec.spec)) spec.spec.height = Math.round(Math.max(spec.spec.height, Math.min(HIGHER * spec.spec.height, size(spec.spec) / FLAT)));
   } else if (spec.facet) {
     const across = spec.facet.column?.sort?.length || 1;
@@ -56,7 +67,7 @@ const fit = (spec, width, beside = legendBeside(spec)) => {
     const one = spec.vconcat.some(legendBeside);
     for (const part of spec.vconcat) fit(part, width, one);
   } else {
-    widen(spec, width - AXIS - (beside ? LEGEND : 0));
+    widen(spec, width - AXIS - (beside ? LEGEND + (discrete(spec) ? 60 : 0) : 0)); // a map's legend has a long title
   }
 };
 

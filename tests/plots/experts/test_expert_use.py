@@ -10,7 +10,10 @@ import pytest
 
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.plots import Style, domain_specialisation, expert_load, saturation
+from olmo_dynamics.plots.colors import magnitude_color
 from olmo_dynamics.plots.table import drawable
+from olmo_dynamics.quantities import find
+from olmo_dynamics.quantities.declaration import Quantity
 from tests.plots import synthetic
 from tests.plots.drawing import drawn, encodings, selections, subtitle, titles
 
@@ -96,3 +99,13 @@ def test_a_column_that_says_expert_of_no_row_is_not_drawn() -> None:
     dense = synthetic.parameters(FEW).with_columns(expert=pl.lit(None, pl.Int64))
     assert "expert" not in drawable(dense, "rms", x="step").frame.columns
     assert "expert" in drawable(synthetic.expert_shares(FEW), "value", x="step").frame.columns
+
+
+def test_colours_of_loads_part_at_the_fair_share() -> None:
+    frame = pl.DataFrame({"load_over_mean": [0.001, 4.0]})
+    scale = magnitude_color(frame, "load_over_mean", Quantity("load_over_mean", "", "load", (), "", "")).to_dict()[
+        "scale"
+    ]
+    assert (scale["type"], scale["domain"], scale["clamp"]) == ("log", [0.1, 10.0], True)
+    near = magnitude_color(frame, "load_over_mean", find("experts/cosine"), scale="linear").to_dict()["scale"]
+    assert near["domain"] == [-4.0, 4.0]

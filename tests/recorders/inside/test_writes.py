@@ -51,7 +51,8 @@ def shares(model, seen, probe, sample, rounding=1e-4):
     state = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
     head = state.get("lm_head.weight", state["model.embed_tokens.weight"])[: probe.tokenizer_size]
     gain, bias = state.get("model.norm.weight"), state.get("model.norm.bias", 0)
-    centres = gain is None or "model.norm.bias" in state
+    norms = model.config.norms
+    centres = norms.centred if norms else gain is None or "model.norm.bias" in state
     if centres:
         parts = {key: part - part.mean(-1, keepdims=True) for key, part in parts.items()}
         stream = stream - stream.mean(-1, keepdims=True)

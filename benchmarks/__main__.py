@@ -183,6 +183,8 @@ def run_trainer(repeats: int) -> Timings:
     timings = {}
     for title, taken in trainer.measure(repeats).items():
         print_table(f"{title.capitalize()}, bf16", taken, reference=next(iter(taken)))
+        if trainer.TRAINER in taken:
+            print(trainer.against_trainer(taken))
         timings |= {f"{title}: {method}": each for method, each in taken.items()}
     return timings
 

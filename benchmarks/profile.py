@@ -1,4 +1,4 @@
-"""Where the time goes: `python -m benchmarks profile parameters|overhead|collect [--shape 150m|1b]`.
+"""Where the time goes: `python -m benchmarks profile parameters|overhead|collect|trainer [--shape 150m|1b]`.
 
 Each operation's CPU time, on one thread, stands beside a floor that is measured in the same run: the least time for
 work that no way of computing leaves out, such as one store for each number that is counted.
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks import collect, overhead
+from benchmarks import collect, overhead, trainer_profile
 from benchmarks.checkpoint import CACHE, SHAPES, make_checkpoint
 from benchmarks.forward_peers import LENGTH, matrix_products, token_file
 from benchmarks.interleave import load_of
@@ -236,9 +236,12 @@ def copy_seconds(width: int) -> float:
 
 def main(given: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks profile", description=__doc__)
-    parser.add_argument("work", choices=WORKS)
+    parser.add_argument("work", choices=[*WORKS, "trainer"])
     parser.add_argument("--shape", choices=list(SHAPES), default="150m")
     parsed = parser.parse_args(given)
+    if parsed.work == "trainer":
+        trainer_profile.report()
+        return
     torch.set_num_threads(1)
     works = dict(zip(WORKS, (profile_parameters, profile_overhead, profile_collect), strict=True))
     for shape in ("tiny", parsed.shape):  # kernels are compiled, or loaded, by the first

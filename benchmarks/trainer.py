@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.interleave import Timing, report_timing
+from benchmarks.interleave import Timing, median_cpu, median_seconds, report_timing
 from olmo_dynamics.model import ModelConfig, to_config_json
 from olmo_dynamics.training.data.windows import Windows
 from olmo_dynamics.training.gradients import clip_gradients, open_gradients
@@ -158,17 +158,17 @@ def loss_of(method: str) -> Callable[[], float]:
     return work
 
 
-def take_steps(batch: str, repeats: int) -> dict[str, list[tuple[float, float]]]:
-    """Seconds and loss of `repeats` updates of each method, interleaved, after one uncounted update of each."""
+def take_steps(batch: str, repeats: int) -> dict[str, list[tuple[float, float, float]]]:
+    """Seconds, CPU seconds and loss of `repeats` updates of each method, interleaved, after one uncounted update of each."""
     runs = {method: steps_of(method, batch) for method in METHODS}
     for steps in runs.values():
         next(steps)
-    taken: dict[str, list[tuple[float, float]]] = {method: [] for method in METHODS}
+    taken: dict[str, list[tuple[float, float, float]]] = {method: [] for method in METHODS}
     for _ in range(repeats):
         for method, steps in runs.items():
-            started = time.perf_counter()
+            started, cpu = time.perf_counter(), time.process_time()
             loss = next(steps)
-            taken[method].append((time.perf_counter() - started, loss))
+            taken[method].append((time.perf_counter() - started, time.process_time() - cpu, loss))
     return taken
 
 
@@ -178,11 +178,25 @@ def measure(repeats: int) -> dict[str, dict[str, list[Timing]]]:
     for batch in BATCHES:
         taken = _in_a_process("steps", batch, str(repeats))
         found[f"updates of {batch} tokens"] = {
-            method: [Timing(seconds, _alone(method, batch).peak_bytes, loss) for seconds, loss in taken[method]]
+            method: [
+                Timing(seconds, _alone(method, batch).peak_bytes, loss, cpu_seconds=cpu)
+                for seconds, cpu, loss in taken[method]
+            ]
             for method in METHODS
         } | {THRIFTY: [_alone(THRIFTY, batch)]}
     found[f"loss, vocabulary of {VOCABULARY:,}"] = {method: [_alone(method, "")] for method in LOSSES}
     return found
+
+
+def against_trainer(taken: dict[str, list[Timing]]) -> str:
+    """This package's tokens per second over those of the two others, and the same by CPU time."""
+    said = (
+        f"{method}: {median_seconds(taken[other]) / median_seconds(taken[method]):.2f} x {other} "
+        f"({median_cpu(taken[other]) / median_cpu(taken[method]):.2f} x by CPU time)"
+        for method in THIS_PACKAGE
+        for other in (TRAINER, LOOP)
+    )
+    return "\n".join(said)
 
 
 @cache

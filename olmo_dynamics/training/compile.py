@@ -24,6 +24,9 @@ SECONDS = 20.0
 SAVED = {"cpu": 1e-12, "cuda": 1e-15}
 """Seconds saved per floating-point operation: on a CPU measured with two cores; on a GPU an assumption."""
 
+OPTIONS: dict[str, dict[str, str | int | bool | Callable[..., object]]] = {"cpu": {"cpp_wrapper": True}}
+"""Generated C++ that calls its kernels itself: called from Python, each would keep other workers from running meanwhile."""
+
 Run = TypeVar("Run", bound=Callable[..., object])
 
 
@@ -48,7 +51,7 @@ def try_compile(run: Run, model: LanguageModel) -> Run | None:
             "torch.compile needs a working compiler (got %s): training continues without torch.compile", reason
         )
         return None
-    return cast(Run, torch.compile(run))
+    return cast(Run, torch.compile(run, options=OPTIONS.get(device.type)))
 
 
 def _trial(x: torch.Tensor) -> torch.Tensor:

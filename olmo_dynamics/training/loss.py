@@ -12,16 +12,21 @@ logits exist, so nothing is computed twice and nothing large is kept for the bac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-SLICE_ROWS = (
-    256  # rows whose logits exist at one time: enough for a full-speed matrix product, few enough for the cache
-)
+SLICE_ROWS = 1024
+"""Rows whose logits exist at one time: enough for a full-speed matrix product, and for few sums of the weight's gradient."""
+
+CACHED = 1 << 18
+"""Logits that a CPU normalises at one time, in float32: few enough to stay in its cache."""
+
+LEAST_ROWS = 16
+"""Rows of them at least, since each call costs time."""
 
 
 def head_loss(
@@ -51,16 +56,18 @@ class _HeadLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         hidden_gradient = torch.empty_like(hidden)
         weight_gradient = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
-        cross_entropy = square = torch.zeros((), dtype=torch.float64, device=hidden.device)
-        for span in (slice(start, start + SLICE_ROWS) for start in range(0, labels.numel(), SLICE_ROWS)):
-            z, label_logits, slope = _normalise(hidden[span] @ weight.T, labels[span, None], z_loss, count)
-            cross_entropy = cross_entropy + (z - label_logits).sum(dtype=torch.float64)
-            square = square + z.square().sum(dtype=torch.float64)
-            slope = slope.to(hidden.dtype)
-            torch.mm(slope, weight, out=hidden_gradient[span])
-            _add_product(weight_gradient, slope.T, hidden[span])
+        z, label_logits = torch.empty(2, labels.numel(), dtype=torch.float32, device=hidden.device)
+        for span in spans(labels.numel(), SLICE_ROWS):
+            logits = hidden[span] @ weight.T
+            for rows in spans(len(logits), rows_at_once(logits)):
+                z[span][rows], label_logits[span][rows] = _differentiate(
+                    logits[rows], labels[span][rows], z_loss, count
+                )
+            torch.mm(logits, weight, out=hidden_gradient[span])
+            _add_product(weight_gradient, logits.T, hidden[span])
         ctx.gradients = hidden_gradient, weight_gradient
         ctx.dtype = weight.dtype
+        cross_entropy, square = (z - label_logits).sum(dtype=torch.float64), z.square().sum(dtype=torch.float64)
         loss, cross_entropy = (cross_entropy + z_loss * square) / count, cross_entropy / count
         loss, cross_entropy = loss.float(), cross_entropy.float()
         ctx.mark_non_differentiable(cross_entropy)
@@ -84,14 +91,26 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total.add_(left @ right)
 
 
-def _normalise(logits: Tensor, labels: Tensor, z_loss: float, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Each row's `z`, its label's logit, and d(loss)/d(logits) = (softmax · (1 + 2 · z_loss · z) - onehot(label)) / count.
+def spans(rows: int, most: int) -> Iterator[slice]:
+    """All rows in order, at most so many at a time."""
+    return (slice(start, start + most) for start in range(0, rows, most))
 
-    `z` is the largest logit less the logarithm of its probability, which is never small; all in float32.
+
+def rows_at_once(logits: Tensor) -> int:
+    """The rows to normalise at one time: on a CPU few enough for its cache, elsewhere all."""
+    return max(CACHED // logits.shape[1], LEAST_ROWS) if logits.device.type == "cpu" else max(len(logits), 1)
+
+
+def _differentiate(logits: Tensor, labels: Tensor, z_loss: float, count: int) -> tuple[Tensor, Tensor]:
+    """Each row's `z` and its label's logit; d(loss)/d(logits) takes the place of the logits.
+
+    The derivative is `(softmax · (1 + 2 · z_loss · z) - onehot(label)) / count`, and `z` the largest logit less the logarithm
+    of its probability, which is never small; all in float32, and the derivative rounded once.
     """
-    logits = logits.float()
-    peak, place = logits.max(1, keepdim=True)
-    slope = logits.softmax(1)
-    z = peak - slope.gather(1, place).log()
-    slope.mul_((1 + 2 * z_loss * z) / count)
-    return z, logits.gather(1, labels), slope.scatter_add_(1, labels, slope.new_full(labels.shape, -1 / count))
+    wide, labels = logits.float(), labels[:, None]
+    slope = wide.softmax(1)
+    z = wide.amax(1, keepdim=True) - slope.amax(1, keepdim=True).log()
+    label_logits = wide.gather(1, labels)
+    slope.mul_((1 + 2 * z_loss * z) / count).scatter_add_(1, labels, slope.new_full(labels.shape, -1 / count))
+    logits.copy_(slope)
+    return z[:, 0], label_logits[:, 0]

@@ -17,8 +17,9 @@ from olmo_dynamics import collection
 from olmo_dynamics.checkpoints import Checkpoint, Source
 from olmo_dynamics.collection import CollectKeywords, LiveOptions, Plan
 from olmo_dynamics.collection.feed import ActivationFeed, FeedKeywords, FeedOptions
-from olmo_dynamics.collection.landscape import InterpolateKeywords, path_losses, path_shares
+from olmo_dynamics.collection.landscape import path_losses, path_shares
 from olmo_dynamics.collection.live import due_groups
+from olmo_dynamics.collection.options import ProbeKeywords
 from olmo_dynamics.collection.several import append_runs, require_runs
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.files import Place
@@ -223,7 +224,7 @@ def interpolate(
     *,
     points: int | Sequence[float] = 11,
     progress: Progress | None = None,
-    **options: Unpack[InterpolateKeywords],
+    **options: Unpack[ProbeKeywords],
 ) -> LossCurve:
     """Measure the loss of a probe along the line between the weights of two revisions, of one run or of two.
 

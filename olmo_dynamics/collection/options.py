@@ -30,8 +30,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 """Compute dtypes of the forward pass."""
 
 
-class PassKeywords(TypedDict, total=False):
-    """Keyword options of everything that reads text with a model; see `CollectOptions`, and `Limits` for the last three."""
+class ProbeKeywords(TypedDict, total=False):
+    """Keyword options of everything that reads text with a model; see `CollectOptions`, and `Limits` for the threads."""
 
     text: Collection[str | Path] | str | Path
     tokens: Collection[str | Path] | str | Path | None
@@ -40,9 +40,14 @@ class PassKeywords(TypedDict, total=False):
     batch: str | tuple[int, int] | None
     device: str
     dtype: str
+    threads: int | None
+
+
+class PassKeywords(ProbeKeywords, total=False):
+    """The same of everything that fetches ahead; see `Limits`."""
+
     max_memory: int | str
     max_rate: float | str | None
-    threads: int | None
 
 
 class CollectKeywords(PassKeywords, total=False):

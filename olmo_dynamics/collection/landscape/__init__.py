@@ -1,5 +1,5 @@
 """Losses between checkpoints."""
 
-from olmo_dynamics.collection.landscape.interpolation import InterpolateKeywords, PathLosses, path_losses, path_shares
+from olmo_dynamics.collection.landscape.interpolation import PathLosses, path_losses, path_shares
 
-__all__ = ["InterpolateKeywords", "PathLosses", "path_losses", "path_shares"]
+__all__ = ["PathLosses", "path_losses", "path_shares"]

@@ -13,12 +13,11 @@ and the residual stream of every share.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from itertools import zip_longest
-from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from olmo_dynamics.checkpoints import Checkpoint
 from olmo_dynamics.collection.feed import FeedOptions
+from olmo_dynamics.collection.options import ProbeKeywords
 from olmo_dynamics.collection.recorded_pass import RecordedPass
 from olmo_dynamics.collection.setup.probe_windows import choose_probe
 from olmo_dynamics.errors import CheckpointError, OptionError, reject_unknown
@@ -39,19 +39,6 @@ GROUP = "loss"
 _NAMES = ("cross_entropy", "bits_per_byte", "scored_tokens")
 
 Weights = dict[str, Tensor]
-
-
-class InterpolateKeywords(TypedDict, total=False):
-    """Keyword options of `interpolate`: the text, the device, the dtype and the threads; see `CollectOptions` and `Limits`."""
-
-    text: Collection[str | Path] | str | Path
-    tokens: Collection[str | Path] | str | Path | None
-    tokens_dtype: str | None
-    tokenizer: str | Path | None
-    batch: str | tuple[int, int] | None
-    device: str
-    dtype: str
-    threads: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +76,7 @@ def path_losses(
     first: Checkpoint,
     second: Checkpoint,
     shares: Sequence[float],
-    given: InterpolateKeywords,
+    given: ProbeKeywords,
     progress: Progress,
 ) -> PathLosses:
     """The losses of the probe along the line from the first checkpoint to the second.
@@ -99,7 +86,7 @@ def path_losses(
         OptionError: an option is unknown or cannot be used.
         ProbeError: the text cannot be read, or there is no tokenizer to read it with.
     """
-    reject_unknown(given, InterpolateKeywords.__annotations__)
+    reject_unknown(given, ProbeKeywords.__annotations__)
     words: Any = {**given}
     options = FeedOptions.of(words)
     config = _shared_config(first, second)

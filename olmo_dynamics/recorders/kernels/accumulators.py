@@ -45,7 +45,7 @@ class CodeCounts:
 
     @property
     def counts(self) -> Int64[np.ndarray, " codes"]:
-        """How often each code was seen; may be added to."""
+        """The count of each code; may be added to."""
         if self._table is None:
             self._table = np.zeros(CODES, np.int64)
         for numbers in self._numbers:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 
@@ -158,7 +158,7 @@ def _ends(start: pl.DataFrame, end: pl.DataFrame, value: str, apart: Sequence[st
 
 
 def _median(rows: pl.DataFrame, value: str) -> float:
-    return float(rows[value].median() or 0.0)  # type: ignore[arg-type]
+    return float(cast(float, rows[value].median()))
 
 
 def _counted(rows: pl.DataFrame, apart: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ export PYTHONDONTWRITEBYTECODE :=
 help:  ## list the targets
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
 
-demo: $(VENV)/.run  ## pretrain a tiny OLMo offline, collect its revisions, write the report (minutes, two cores)
+demo: $(VENV)/.run  ## pretrain a tiny OLMo offline, collect its revisions, write the report (a minute, two cores)
 	$(BIN)/olmo-dyn demo --out cache/demo
 
 test: lint  ## every check, and every test that is not marked slow

@@ -1,4 +1,4 @@
-"""A checkpoint with the shape of OLMo 2 and random bf16 weights, written once and kept in cache/bench."""
+"""A checkpoint with the shape of OLMo 2 and random weights, in bf16 by default, written once and kept in cache/bench."""
 
 from __future__ import annotations
 
@@ -35,9 +35,13 @@ SHAPES = {
 _SHARD_BYTES = 2 << 30  # 2 GiB
 
 
-def make_checkpoint(shape_name: str, cache: Path, device: str = "cpu") -> Path:
-    """The folder of one revision, `cache/SHAPE/step1000-tokens1000`, with a config, shards and an index."""
-    folder = cache / shape_name / "step1000-tokens1000"
+def make_checkpoint(shape_name: str, cache: Path, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> Path:
+    """The folder of one revision, `cache/SHAPE/step1000-tokens1000`, with a config, shards and an index.
+
+    In another dtype than bfloat16, the folder is `cache/SHAPE-DTYPE/…`.
+    """
+    suffix = "" if dtype == torch.bfloat16 else f"-{dtype}".replace("torch.", "")
+    folder = cache / f"{shape_name}{suffix}" / "step1000-tokens1000"
     if (folder / "config.json").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +49,7 @@ def make_checkpoint(shape_name: str, cache: Path, device: str = "cpu") -> Path:
     generator = torch.Generator(device).manual_seed(0)
     shards: list[dict[str, torch.Tensor]] = [{}]
     for name, size in expected_shapes(parse_config(config)).items():
-        tensor = torch.empty(size, dtype=torch.bfloat16, device=device).normal_(0, 0.02, generator=generator).cpu()
+        tensor = torch.empty(size, dtype=dtype, device=device).normal_(0, 0.02, generator=generator).cpu()
         if len(size) == 1:
             tensor += 1
         if sum(each.nbytes for each in shards[-1].values()) + tensor.nbytes > _SHARD_BYTES:

@@ -1,12 +1,15 @@
 """Time that recording adds to the forward pass of one local revision: sequences of 512 tokens, bf16, the same threads.
 
-The bare pass measures the loss alone. Weights are mapped, and no parameter statistics are computed.
+The bare pass measures the loss alone. Weights are mapped, and no parameter statistics are computed. As in a collection, what the
+parts of a stage saw is merged beside the next stage. Every block, the head and all tokens are run, at 1B too: a turn there takes
+about as long as a pass of the model's products, three of each method about five minutes on two cores.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +40,11 @@ def forward(folder: Path, tokens: Path, groups: tuple[str, ...], device: str = "
     files = [safe_open(path, framework="pt") for path in sorted(folder.glob("*.safetensors"))]
     home = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - not a dict
     records = []
-    for stage in recorded.stages:
-        records += recorded.run(stage, {name: home[name].get_tensor(name) for name in stage.tensors})
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        beside = pool if torch.get_num_threads() > 1 else None
+        for stage in recorded.stages:
+            weights = {name: home[name].get_tensor(name) for name in stage.tensors}
+            records += recorded.run_prepared(recorded.prepare(stage, weights), beside)
     return next(float(each.values) for each in records if each.quantity.key == "loss/cross_entropy")
 
 

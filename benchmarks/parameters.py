@@ -1,5 +1,7 @@
 """Parameter statistics of a bf16 checkpoint: this package, safe_open + torch ops, chunked torch, and the read limit.
 
+One more turn of this package reads a float32 checkpoint of the same shape.
+
 Every method computes, per tensor, L2 norm, mean, standard deviation, largest magnitude, kurtosis and row and column norms.
 This package adds quantiles, medians and counts. The page cache is warm.
 """
@@ -17,9 +19,11 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
+from benchmarks.checkpoint import make_checkpoint
 from benchmarks.interleave import report_timing
 
 METHODS = ("olmo_dynamics", "chunked torch, float64", "safe_open + torch ops", "pread, two threads")
+FLOAT32 = "olmo_dynamics, float32"
 _CHUNK = 128 * 1024  # elements: 256 KiB of bf16
 
 
@@ -53,9 +57,13 @@ def elements(folder: Path) -> int:
 
 def warm_up(folder: Path) -> None:
     """Compile or load the kernels, which a collection does once, not once per revision."""
-    from benchmarks.checkpoint import make_checkpoint
+    for dtype in (torch.bfloat16, torch.float32):
+        surveyed(make_checkpoint("tiny", folder.parent.parent, dtype=dtype))
 
-    surveyed(make_checkpoint("tiny", folder.parent.parent))
+
+def in_float32(folder: Path) -> Path:
+    """The checkpoint of the same shape in float32, written if it is not there."""
+    return make_checkpoint(folder.parent.name, folder.parent.parent, dtype=torch.float32)
 
 
 def tensors_of(folder: Path) -> Iterator[torch.Tensor]:
@@ -127,7 +135,8 @@ def pread_limit(folder: Path) -> float:
 
 if __name__ == "__main__":
     method, path = sys.argv[1], Path(sys.argv[2])
-    work = dict(zip(METHODS, (surveyed, chunked_torch, safe_open_torch, pread_limit), strict=True))[method]
-    if method == METHODS[0]:
+    works = dict(zip(METHODS, (surveyed, chunked_torch, safe_open_torch, pread_limit), strict=True))
+    if method in (METHODS[0], FLOAT32):
         warm_up(path)
-    report_timing(lambda: work(path))
+    read = in_float32(path) if method == FLOAT32 else path
+    report_timing(lambda: works.get(method, surveyed)(read))

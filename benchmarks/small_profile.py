@@ -15,6 +15,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,10 @@ from benchmarks import small
 
 PASS, ACTIVATIONS, OUTLIERS, LOSSES = "forward pass", "activations", "outliers", "losses and logits"
 SHOW, MERGE, LAYER, SURVEY = "showing, weights' groups", "merging parts", "finishing layers", "surveying weights"
-OPEN, HASH, WRITE, REST = "opening", "hashing weights", "writing the row", "the rest"
+OPEN, HASH, WRITE, REST = "opening", "hashing weights", "writing the row", "threads, waits, the rest"
+
+FILES = 2  # of a revision: weights and config
+ARRAYS = 125  # files that a row changes, marks included
 
 
 class Clock:
@@ -84,18 +88,20 @@ def wrap_all(clock: Clock) -> None:
 
     for step in ("_embed", "_block", "_finish"):
         clock.wrap(StreamedPass, step, PASS)
-    clock.wrap(RecorderSet, "observe", SHOW)
+    clock.wrap(RecorderSet, "observe", SHOW, lambda *_: 1.0)
     clock.wrap(ActivationRecorder, "observe", ACTIVATIONS, values)
     clock.wrap(OutlierRecorder, "observe", OUTLIERS, values)
     clock.wrap(LossRecorder, "observe", LOSSES, values)
     clock.wrap(RecorderSet, "merge", MERGE)
+    clock.wrap(ActivationRecorder, "merge", MERGE, lambda _, other: 2.0 * len(other._places))
+    clock.wrap(ThreadPoolExecutor, "submit", REST, lambda *_: 1.0)
     clock.wrap(RecorderSet, "finish_layer", LAYER)
     clock.wrap(RecorderSet, "finish", LAYER)
     clock.wrap(measure, "block_stats", SURVEY, lambda raw, *_: raw.nbytes / 4)
     clock.wrap(measure, "complete", SURVEY)
-    clock.wrap(opening.Opener, "open", OPEN)
+    clock.wrap(opening.Opener, "open", OPEN, lambda *_: 1.0)
     clock.wrap(FolderCheckpoint, "file_sha256", HASH, lambda self, name: float(self.files[name]))
-    clock.wrap(Store, "append", WRITE, lambda _, __, records: float(sum(np.asarray(r.values).nbytes for r in records)))
+    clock.wrap(Store, "append", WRITE)
 
 
 def timed(work: Callable[[], object], times: int = 5) -> float:
@@ -111,20 +117,54 @@ def timed(work: Callable[[], object], times: int = 5) -> float:
 def floors(items: dict[str, float], place: Path) -> dict[str, tuple[float, str]]:
     """A floor of each operation that has one, measured now: seconds for as many items as were counted."""
     numbers = np.random.default_rng(0).standard_normal(1 << 18).astype(np.float32)  # 1 MiB, which stays in a cache
-    text, some = numbers.tobytes(), torch.from_numpy(numbers)
+    far = np.tile(numbers, 64)  # 64 MiB, which does not
+    text, some, few = numbers.tobytes(), torch.from_numpy(numbers), np.zeros(96)
     read = timed(numbers.max) / numbers.size
+    fetched = timed(far.max) / far.size
     exponential = timed(some.exp) / numbers.size
     digest = timed(lambda: hashlib.sha256(text).digest()) / len(text)
-    written = timed(lambda: (place / "row").write_bytes(text)) / len(text)
     return {
         PASS: (products(), "the matrix products alone"),
-        ACTIVATIONS: (items[ACTIVATIONS] * read, "reading each number once"),
-        OUTLIERS: (items[OUTLIERS] * read, "reading each number once"),
+        ACTIVATIONS: (items[ACTIVATIONS] * read, "reading each number once, from a cache"),
+        LAYER: (items[ACTIVATIONS] * fetched, "reading each number once, from memory"),
+        OUTLIERS: (items[OUTLIERS] * read, "reading each number once, from a cache"),
         LOSSES: (items[LOSSES] * exponential, "an exponential of each logit"),
-        SURVEY: (items[SURVEY] * read, "reading each number once"),
+        SURVEY: (items[SURVEY] * read, "reading each number once, from a cache"),
         HASH: (items[HASH] * digest, "SHA-256 of the same bytes"),
-        WRITE: (items[WRITE] * written, "the same bytes in one file"),
+        WRITE: (replaced(place, ARRAYS), "as many files made and renamed as a row changes"),
+        OPEN: (items[OPEN] * FILES * timed((place / "row").read_bytes), "reading each file's header"),
+        SHOW: (items[SHOW] * timed(observed, 50), "making each observation"),
+        MERGE: (items[MERGE] * timed(lambda: np.maximum(few, few) + few, 50), "adding each set's sums and maxima"),
+        REST: (items[REST] * handed(200), "as many empty tasks for a thread"),
     }
+
+
+def replaced(place: Path, count: int) -> float:
+    """CPU seconds of writing some small files, each renamed into its place."""
+
+    def write() -> None:
+        for number in range(count):
+            new = place / f"row.{number}.partial"
+            new.write_bytes(bytes(8_000))
+            new.replace(place / "row")
+
+    return timed(write)
+
+
+def observed() -> object:
+    """An observation as a recorder is shown it."""
+    from olmo_dynamics.recorders.base import Observation
+
+    return Observation(values=torch.zeros(1, 1, 1), site=None, rows=slice(0, 1), positions=slice(0, 1))
+
+
+def handed(tasks: int) -> float:
+    """CPU seconds, of all threads, of a task that does nothing."""
+    with ThreadPoolExecutor(2) as pool:
+        started = time.process_time()
+        for each in [pool.submit(int) for _ in range(tasks)]:
+            each.result()
+        return (time.process_time() - started) / tasks
 
 
 @torch.inference_mode()
@@ -151,7 +191,7 @@ def profile(run: Path) -> dict[str, tuple[float, float | None, str]]:
         count = small.REVISIONS - 1
         least = floors({name: each / count for name, each in clock.items.items()}, Path(folder))
     seconds = {name: each / count for name, each in clock.seconds.items()}
-    seconds[REST] = timing.cpu_seconds - sum(seconds.values())
+    seconds[REST] += timing.cpu_seconds - sum(seconds.values())
     table = {
         name: (each, *least.get(name, (None, ""))) for name, each in sorted(seconds.items(), key=lambda pair: -pair[1])
     }

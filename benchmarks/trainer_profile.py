@@ -28,6 +28,7 @@ from olmo_dynamics.model import LanguageModel
 from olmo_dynamics.training import compile, gradients, loss
 from olmo_dynamics.training.data.windows import Windows
 from olmo_dynamics.training.execution import Execution
+from olmo_dynamics.training.products import prefers_float32
 
 UPDATES = 3
 UPDATE = "one update"
@@ -69,20 +70,21 @@ def report() -> None:
     """Print the operations of both methods' updates, batch by batch, beside their floors."""
     torch.set_num_threads(1)
     for batch in trainer.BATCHES:
-        found = floors(batch)
-        for title, steps in methods(batch).items():
+        for title, (steps, dtype) in methods(batch).items():
             taken, whole = operations_of(steps)
-            print_operations(f"{title}, {batch}, per update", taken, found, whole)
+            print_operations(f"{title}, {batch}, per update", taken, floors(batch, dtype), whole)
     print(load_of({}))
 
 
-def methods(batch: str) -> dict[str, Iterator[float]]:
-    """Updates of this package and of the loop, by one thread."""
+def methods(batch: str) -> dict[str, tuple[Iterator[float], torch.dtype]]:
+    """Updates of this package and of the loop, by one thread, and the dtype in which each multiplies."""
+    chosen = torch.float32 if prefers_float32(torch.empty(0, dtype=torch.bfloat16)) else torch.bfloat16
     kernels = torch._inductor.config.patch({"cpp.enable_kernel_profile": True})
     with kernels, patch.dict(compile.OPTIONS, clear=True):  # called from Python, kernels and products are seen
         steps = trainer.package_steps(recipe(batch, workers=1, compile=True))
         next(steps)  # compiles
-    return {"olmo_dynamics, compiled": steps, trainer.LOOP: trainer.loop_steps(recipe(batch))}
+    loop = trainer.loop_steps(recipe(batch))
+    return {"olmo_dynamics, compiled": (steps, chosen), trainer.LOOP: (loop, torch.bfloat16)}
 
 
 def operations_of(steps: Iterator[float]) -> tuple[dict[str, float], float]:
@@ -144,11 +146,11 @@ def named(operation: str, work: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def floors(batch: str) -> dict[str, tuple[float, str]]:
-    """CPU seconds of one update for the products alone, and for the copies that other operations cannot do without."""
+def floors(batch: str, dtype: torch.dtype) -> dict[str, tuple[float, str]]:
+    """CPU seconds of one update for its products in this dtype, and for the copies that other operations need."""
     given = recipe(batch)
     tokens, labels = given.tokens_per_step, given.tokens_per_step - given.sequences_per_step
-    products, operations = matrix_products(tokens, labels)
+    products, operations = matrix_products(tokens, labels, dtype)
     pairs = (
         given.sequences_per_step * given.sequence_length**2 * CONFIG.hidden_size
     )  # of one product, half of it visible
@@ -159,7 +161,7 @@ def floors(batch: str) -> dict[str, tuple[float, str]]:
     logits = torch.randn(1 << 16)
     exponentials = cpu_seconds(lambda: [torch.exp(logits) for _ in range(20)]) / (20 * logits.numel())
     return {
-        PRODUCTS: (products, "the same products into memory at hand"),
+        PRODUCTS: (products, f"the same products in {str(dtype)[6:]} into memory at hand"),
         ATTENTION: (7 * CONFIG.layers * pairs / operations * products, "its seven products, at the rate above"),
         KERNELS: (3 * CONFIG.layers * (6 * narrow + 1.5 * wide), "three copies of each tensor"),
         SOFTMAX: (labels * CONFIG.vocab_size * exponentials, "one exponential per logit"),
@@ -172,21 +174,21 @@ def floors(batch: str) -> dict[str, tuple[float, str]]:
     }
 
 
-def matrix_products(tokens: int, labels: int) -> tuple[float, float]:
+def matrix_products(tokens: int, labels: int, dtype: torch.dtype) -> tuple[float, float]:
     """CPU seconds and floating-point operations of an update's products, forward and backward, of blocks and head."""
     hidden, inner = CONFIG.hidden_size, CONFIG.intermediate_size
     shapes = {(tokens, hidden, hidden): 4, (tokens, hidden, inner): 2, (tokens, inner, hidden): 1}
     counts = {shape: CONFIG.layers * count for shape, count in shapes.items()} | {
         (labels, hidden, CONFIG.vocab_size): 1
     }
-    seconds = sum(count * linear_seconds(*shape) for shape, count in counts.items())
+    seconds = sum(count * linear_seconds(*shape, dtype) for shape, count in counts.items())
     operations = sum(count * 6 * rows * narrow * wide for (rows, narrow, wide), count in counts.items())
     return seconds, float(operations)
 
 
-def linear_seconds(rows: int, width: int, outputs: int) -> float:
-    """CPU seconds of a linear layer's product and of both products of its backward pass, in bf16."""
-    x, weight, y = (torch.randn(shape).bfloat16() for shape in ((rows, width), (outputs, width), (rows, outputs)))
+def linear_seconds(rows: int, width: int, outputs: int, dtype: torch.dtype) -> float:
+    """CPU seconds of a linear layer's product and of both products of its backward pass."""
+    x, weight, y = (torch.randn(shape).to(dtype) for shape in ((rows, width), (outputs, width), (rows, outputs)))
     x_slope, weight_slope, written = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(y)
 
     def work() -> None:

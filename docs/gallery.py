@@ -36,11 +36,11 @@ SETTING = """import polars as pl
 import olmo_dynamics as od
 from olmo_dynamics import frames
 
-store = od.open_store("demo.zarr")  # of the demo's run, with all groups
+store = od.open_store("demo.zarr")  # of a run like the demo's, of 900 steps, with all groups
 moe = od.open_store("moe.zarr")  # of a small OLMoE
 decayed = od.open_store("decayed.zarr")  # of a run with much weight decay, with sketches
 memory = od.memorisation(od.open_store("memory.zarr"), batch="batch", twin="twin", step=378)
-curve = od.interpolate("run", "step107-tokens109568", "step900-tokens921600")  # of the demo's run
+curve = od.interpolate("run", "step107-tokens109568", "step900-tokens921600")  # of that run
 branches = pl.read_parquet("cbs/branches.parquet")  # of od.critical_batch, from three of its revisions
 """
 

@@ -59,12 +59,10 @@ class BucketSource(FolderSource):
         except StoreError as error:
             raise UnknownSourceError(str(error)) from None
 
-    def open(self, revision: Revision) -> Checkpoint:
-        """The checkpoint of that name."""
-        found = self.find(revision.name)
-        home, others = self._home(found)
+    def _opened(self, revision: Revision, homes: dict[str, Place]) -> Checkpoint:
+        home, others = self._home(revision, homes)
         assert isinstance(home, ObjectPath)
-        return BucketCheckpoint(self.name, found, home, others, self._rate_limit)
+        return BucketCheckpoint(self.name, revision, home, others, self._rate_limit)
 
     def limit_rate(self, bytes_per_second: float | None) -> None:
         """Limit the bytes received per second over all connections together."""

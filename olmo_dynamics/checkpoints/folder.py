@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,19 +67,26 @@ class FolderSource(Source):
 
     def open(self, revision: Revision) -> Checkpoint:
         """The checkpoint of that name."""
-        found = self.find(revision.name)
-        home, others = self._home(found)
+        return self._opened(self.find(revision.name), self._homes())
+
+    def open_each(self, revisions: Iterable[Revision]) -> Iterator[Checkpoint]:
+        """Open revisions of the last listing one after another, with one look at the folder."""
+        homes = self._homes()
+        return (self._opened(revision, homes) for revision in revisions)
+
+    def _opened(self, revision: Revision, homes: dict[str, Place]) -> Checkpoint:
+        home, others = self._home(revision, homes)
         assert isinstance(home, Path)
-        return FolderCheckpoint(self.name, found, home, others)
+        return FolderCheckpoint(self.name, revision, home, others)
 
     @property
     def local_folder(self) -> Path | None:
         """The folder; None for one in a bucket."""
         return self._folder if isinstance(self._folder, Path) else None
 
-    def _home(self, revision: Revision) -> tuple[Place, frozenset[str]]:
+    @staticmethod
+    def _home(revision: Revision, homes: dict[str, Place]) -> tuple[Place, frozenset[str]]:
         """The folder of a revision, and the names of the folders in it that are other revisions."""
-        homes = self._homes()
         home = homes[revision.name]
         return home, frozenset(each.name for each in homes.values() if each.parent == home)
 

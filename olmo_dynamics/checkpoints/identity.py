@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from olmo_dynamics.checkpoints.folder import FolderSource
 from olmo_dynamics.checkpoints.source import Checkpoint, Source
 from olmo_dynamics.errors import CheckpointError
 from olmo_dynamics.files import Place
@@ -61,9 +62,10 @@ def compare_weights(
         limit: most bytes of a checkpoint to read even if it is the first; no limit unless given.
         room: most bytes of all others together.
     """
-    compared = 0
-    for revision in _sampled(source, held):
-        with source.open(revision) as checkpoint:
+    compared, sampled = 0, _sampled(source, held)
+    opened = source.open_each(sampled) if isinstance(source, FolderSource) else map(source.open, sampled)
+    for revision, checkpoint in zip(sampled, opened, strict=True):
+        with checkpoint:
             size = 0 if source.kind in _LISTED else sum(checkpoint.files.values())
             if size > (room if compared else limit or size):
                 continue

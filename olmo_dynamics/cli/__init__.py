@@ -60,13 +60,13 @@ def cli() -> None:
 
     \b
     Examples:
-      olmo-dyn demo                                        a whole small study, offline, in minutes
+      olmo-dyn demo                                        a whole small study, offline, in a minute
       olmo-dyn revisions allenai/OLMo-2-0425-1B            what exists
       olmo-dyn audit allenai/OLMo-2-0425-1B                what is wrong with it
       olmo-dyn collect allenai/OLMo-2-0425-1B \\
           --revisions stage1:log24 --out olmo2-1b.zarr     measure 24 of them
       olmo-dyn report olmo2-1b.zarr                        a page of linked plots
-      olmo-dyn fork cache/demo/run@step377-tokens386048 \\
+      olmo-dyn fork cache/demo/run@step195-tokens199680 \\
           --data cache/demo/corpus/train.npy \\
           --out forks/same --steps 40                      train on from there
     """

@@ -19,7 +19,7 @@ from olmo_dynamics.cli.printing import format_option, print_facts, quiet_option
 def demo(out: str, style: str, quiet: bool) -> None:
     """Pretrain a tiny OLMo 2 on this machine's own Python sources, collect its revisions, fork it, write the report.
 
-    Offline, minutes on two cores. Finished parts are reused: run the command again to continue.
+    Offline, a minute on two cores. Finished parts are reused: run the command again to continue.
 
     \b
     Examples:

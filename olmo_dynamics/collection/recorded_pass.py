@@ -26,6 +26,7 @@ from olmo_dynamics.probes.tokenizer import ProbeTokenizer
 from olmo_dynamics.quantities.declaration import Reads, Record
 from olmo_dynamics.recorders import Context, Observation, ProbeTokens, Recorder, RecorderSet
 from olmo_dynamics.recorders.facts import own_probe
+from olmo_dynamics.recorders.kernels.token_codes import TokenRows
 
 
 def pass_context(
@@ -37,11 +38,26 @@ def pass_context(
     return Context(config, probe, model_sites(config), layers, whole, tokenizer=tokenizer)
 
 
-def observation(
-    seen: SiteValues, mask: Bool[np.ndarray, "sequences positions"], reads: Reads = Reads.ACTIVATIONS
-) -> Observation:
-    """The values at a site, as recorders are shown them; `mask` is that of the whole probe."""
+class Masks:
+    """The mask of a probe, and the rows of real tokens, for each piece of the probe that goes through a stage at once."""
+
+    def __init__(self, mask: Bool[np.ndarray, "sequences positions"]) -> None:
+        self._mask = mask
+        self._pieces: dict[tuple[int, int, int, int], tuple[Bool[np.ndarray, "batch positions"], TokenRows]] = {}
+
+    def of(self, rows: slice, positions: slice) -> tuple[Bool[np.ndarray, "batch positions"], TokenRows]:
+        """Those of some sequences and positions, which are found once."""
+        piece = rows.start, rows.stop, positions.start, positions.stop
+        if piece not in self._pieces:
+            mask = self._mask[rows, positions]
+            self._pieces[piece] = mask, TokenRows.of(mask, positions.start)
+        return self._pieces[piece]
+
+
+def observation(seen: SiteValues, masks: Masks, reads: Reads = Reads.ACTIVATIONS) -> Observation:
+    """The values at a site, as recorders are shown them; `masks` are those of the whole probe."""
     beside = dict(seen.beside)
+    mask, token_rows = masks.of(seen.rows, seen.positions)
     return Observation(
         values=seen.values,
         reads=reads,
@@ -50,9 +66,10 @@ def observation(
         rows=seen.rows,
         positions=seen.positions,
         columns=seen.columns,
-        mask=mask[seen.rows, seen.positions],
+        mask=mask,
         window=beside.pop("window", None),
         beside=beside,
+        token_rows=token_rows,
     )
 
 
@@ -121,13 +138,13 @@ class _ProbePass:
         config, probe = recorders.context.config, recorders.context.probe
         assert config is not None
         assert probe is not None
-        self._mask = probe.mask.copy()  # torch warns of arrays that cannot be written
+        self._masks = Masks(probe.mask.copy())  # torch warns of arrays that cannot be written
         token_ids = torch.tensor(probe.token_ids)
         self.streamed = StreamedPass(config, token_ids, sites=recorders.sites, compute=compute)
 
     def run(self, prepared: Prepared) -> Callable[[], list[Record]]:
         of_parts = [self.recorders.fresh() for _ in self.streamed.parts]
-        self.streamed.run(prepared, lambda seen: of_parts[seen.part].observe(observation(seen, self._mask)))
+        self.streamed.run(prepared, lambda seen: of_parts[seen.part].observe(observation(seen, self._masks)))
         return partial(self._merge, of_parts, prepared.stage.layer)
 
     def _merge(self, of_parts: list[RecorderSet], layer: int) -> list[Record]:

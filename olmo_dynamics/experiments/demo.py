@@ -1,4 +1,4 @@
-"""A whole pretraining run in a minute or two, offline: a tiny OLMo 2 on the standard library's text, saved 24 times.
+"""A whole pretraining run in a minute, offline: a tiny OLMo 2 on the standard library's text, saved 24 times.
 
 The revisions are log-spaced from step 0 and have the form of a published run, so everything that reads checkpoints reads
 them.
@@ -88,7 +88,8 @@ class DemoSize:
         return build_corpus(max_bytes=self.corpus_bytes, entries=self.entries)
 
 
-STANDARD = DemoSize()
+STANDARD = DemoSize()  # of the notebooks
+BRIEF = DemoSize(steps=400)  # of `olmo-dyn demo`: a minute from the command to the report
 SMALL = DemoSize(
     corpus_bytes=200_000,
     entries=512,
@@ -136,17 +137,19 @@ class Demo:
     report: Path
 
 
-def run_demo(out: str | Path, *, size: DemoSize = STANDARD, quiet: bool = False) -> Demo:
+def run_demo(out: str | Path, *, size: DemoSize = BRIEF, quiet: bool = False) -> Demo:
     """Pretrain, collect every revision, fork the run and write the report; finished parts are reused, the rest resumes.
 
     Raises:
         TrainingError: `out` holds a run of another size.
     """
     from olmo_dynamics.collecting import collect
+    from olmo_dynamics.experiments.compiling import compiling_aside
     from olmo_dynamics.reporting import write_report
 
     folder = Path(out)
-    run = pretrain(folder, size=size, progress=Progress() if quiet else StepBar())
+    with compiling_aside():
+        run = pretrain(folder, size=size, progress=Progress() if quiet else StepBar())
     demo = Demo(run, folder / "fork", folder / "store.zarr", folder / "report.html")
     store = collect(run, out=demo.store, progress=Progress() if quiet else ProgressBar())
     fork_from_the_middle(folder, demo.fork, size=size, progress=Progress() if quiet else StepBar())
@@ -170,7 +173,8 @@ def fork_from_the_middle(out: Path, fork: Path, *, size: DemoSize = STANDARD, pr
             schedule="linear",
             save=(),
             record=("parameters", "activations"),
-            every=max(steps // 3, 1),
+            every=-(-steps // 2),  # at the fork, in its middle and at its end
+            accept_loss_jump=True,  # between two batches this small the loss may jump by more than a fork's may
             progress=progress,
         )
 

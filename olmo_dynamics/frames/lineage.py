@@ -225,7 +225,7 @@ class Forest(ShownForest):
             self._assign(found, open_store(store))
         found = {name: open_store(path) for name, path in own.items() if path.is_dir()} | found
         for path in beside:
-            if path.is_dir():
+            if path.is_dir() and path not in map(Path.resolve, map(Path, self.stores)):
                 self._assign(found, open_store(path))
         return {name: found[name] for name in self._in_order() if name in found}
 

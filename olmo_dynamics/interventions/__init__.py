@@ -1,7 +1,7 @@
 """Interventions: read activations, or ablate, scale, add to and patch them, and measure the effect on the loss.
 
 >>> import olmo_dynamics as od
->>> editable = od.interventions.open_model(od.load_model(run, "step900-tokens921600"))  # doctest: +SKIP
+>>> editable = od.interventions.open_model(od.load_model(run, "step400-tokens409600"))  # doctest: +SKIP
 >>> editable.ablate(probe, 45, site="residual_out").increase  # doctest: +SKIP
 
 The tracing is done by nnsight, which is an extra: collecting and plotting do not need it.

@@ -1,6 +1,6 @@
 """A resident model whose activations can be read and edited at its named sites.
 
-    >>> editable = open_model(od.load_model(run, "step900-tokens921600"))  # doctest: +SKIP
+    >>> editable = open_model(od.load_model(run, "step400-tokens409600"))  # doctest: +SKIP
     >>> editable.read(token_ids, site="residual_out", layer=3).shape  # doctest: +SKIP
     torch.Size([2, 128, 96])
     >>> editable.scale(probe, 45, factor=0.5).increase  # doctest: +SKIP

@@ -7,6 +7,8 @@ tensor([False, False, False,  True,  True])
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -69,6 +71,20 @@ class MLP(SwiGLU):
         return self.output(self.down_proj(self.hidden(self.gated(x))))
 
 
+def mix_values(
+    q: Float[Tensor, "batch heads positions head_dim"],
+    k: Float[Tensor, "batch kv_heads positions head_dim"],
+    v: Float[Tensor, "batch kv_heads positions head_dim"],
+    mask: Bool[Tensor, "*batch positions positions"] | None,
+) -> Float[Tensor, "batch heads positions head_dim"]:
+    """`softmax(q kᵀ / sqrt(head_dim)) v`, head by head; causal where there is no mask."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+
+
+Mix = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""A way to compute `mix_values`."""
+
+
 class CausalAttention(nn.Module):
     """Attention's projections, and what is done with queries, keys and values; making these is left to each family.
 
@@ -79,6 +95,7 @@ class CausalAttention(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         self.window: int | None = None  # a token sees all before it
+        self.mix: Mix = mix_values
         bias = config.attention_bias
         self.q_proj = nn.Linear(config.hidden_size, config.query_width, bias=bias)
         self.k_proj = nn.Linear(config.hidden_size, config.kv_width, bias=bias)
@@ -103,8 +120,7 @@ class CausalAttention(nn.Module):
         q = self.query_rotated(q.flatten(2), key=k.flatten(2), value=v.flatten(2), window=self.window).view(q.shape)
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         mask = self.mask(q.shape[2], q.device, rope.within)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
-        heads = mixed.transpose(1, 2).flatten(2)
+        heads = self.mix(q, k, v, mask).transpose(1, 2).flatten(2)
         return self.output(self.o_proj(heads), heads=heads, projection=self.o_proj.weight)
 
     def mask(

@@ -178,7 +178,7 @@ class StreamedPass:
         self._watching = _Watching()
         for tap in taps(self._model):
             if tap.site in self.sites:
-                tap.register_forward_hook(self._watching.show, with_kwargs=True)
+                tap.watch = self._watching.show
         self._ropes = self._model.ropes(positions, device=device, dtype=dtype)
         self._copies = None if on_cpu else torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.residual = torch.empty(*token_ids.shape, config.hidden_size, device=device, dtype=dtype)
@@ -279,8 +279,8 @@ class _Watching(threading.local):
         """The sequences under way."""
         return self._rows
 
-    def show(self, tap: Tap, _: object, beside: Mapping[str, Any], values: Tensor) -> None:
-        """The forward hook of a tap."""
+    def show(self, tap: Tap, beside: Mapping[str, Any], values: Tensor) -> None:
+        """Show what a tap is given."""
         self.see(tap.site, tap.layer, values, slice(0, values.shape[-1]), beside)
 
     def see(

@@ -10,6 +10,7 @@ size. `olmo_dynamics.plots.page` makes the report page, which holds many charts.
 
 from typing import TYPE_CHECKING
 
+import olmo_dynamics.plots.address_grammar  # noqa: F401  before altair
 from olmo_dynamics.errors import unknown_name
 from olmo_dynamics.plots.bands import distribution_fan, embedding_band
 from olmo_dynamics.plots.births import outlier_births

@@ -18,6 +18,7 @@ import html
 import json
 import sys
 import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from importlib.resources import files
 from string import Template
@@ -94,10 +95,18 @@ def vega_script(then: str) -> str:
     return f"(()=>{{{bundle}}})();".replace("</script", "<\\/script")
 
 
-@cache
 def page_libraries() -> str:
     """Vega and its parts as one script of a page, which draws by `vegaEmbed`."""
-    return vega_script("window.vegaEmbed = vegaEmbed;")
+    return begin_libraries().result()
+
+
+@cache
+def begin_libraries() -> Future[str]:
+    """Make the script of `page_libraries` in another thread: a second, in which this one can draw."""
+    thread = ThreadPoolExecutor(1)
+    script = thread.submit(vega_script, "window.vegaEmbed = vegaEmbed;")
+    thread.shutdown(wait=False)
+    return script
 
 
 def allowed_hash(script: str) -> str:

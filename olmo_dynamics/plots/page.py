@@ -19,6 +19,7 @@ from functools import cache
 from importlib.resources import files
 from itertools import groupby
 from string import Template
+from typing import Any
 
 from olmo_dynamics.errors import OptionError
 from olmo_dynamics.plots.captions import Caption
@@ -40,12 +41,21 @@ _SCRIPTS = (
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One picture of a report: its heading, the chart and the caption, and the chapter that holds it."""
+    """One picture of a report: its heading, the chart and the caption, and the chapter that holds it.
+
+    `made` is the chart in Vega-Lite, where it was made before.
+    """
 
     title: str
     chart: AnyChart
     caption: Caption
     chapter: str = ""
+    made: dict[str, Any] | None = None
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The chart in Vega-Lite."""
+        return self.chart.to_dict(validate=False) if self.made is None else self.made
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +118,7 @@ def page(
 
 def _chapter(place: int, name: str, held: Sequence[tuple[int, Section]], columns: Columns) -> str:
     heading = f'<h2 id="chapter-{place}">{html.escape(name)}</h2>\n' if name else ""
-    drawn = "\n".join(figure(str(number), each.title, each.chart, each.caption, columns) for number, each in held)
+    drawn = "\n".join(figure(str(number), each.title, each.spec, each.caption, columns) for number, each in held)
     named = f' aria-labelledby="chapter-{place}"' if name else ""
     return f'<section class="chapter"{named}>\n{heading}<div class="figures">\n{drawn}\n</div>\n</section>'
 

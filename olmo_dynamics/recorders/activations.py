@@ -26,8 +26,17 @@ from olmo_dynamics.quantities import GROUPS, TOKEN_QUANTILES, WITHOUT_FIRST, fin
 from olmo_dynamics.quantities.declaration import Record, Status
 from olmo_dynamics.recorders.base import Observation, Recorder
 from olmo_dynamics.recorders.kernels.accumulators import CodeCounts, FloatSums
+from olmo_dynamics.recorders.kernels.bfloat16.token_pass import (
+    ABSOLUTES,
+    MAX_MEDIANS,
+    SPARSITIES,
+    CodeSums,
+    pass_over_codes,
+)
+from olmo_dynamics.recorders.kernels.elements import Tally
 from olmo_dynamics.recorders.kernels.moments import kurtosis, ratio
 from olmo_dynamics.recorders.kernels.order_statistics import quantiles_of
+from olmo_dynamics.recorders.kernels.packed.float_tokens import FloatTokenSums, add_float_tokens
 from olmo_dynamics.recorders.kernels.token_codes import TokenCodes, values_of
 from olmo_dynamics.recorders.kernels.tokens import (
     LARGEST,
@@ -73,7 +82,7 @@ class ActivationRecorder(Recorder):
     def merge(self, other: ActivationRecorder) -> None:
         """Add the tokens that `other` saw."""
         for (site, layer), place in other._places.items():
-            self._place(site, layer, place.first.width).merge(place)
+            self._place(site, layer, place.width).merge(place)
 
     def finish_layer(self, layer: int) -> Iterator[Record]:
         """The records of the layer's sites, and of the stream that enters the next block."""
@@ -94,18 +103,27 @@ class _Place:
     """One site of one layer: its first positions and the rest."""
 
     def __init__(self, width: int) -> None:
-        self.first, self.rest = _Gathered(width), _Gathered(width)
+        self.width = width
+        self._sums = CodeSums.zeros(width)  # views of both sets' sums, which one pass fills
+        of_tokens, feature_squares, _ = self._sums
+        self.first = _Gathered(width, of_tokens[0], feature_squares[0])
+        self.rest = _Gathered(width, of_tokens[1], feature_squares[1])
 
     def add(self, seen: TokenCodes, tokens: TokenStats) -> None:
-        self.first.add(seen.codes, seen.first, tokens)
-        self.rest.add(seen.codes, seen.rest, tokens)
+        if seen.codes.itemsize != 2:
+            self.first.add(seen.codes, seen.first, tokens)
+            self.rest.add(seen.codes, seen.rest, tokens)
+            return
+        first, rest = pass_over_codes(seen.codes, seen.first, seen.rest, self._sums, tokens)
+        self.first.take(seen.first, tokens, first, self._sums.maxima[0])
+        self.rest.take(seen.rest, tokens, rest, self._sums.maxima[1])
 
     def merge(self, other: _Place) -> None:
         self.first.merge(other.first)
         self.rest.merge(other.rest)
 
     def records(self, site: Site, layer: int) -> Iterable[Record]:
-        everything = _Gathered(self.rest.width)
+        everything = _Gathered(self.width)
         everything.merge(self.first)
         everything.merge(self.rest)
         values = everything.values(features=site.hidden_wide)
@@ -118,27 +136,48 @@ class _Place:
 class _Gathered:
     """Sums over one set of tokens, from which every quantity follows."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        of_tokens: Float[np.ndarray, " 3"] | None = None,
+        feature_squares: Float[np.ndarray, " width"] | None = None,
+    ) -> None:
         self.width = width
-        self._feature_squares = np.zeros(width)
-        self._feature_maxima = np.zeros(width)
-        self._abs_sum = 0.0
-        self._sparsity_sum = 0.0  # of sqrt(d) * L2 / L1, token by token
-        self._max_median_sum = 0.0  # of max / median, token by token
-        self._norms: list[Float[np.ndarray, " tokens"]] = []
+        self._of_tokens = np.zeros(3) if of_tokens is None else of_tokens
+        self._feature_squares = np.zeros(width) if feature_squares is None else feature_squares
+        self._maxima: UInt[np.ndarray, " width"] | None = None  # codes of magnitudes
+        self._squares: list[tuple[Float[np.ndarray, " tokens"], Int64[np.ndarray, " n"]]] = []  # of rows
         self._elements: CodeCounts | FloatSums | None = None  # by the width of the first codes
 
-    def add(self, codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"], tokens: TokenStats) -> None:
+    def take(
+        self, rows: Int64[np.ndarray, " n"], tokens: TokenStats, found: Tally, maxima: UInt[np.ndarray, " width"]
+    ) -> None:
+        """Keep what a pass over bfloat16 found beside the sums that it filled."""
         if not len(rows):
             return
-        self._elements = self._elements or (CodeCounts() if codes.itemsize == 2 else FloatSums())
-        maxima = np.zeros(self.width, codes.dtype)
+        self._elements = self._elements or CodeCounts()
+        assert isinstance(self._elements, CodeCounts)
+        self._elements.take(found)
+        self._maxima = maxima if self._maxima is None else np.maximum(self._maxima, maxima)
+        self._squares.append((tokens.squares, rows))
+
+    def add(self, codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"], tokens: TokenStats) -> None:
+        """Add some rows of wider floats."""
+        if not len(rows):
+            return
+        self._elements = self._elements or FloatSums()
+        assert isinstance(self._elements, FloatSums)
+        self._maxima = np.zeros(self.width, codes.dtype) if self._maxima is None else self._maxima
         magnitudes = self._elements.room_for(codes, rows)
-        with self._elements.filling(codes, rows) as counts:
-            totals = TokenTotals(counts, self._elements.moments, self._feature_squares, maxima)
-            add_tokens(codes, rows, totals, tokens, magnitudes)
+        self._squares.append((tokens.squares, rows))
+        if codes.itemsize == 4:
+            sums = FloatTokenSums(self._elements.moments, self._feature_squares, self._maxima, self._of_tokens)
+            add_float_tokens(codes, rows, magnitudes, sums, tokens)
+            self._elements.add(codes, rows, magnitudes)
+            return
+        totals = TokenTotals(np.zeros(0, np.uint32), self._elements.moments, self._feature_squares, self._maxima)
+        add_tokens(codes, rows, totals, tokens, magnitudes)
         self._elements.add(codes, rows, magnitudes)
-        self._feature_maxima = np.maximum(self._feature_maxima, values_of(maxima))
         self._add_tokens(tokens.squares[rows], tokens.absolutes[rows], values_of(tokens.magnitudes[rows]))
 
     def _add_tokens(
@@ -150,59 +189,62 @@ class _Gathered:
         norms = np.sqrt(squares)
         medians = (magnitudes[:, LOWER_MEDIAN] + magnitudes[:, UPPER_MEDIAN]) / 2
         medians[np.isnan(squares)] = math.nan  # NaN sorts last, so a median beside it looks finite
-        self._norms.append(norms)
-        self._abs_sum += float(absolutes.sum())
-        self._sparsity_sum += float(_ratios(math.sqrt(self.width) * norms, absolutes).sum())
-        self._max_median_sum += float(_ratios(magnitudes[:, LARGEST], medians).sum())
+        self._of_tokens[ABSOLUTES] += float(absolutes.sum())
+        self._of_tokens[SPARSITIES] += float(_ratios(math.sqrt(self.width) * norms, absolutes).sum())
+        self._of_tokens[MAX_MEDIANS] += float(_ratios(magnitudes[:, LARGEST], medians).sum())
 
     def merge(self, other: _Gathered) -> None:
+        self._of_tokens += other._of_tokens
         self._feature_squares += other._feature_squares
-        self._feature_maxima = np.maximum(self._feature_maxima, other._feature_maxima)
-        self._abs_sum += other._abs_sum
-        self._sparsity_sum += other._sparsity_sum
-        self._max_median_sum += other._max_median_sum
-        self._norms += other._norms
+        if other._maxima is not None:
+            self._maxima = other._maxima.copy() if self._maxima is None else np.maximum(self._maxima, other._maxima)
+        self._squares += other._squares
         if other._elements is not None:
             self._elements = self._elements or type(other._elements)()
             self._elements.merge(other._elements)  # type: ignore[arg-type]  # of one place, so of one dtype
 
     @property
+    def _feature_maxima(self) -> Float[np.ndarray, " width"]:
+        return np.zeros(self.width) if self._maxima is None else values_of(self._maxima)
+
+    @property
     def _tokens(self) -> int:
-        return sum(len(norms) for norms in self._norms)
+        return sum(len(rows) for _, rows in self._squares)
 
     def values(self, *, features: bool) -> dict[str, object]:
         """Every quantity by name, and the status; those by feature only if features are the residual stream's."""
         n = self._tokens
         if n == 0:
             return self._not_measured(features=features)
-        norms = np.concatenate(self._norms)
+        norms = np.sqrt(np.concatenate([squares[rows] for squares, rows in self._squares]))
         mean_squares = self._feature_squares / n
         values = self._elementwise(n * self.width, float(self._feature_squares.sum()))
         values |= {
             "l2_norm": norms.mean(),
             "l2_norm_quantile": quantiles_of(TOKEN_QUANTILES, norms),
-            "token_norm_sparsity": self._sparsity_sum / n,
-            "max_median_ratio": self._max_median_sum / n,
+            "token_norm_sparsity": self._of_tokens[SPARSITIES] / n,
+            "max_median_ratio": self._of_tokens[MAX_MEDIANS] / n,
             "feature_kurtosis": ratio(float(np.mean(mean_squares**2)), float(np.mean(mean_squares)) ** 2),
         }
         return values | (self._by_feature(mean_squares) if features else {})
 
     def _elementwise(self, elements: int, square_sum: float) -> dict[str, object]:
         assert self._elements is not None
+        abs_sum, sparsity_sum, max_median_sum = map(float, self._of_tokens)
         moments = self._elements.central_moments()
         abs_max = float(self._feature_maxima.max())
         abs_median = min(self._elements.median(), abs_max) if not math.isnan(abs_max) else math.nan
-        ratios = (kurtosis(moments), self._sparsity_sum, self._max_median_sum, ratio(1.0, abs_median))
+        ratios = (kurtosis(moments), sparsity_sum, max_median_sum, ratio(1.0, abs_median))
         status = Status.MEASURED if np.isfinite(ratios).all() else Status.DEGENERATE
         return {
             "status": np.uint8(status if np.isfinite(moments).all() else Status.NONFINITE),
             "rms": math.sqrt(square_sum / elements),
             "mean": moments[1],
             "abs_max": abs_max,
-            "abs_mean": self._abs_sum / elements,
+            "abs_mean": abs_sum / elements,
             "abs_median": abs_median,
             "kurtosis": kurtosis(moments),
-            "norm_sparsity": ratio(math.sqrt(elements * square_sum), self._abs_sum),
+            "norm_sparsity": ratio(math.sqrt(elements * square_sum), abs_sum),
             "max_sparsity": ratio(abs_max - abs_median, abs_median),
         }
 

@@ -40,7 +40,7 @@ from olmo_dynamics.names import NO_LAYER, Site, TensorInfo
 from olmo_dynamics.quantities.declaration import Group, Reads, Record
 from olmo_dynamics.recorders.context import Context, ProbeTokens
 from olmo_dynamics.recorders.kernels.tensor_stats import TensorStats, tensor_stats
-from olmo_dynamics.recorders.kernels.token_codes import TokenCodes, token_codes
+from olmo_dynamics.recorders.kernels.token_codes import TokenCodes, TokenRows, token_codes
 from olmo_dynamics.recorders.kernels.tokens import TokenStats, stats_of_tokens
 
 Value = TypeVar("Value")
@@ -83,6 +83,8 @@ class Observation:
     Gradients come window by window, and `rows` is the window: of its mean loss. That of a tensor comes once more behind the last
     window, of the whole probe's mean loss, and `rows` are all windows. Of the embedding and the head `columns` are the rows that
     `values` holds. At a site, `beside` holds the `activation` (not that of logits).
+
+    `token_rows` are those of the mask, where they are known.
     """
 
     values: Shaped[Tensor, "*axes"]
@@ -97,6 +99,7 @@ class Observation:
     window: int | None = None
     beside: Mapping[str, Any] = field(default_factory=dict)
     ready_stats: Callable[[], TensorStats] | None = None
+    token_rows: TokenRows | None = None
 
     @_shared
     def real(self) -> Shaped[Tensor, "tokens width"]:
@@ -107,7 +110,7 @@ class Observation:
     @_shared
     def codes(self) -> TokenCodes:
         """The floats of activations as unsigned integers, and which rows are real tokens."""
-        return token_codes(self.values, self.mask, self.positions.start)
+        return token_codes(self.values, self.mask, self.positions.start, self.token_rows)
 
     @_shared
     def tokens(self) -> TokenStats:

@@ -27,6 +27,7 @@ from olmo_dynamics.errors import OptionError
 from olmo_dynamics.quantities import MASSIVE_RANKS
 from olmo_dynamics.recorders.base import Observation
 from olmo_dynamics.recorders.context import ProbeTokens
+from olmo_dynamics.recorders.kernels.bfloat16.code_rank import middle_codes
 from olmo_dynamics.recorders.kernels.jit import jit
 from olmo_dynamics.recorders.kernels.token_codes import values_of
 from olmo_dynamics.recorders.kernels.tokens import (
@@ -92,7 +93,11 @@ def _look_at_sequences(
                 largest[i] = of_tokens[rows[i], LARGEST]
             _largest_places(magnitudes, largest[start:stop], top, places[sequence])
             guess = np.int64(of_tokens[rows[(start + stop) // 2], LOWER_MEDIAN])
-            middles[sequence, 0], middles[sequence, 1] = middle_magnitudes(magnitudes, top[0], guess)
+            if codes.itemsize == 2:
+                lower, upper, _ = middle_codes(magnitudes, top[0], guess, len(magnitudes) / 400.0)
+            else:
+                lower, upper = middle_magnitudes(magnitudes, top[0], guess)
+            middles[sequence, 0], middles[sequence, 1] = lower, upper
         start = stop
 
 

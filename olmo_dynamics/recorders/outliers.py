@@ -27,14 +27,12 @@ from olmo_dynamics.names import Site
 from olmo_dynamics.quantities import GROUPS, MASSIVE_RANKS, RMS_THRESHOLDS, THRESHOLDS, WITHOUT_FIRST, find
 from olmo_dynamics.quantities.declaration import Record, Status
 from olmo_dynamics.recorders.base import Observation, Recorder
-from olmo_dynamics.recorders.kernels.jit import jit
+from olmo_dynamics.recorders.kernels.jit import float32_of, jit
 from olmo_dynamics.recorders.kernels.token_codes import TokenCodes, values_of
 from olmo_dynamics.recorders.kernels.tokens import (
     LARGEST,
     TokenStats,
     raise_maxima,
-    read_codes,
-    scratch_row,
     strip_signs,
 )
 from olmo_dynamics.recorders.llmint8 import LLMINT8_THRESHOLD, llmint8_rule, outlier_features
@@ -51,84 +49,102 @@ _ATTENTION, _MLP = "attention_input", "mlp_input"
 
 _LIMITS = np.array(THRESHOLDS)
 _RMS_LIMITS = np.array(RMS_THRESHOLDS)
+_MOST = (1 << 16) - 1  # tokens that are counted in 16 bits
 
 
 @jit
-def _count_at_least(magnitudes: Float[np.ndarray, " width"], limit: float, counts: Int64[np.ndarray, " width"]) -> None:
-    for i in range(len(magnitudes)):
-        counts[i] += np.int64(np.float64(magnitudes[i]) >= limit)
+def _least_code(limit: float, codes: UInt[np.ndarray, "tokens width"]) -> np.int64:
+    """The code, in the dtype of these, of the smallest magnitude at or above a limit."""
+    wide, narrow = np.full(1, limit), np.full(1, np.float32(limit))
+    if codes.itemsize == 8:
+        return np.int64(wide.view(np.uint64)[0])
+    code = narrow.view(np.uint32)[0]
+    if codes.itemsize == 4:
+        return np.int64(code) + np.int64(np.float64(narrow[0]) < limit)
+    upper = code >> np.uint32(16)
+    return np.int64(upper) + np.int64(np.float64(float32_of(np.uint32(upper << np.uint32(16)))) < limit)
 
 
 @jit
-def _raise_maxima(
-    codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"], maxima: UInt[np.ndarray, " width"]
+def _count_from(
+    magnitudes: UInt[np.ndarray, " width"], least: np.int64, infinity: np.int64, counts: np.ndarray
 ) -> None:
-    magnitudes = np.empty(codes.shape[1], codes.dtype)
-    for row in rows:
-        strip_signs(codes[row], magnitudes)
-        raise_maxima(magnitudes, maxima)
+    """Count, by feature, the magnitudes from this one to infinity: NaN lies beyond."""
+    start, span = magnitudes.dtype.type(least), magnitudes.dtype.type(infinity - least)
+    for i in range(len(magnitudes)):
+        distance = magnitudes.dtype.type(magnitudes[i] - start)  # of smaller ones it wraps round to a large number
+        counts[i] += counts.dtype.type(distance <= span)
 
 
 @jit
 def _count_above(
     codes: UInt[np.ndarray, "tokens width"],
     rows: Int64[np.ndarray, " n"],
-    scratch: tuple[UInt[np.ndarray, " width"], Float[np.ndarray, " width"]],
-    of_rows: tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]],
-    counts: tuple[Int64[np.ndarray, "limits width"], Int64[np.ndarray, "multiples width"]],
+    tokens: TokenStats,
+    narrow: UInt[np.ndarray, "limits width"],
+    counts: Int64[np.ndarray, "limits width"],
+    maxima: UInt[np.ndarray, " width"],
 ) -> None:
-    """Count, by feature, the tokens in these rows at or above each limit, and each multiple of the token's RMS.
+    """Count, by feature, the tokens in these rows at or above each limit, then each multiple of the token's RMS.
 
-    `of_rows` are the largest magnitude and the RMS of each of these tokens.
+    Counts are taken in `narrow` zeros first, of which more fit an instruction. The maxima of features are raised to those of the
+    tokens.
     """
-    bits, values = scratch
-    largest, rms = of_rows
-    above, above_rms = counts
-    magnitudes = np.empty(codes.shape[1], codes.dtype)
+    width, infinity = codes.shape[1], _least_code(np.inf, codes)
+    limits = np.array([_least_code(limit, codes) for limit in _LIMITS])
+    magnitudes = np.empty(width, codes.dtype)
     for place in range(len(rows)):
-        unit = rms[place] if rms[place] > 0.0 else np.inf  # a token of zeros has no outliers
-        if not (largest[place] >= _LIMITS[0] or largest[place] >= _RMS_LIMITS[0] * unit):
-            continue
-        strip_signs(codes[rows[place]], magnitudes)
-        read_codes(magnitudes, bits)
-        for i in range(len(_LIMITS)):
-            if largest[place] >= _LIMITS[i]:
-                _count_at_least(values, _LIMITS[i], above[i])
+        row = rows[place]
+        strip_signs(codes[row], magnitudes)
+        raise_maxima(magnitudes, maxima)
+        # A NaN sorts last: the numbers beside it must still be counted.
+        largest = min(np.int64(tokens.magnitudes[row, LARGEST]), infinity)
+        for i in range(len(limits)):
+            if largest >= limits[i]:
+                _count_from(magnitudes, limits[i], infinity, narrow[i])
+        rms = math.sqrt(tokens.squares[row] / width)
+        unit = rms if rms > 0.0 else np.inf  # a token of zeros has no outliers
         for i in range(len(_RMS_LIMITS)):
-            if largest[place] >= _RMS_LIMITS[i] * unit:
-                _count_at_least(values, _RMS_LIMITS[i] * unit, above_rms[i])
+            least = _least_code(_RMS_LIMITS[i] * unit, codes)
+            if largest < least:
+                break
+            _count_from(magnitudes, least, infinity, narrow[len(limits) + i])
+        if place + 1 == len(rows) or (place + 1) % _MOST == 0:
+            counts += narrow
+            narrow[:] = 0
 
 
 class _Above:
     """Counts over one set of tokens at one input of one layer."""
 
     def __init__(self, width: int) -> None:
+        self.width = width
         self.tokens = 0
-        self.above = np.zeros((len(THRESHOLDS), width), np.int64)
-        self.above_rms = np.zeros((len(RMS_THRESHOLDS), width), np.int64)
-        self.abs_max = np.zeros(width)
+        self._counts = np.zeros((len(THRESHOLDS) + len(RMS_THRESHOLDS), width), np.int64)
+        self._maxima: UInt[np.ndarray, " width"] | None = None  # codes of magnitudes
+
+    @property
+    def abs_max(self) -> Float[np.ndarray, " width"]:
+        """The largest magnitude of each feature."""
+        return np.zeros(self.width) if self._maxima is None else values_of(self._maxima)
 
     def add(self, observed: TokenCodes, rows: Int64[np.ndarray, " n"], tokens: TokenStats) -> None:
-        codes = observed.codes
-        maxima = np.zeros(codes.shape[1], codes.dtype)
-        _raise_maxima(codes, rows, maxima)
-        self.abs_max = np.maximum(self.abs_max, values_of(maxima))
-        # A NaN sorts last: the numbers beside it must still be counted.
-        largest = np.nan_to_num(values_of(tokens.magnitudes[rows, LARGEST]), nan=math.inf)
-        of_rows = largest, np.sqrt(tokens.squares[rows] / observed.width)
-        _count_above(codes, rows, scratch_row(codes), of_rows, (self.above, self.above_rms))
+        if self._maxima is None:
+            self._maxima = np.zeros(self.width, observed.codes.dtype)
+        narrow = np.zeros(self._counts.shape, np.uint16 if observed.codes.itemsize == 2 else np.uint32)
+        _count_above(observed.codes, rows, tokens, narrow, self._counts, self._maxima)
         self.tokens += len(rows)
 
     def merge(self, other: _Above) -> None:
         self.tokens += other.tokens
-        self.above += other.above
-        self.above_rms += other.above_rms
-        self.abs_max = np.maximum(self.abs_max, other.abs_max)
+        self._counts += other._counts
+        if other._maxima is not None:
+            self._maxima = other._maxima.copy() if self._maxima is None else np.maximum(self._maxima, other._maxima)
 
     def measured(self) -> _Fractions:
-        if self.tokens == 0:
-            return _Fractions(*(np.full(array.shape, math.nan) for array in (self.above, self.above_rms, self.abs_max)))
-        return _Fractions(self.above / self.tokens, self.above_rms / self.tokens, self.abs_max)
+        shares = self._counts / self.tokens if self.tokens else np.full(self._counts.shape, math.nan)
+        maxima = self.abs_max if self.tokens else np.full(self.width, math.nan)
+        return _Fractions(shares[: len(THRESHOLDS)], shares[len(THRESHOLDS) :], maxima)
 
 
 @dataclass(frozen=True)
@@ -212,7 +228,7 @@ class OutlierRecorder(Recorder):
     def merge(self, other: OutlierRecorder) -> None:
         """Add the sequences that `other` saw and has not finished."""
         for (label, layer), theirs in other._places.items():
-            for mine, their in zip(self._place(label, layer, len(theirs[0].abs_max)), theirs, strict=True):
+            for mine, their in zip(self._place(label, layer, theirs[0].width), theirs, strict=True):
                 mine.merge(their)
         self._massive.merge(other._massive)
 

@@ -67,8 +67,11 @@ class RecorderSet:
                 continue
             if seen.site in sites if seen.tensor is None else recorder.selects(seen.tensor):
                 layers.add(seen.layer)
-                with _named(recorder):
+                try:  # not _named: at every site, a context costs more than some recorders do
                     recorder.observe(seen)
+                except Exception as error:
+                    error.add_note(_in(recorder))
+                    raise
 
     def merge(self, other: Self) -> None:
         """Add everything that `other` saw and has not finished."""
@@ -110,7 +113,7 @@ def _named(recorder: Recorder) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        error.add_note(f"in {_name(recorder)}")
+        error.add_note(_in(recorder))
         raise
 
 
@@ -131,6 +134,10 @@ def _records(recorder: Recorder, method: Callable[..., Iterable[Record]], *argum
         if record.quantity.group not in declared:
             raise OptionError(f"{must} of this group (got one of {record.quantity.key})")
     return records
+
+
+def _in(recorder: Recorder) -> str:
+    return f"in {_name(recorder)}"
 
 
 def _name(recorder: Recorder) -> str:

@@ -167,10 +167,10 @@ class Drawn:
         """A section of the page, with the reason in the place of a chart that cannot be drawn."""
         try:
             chart = make()
-            chart.to_dict()  # a chart finds out late that it cannot be drawn
+            spec = chart.to_dict()  # a chart finds out late that it cannot be drawn
         except Exception as error:  # whatever is wrong with one chart, the others are drawn
             return self.reason(title, error, caption)
-        return Section(title, chart, caption)
+        return Section(title, chart, caption, made=spec)
 
     def reason(self, title: str, error: Exception, caption: Caption) -> Section:
         """A section that says why it has no chart."""

@@ -13,6 +13,7 @@ from olmo_dynamics.errors import DiskFullError, OptionError, counted
 from olmo_dynamics.files import atomic_writer
 from olmo_dynamics.frames import JoinedStore, RecordedStore, TrainingLogs, forest, read_logs
 from olmo_dynamics.frames.lineage import read_line, require_run_folder, run_folder
+from olmo_dynamics.plots.display import begin_libraries
 from olmo_dynamics.plots.page import Head, page
 from olmo_dynamics.reporting.chapters import FORKS, within
 from olmo_dynamics.reporting.choice import Choice
@@ -79,6 +80,7 @@ def render_report(
         OptionError: `tensors` match none, no revision has tokens for the axis, a folder is not a fork, or logs
             cannot be read or are of another run.
     """
+    begin_libraries()
     curves = read_logs(*logs) if logs else None
     drawn = Drawn(store, Choice(revisions=revisions, tensors=tensors, x=x))
     every = list(sections(drawn))
@@ -86,12 +88,13 @@ def render_report(
         family = forest(require_run_folder(store, forks), *forks, stores=[str(store.path)])
         every += within(FORKS, fork_sections(drawn, family))
     title = f"Training dynamics of {source_name(store)}"
-    return page(title, every, facts=_facts(drawn), head=_head(drawn, curves), x=x)
+    origin = lineage(store)
+    return page(title, every, facts=_facts(drawn, origin), head=_head(drawn, origin, curves), x=x)
 
 
-def _head(drawn: Drawn, curves: TrainingLogs | None) -> Head:
+def _head(drawn: Drawn, origin: dict[str, str], curves: TrainingLogs | None) -> Head:
     """The first screen of the page."""
-    told = run_sentences(drawn, lineage(drawn.store).get("lineage", ""))
+    told = run_sentences(drawn, origin.get("lineage", ""))
     return Head(told, head_lines(drawn.store, curves), timeline(drawn))
 
 
@@ -102,11 +105,11 @@ def lineage(store: RecordedStore) -> dict[str, str]:
     return {"lineage": line.description} if line else {}
 
 
-def _facts(drawn: Drawn) -> dict[str, str]:
+def _facts(drawn: Drawn, origin: dict[str, str]) -> dict[str, str]:
     store, probe = drawn.store, drawn.attributes.get("probe") or {}
     facts = {
         "source": str(store.attributes["source"]),
-        **lineage(store),
+        **origin,
         **_not_compared(store),
         "revisions": f"{len(store.done)} measured" + (f", {len(store.missing)} missing" if store.missing else ""),
         **_chosen(drawn),

@@ -21,6 +21,7 @@ from olmo_dynamics.model import LanguageModel, Rope, build_model
 from olmo_dynamics.model.layers import same_document
 from olmo_dynamics.training.compile import is_worth_compiling, try_compile
 from olmo_dynamics.training.data.batch import Batch
+from olmo_dynamics.training.products import prefers_float32, use_float32_products
 from olmo_dynamics.training.recipe import Recipe
 from olmo_dynamics.training.routing import RouterHook
 
@@ -88,6 +89,8 @@ def working_copy(masters: LanguageModel, dtype: torch.dtype) -> LanguageModel:
     copy = build_model(masters.config, device=device, dtype=dtype)
     for parameter, master in zip(copy.parameters(), masters.parameters(), strict=True):
         parameter.requires_grad_(master.requires_grad)
+    if prefers_float32(next(copy.parameters())):
+        use_float32_products(copy)
     return copy
 
 

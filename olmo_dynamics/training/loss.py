@@ -16,8 +16,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from olmo_dynamics.training.products import prefers_float32
 
 SLICE_ROWS = 1024
 """Rows whose logits exist at one time: enough for a full-speed matrix product, and for few sums of the weight's gradient."""
@@ -27,6 +30,9 @@ CACHED = 1 << 18
 
 LEAST_ROWS = 16
 """Rows of them at least, since each call costs time."""
+
+LEAST_SHARE = 1e-30
+"""Probabilities up to this are 0 in products of widened operands: subnormal numbers are multiplied many times more slowly."""
 
 
 def head_loss(
@@ -44,7 +50,10 @@ def head_loss(
     weights' dtype; everything after them, including the gradient of the weights, is summed in float32, losses in float64.
     Only `loss` has a gradient, once.
     """
-    return _apply(hidden, weight, labels, z_loss, count or max(labels.numel(), 1))
+    widened = prefers_float32(weight)
+    if widened:  # then logits stay in float32 too
+        hidden, weight = hidden.float(), weight.float()
+    return _apply(hidden, weight, labels, z_loss, count or max(labels.numel(), 1), LEAST_SHARE if widened else 0.0)
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -52,7 +61,7 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, z_loss: float, count: int
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, z_loss: float, count: int, least: float
     ) -> tuple[Tensor, Tensor]:
         hidden_gradient = torch.empty_like(hidden)
         weight_gradient = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
@@ -61,7 +70,7 @@ class _HeadLoss(torch.autograd.Function):
             logits = hidden[span] @ weight.T
             for rows in spans(len(logits), rows_at_once(logits)):
                 z[span][rows], label_logits[span][rows] = _differentiate(
-                    logits[rows], labels[span][rows], z_loss, count
+                    logits[rows], labels[span][rows], z_loss, count, least
                 )
             torch.mm(logits, weight, out=hidden_gradient[span])
             _add_product(weight_gradient, logits.T, hidden[span])
@@ -74,13 +83,13 @@ class _HeadLoss(torch.autograd.Function):
         return loss, cross_entropy
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         hidden_gradient, weight_gradient = ctx.gradients
         del ctx.gradients  # scaled in place: a copy of the second would be as large as the head
-        return hidden_gradient.mul_(slope), weight_gradient.mul_(slope).to(ctx.dtype), None, None, None
+        return hidden_gradient.mul_(slope), weight_gradient.mul_(slope).to(ctx.dtype), None, None, None, None
 
 
-_apply: Callable[[Tensor, Tensor, Tensor, float, int], tuple[Tensor, Tensor]] = _HeadLoss.apply
+_apply: Callable[[Tensor, Tensor, Tensor, float, int, float], tuple[Tensor, Tensor]] = _HeadLoss.apply
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -101,14 +110,16 @@ def rows_at_once(logits: Tensor) -> int:
     return max(CACHED // logits.shape[1], LEAST_ROWS) if logits.device.type == "cpu" else max(len(logits), 1)
 
 
-def _differentiate(logits: Tensor, labels: Tensor, z_loss: float, count: int) -> tuple[Tensor, Tensor]:
+def _differentiate(logits: Tensor, labels: Tensor, z_loss: float, count: int, least: float) -> tuple[Tensor, Tensor]:
     """Each row's `z` and its label's logit; d(loss)/d(logits) takes the place of the logits.
 
     The derivative is `(softmax · (1 + 2 · z_loss · z) - onehot(label)) / count`, and `z` the largest logit less the logarithm
-    of its probability, which is never small; all in float32, and the derivative rounded once.
+    of its probability, which is never small; all in float32, and the derivative rounded once. Shares up to `least` become 0.
     """
     wide, labels = logits.float(), labels[:, None]
     slope = wide.softmax(1)
+    if least:
+        slope = F.threshold(slope, least, 0.0, inplace=True)
     z = wide.amax(1, keepdim=True) - slope.amax(1, keepdim=True).log()
     label_logits = wide.gather(1, labels)
     slope.mul_((1 + 2 * z_loss * z) / count).scatter_add_(1, labels, slope.new_full(labels.shape, -1 / count))

@@ -24,7 +24,7 @@ from huggingface_hub import close_session, constants
 
 import olmo_dynamics as od
 from olmo_dynamics.cli import main
-from olmo_dynamics.experiments.demo import SMALL, STANDARD, DemoSize
+from olmo_dynamics.experiments.demo import BRIEF, SMALL, DemoSize
 from olmo_dynamics.training.checkpoint import checkpoint_name
 from tests.conftest import REVISIONS, ROOT
 from tests.documents.recipe import Reader, fences
@@ -93,7 +93,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 def small(command: list[str]) -> list[str]:
     """A command with the revision in the middle of the small demo's run in place of the standard one's."""
-    return [word.replace(middle_of(STANDARD), middle_of(SMALL)) for word in command]
+    return [word.replace(middle_of(BRIEF), middle_of(SMALL)) for word in command]
 
 
 def middle_of(size: DemoSize) -> str:

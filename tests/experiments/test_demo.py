@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from olmo_dynamics.checkpoints.catalog.revision_names import parse_revision
 from olmo_dynamics.errors import TrainingError
-from olmo_dynamics.experiments.demo import SMALL, STANDARD, pretrain
+from olmo_dynamics.experiments.demo import BRIEF, SMALL, STANDARD, pretrain
 from olmo_dynamics.frames import metrics
 from olmo_dynamics.progress import Progress
 from olmo_dynamics.training.checkpoint_reader import read_checkpoint
@@ -143,3 +143,5 @@ def test_the_standard_demo_is_a_few_million_parameters_in_24_revisions() -> None
     assert config.vocab_size == 4160 > STANDARD.entries == 4096
     assert len(recipe.save_at) == 24
     assert config.max_positions == recipe.sequence_length
+    assert BRIEF.config == config
+    assert len(BRIEF.recipe.save_at) == 24

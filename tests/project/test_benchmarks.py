@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import against, collect, overhead, parameters
 from benchmarks.checkpoint import make_checkpoint
+from benchmarks.claims import Claim, print_claims
 from benchmarks.interleave import interleave, print_table
 from tests.conftest import ROOT
 
@@ -69,6 +70,24 @@ def test_a_turn_that_crashes_costs_its_row(tmp_path: Path, monkeypatch: pytest.M
     assert "aborts was ended by SIGABRT" in capsys.readouterr().err
     print_table("two methods", timings, reference="works")
     assert "aborts                             crashed in every turn" in capsys.readouterr().out
+
+
+def test_a_claim_is_met_only_by_a_figure_within_its_target(capsys) -> None:
+    print_claims(
+        [
+            Claim("share", 0.61, 0.6, "%", at_least=True),
+            Claim("time", 1.06, 1.05),
+            Claim("memory", 733.4, 700, "MB"),
+            Claim("crashed", float("nan"), 0.5, "s"),
+        ]
+    )
+    rows = [line.split(maxsplit=1)[1].split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows == [
+        ["61.0%", "at", "least", "60.0%", "met"],
+        ["1.06", "at", "most", "1.05", "NOT", "MET"],
+        ["733", "MB", "at", "most", "700", "MB", "NOT", "MET"],
+        ["not", "measured", "at", "most", "0.5", "s", "NOT", "MET"],
+    ]
 
 
 def test_the_interval_of_a_ratio_covers_it() -> None:

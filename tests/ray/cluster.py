@@ -30,7 +30,8 @@ def environment(**others: str) -> dict[str, str]:
     """The environment of nodes and drivers: this checkout, kernels that are compiled already, and no hub token."""
     cache = ROOT / "cache" / "olmo_dynamics"
     cache.mkdir(parents=True, exist_ok=True)
-    kept = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "RAY_ADDRESS")}
+    left_out = ("HF_TOKEN", "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    kept = {name: value for name, value in os.environ.items() if name not in left_out}
     return kept | {
         "PYTHONPATH": str(ROOT),
         "OLMO_DYNAMICS_CACHE": str(cache),
@@ -50,7 +51,7 @@ def free_port(ports: Sequence[int] = PORTS) -> int:
 
 
 class Node:
-    """One node: `ray start --block` and its children."""
+    """One node: `ray start --block` and its children; whoever connects needs no token, whether this machine has one or not."""
 
     def __init__(self, folder: Path, name: str, *arguments: str, **variables: str) -> None:
         self._log = (folder / f"{name}.log").open("wb")
@@ -60,7 +61,7 @@ class Node:
         self.process = subprocess.Popen(
             command,
             cwd=folder,
-            env=environment(**variables),
+            env=environment(RAY_AUTH_MODE="disabled", **variables),
             stdout=self._log,
             stderr=subprocess.STDOUT,
             process_group=0,

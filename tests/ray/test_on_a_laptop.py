@@ -112,7 +112,7 @@ def test_ray_by_itself_and_a_cluster_of_two_nodes(folder: Path, place: Path) -> 
     assert last == "ray stop"  # it ends all clusters of a machine, so that the fixture ends these nodes
     whole = collect(folder / "cache" / "demo" / "run", out=folder / "local.zarr", progress=Progress())
     for block in (alone, "\n".join(cluster)):
-        said = follow(block, folder, RAY_TMPDIR=str(place))
+        said = follow(block, folder, RAY_TMPDIR=str(place), HOME=str(folder))
         found = open_store(folder / "demo.zarr")
         assert found.done == whole.done
         assert found.table("parameters").equals(whole.table("parameters"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import deque
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Any
 import pytest
 
 from olmo_dynamics.collecting import collect
-from olmo_dynamics.collection.engines import ray_engine
+from olmo_dynamics.collection.engines import ray_connection, ray_engine
 from olmo_dynamics.collection.engines.cluster_nodes import WorkerSize
 from olmo_dynamics.collection.engines.ray_engine import RayEngine
-from olmo_dynamics.errors import SourceError
+from olmo_dynamics.errors import EngineError, SourceError
 from olmo_dynamics.progress import Progress
 from tests.listening import Notes
 
@@ -55,6 +56,44 @@ def test_the_rate_is_divided_by_the_workers_that_live(monkeypatch: pytest.Monkey
     waiting.append("m")
     engine = RayEngine(SimpleNamespace(nodes=lambda: alive), WorkerSize(1), None)
     assert given() == {"m": None}
+
+
+@pytest.mark.parametrize(
+    ("given", "mode"),
+    [
+        ({}, None),
+        ({"RAY_AUTH_TOKEN": "secret"}, "token"),
+        ({"RAY_AUTH_TOKEN_PATH": "a-file"}, "token"),
+        ({"RAY_AUTH_TOKEN": "secret", "RAY_AUTH_MODE": "disabled"}, "disabled"),
+    ],
+)
+def test_a_token_that_is_known_is_shown(
+    given: dict[str, str], mode: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setattr(os, "environ", {"HOME": str(tmp_path), **given})
+    ray_engine.load_ray()
+    assert os.environ.get("RAY_AUTH_MODE") == mode
+    if not given:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("secret")
+        ray_engine.load_ray()
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+
+
+def test_a_cluster_that_asks_for_its_token_says_how_to_give_it() -> None:
+    class AuthenticationError(Exception):
+        pass
+
+    def init(**_: object) -> None:
+        raise AuthenticationError("RPC error: InvalidAuthToken")
+
+    with pytest.raises(EngineError) as caught:
+        ray_connection.connect(SimpleNamespace(init=init), "10.0.0.1:6400")
+    assert str(caught.value) == (
+        "the Ray cluster at 10.0.0.1:6400 asks for its token; copy ~/.ray/auth_token of its head node to this machine, "
+        "or set RAY_AUTH_TOKEN, and set RAY_AUTH_MODE=token"
+    )
 
 
 def test_several_runs_share_one_connection(

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from olmo_dynamics.training import products
 from olmo_dynamics.training.loss import SLICE_ROWS, head_loss
 
 
@@ -92,3 +93,13 @@ def test_a_count_is_the_denominator_and_no_row_gives_nothing() -> None:
     loss, _ = head_loss(hidden[:0], weight, labels[:0])
     loss.backward()
     assert loss.item() == 0 and not weight.grad.any() and not hidden.grad.any()
+
+
+def test_widened_products_never_see_subnormal_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits 90 apart give probabilities below float32's normal numbers, and gradients of 0 there."""
+    monkeypatch.setattr(products, "_float32_is_faster", lambda: True)
+    hidden = torch.tensor([[1.0, 0.0]]).bfloat16().requires_grad_()
+    weight = torch.tensor([[90.0, 1.0], [0.0, 1.0], [90.0, 1.0]]).bfloat16().requires_grad_()
+    head_loss(hidden, weight, torch.tensor([0]))[0].backward()
+    torch.testing.assert_close(weight.grad.float(), torch.tensor([[-0.5, 0.0], [0.0, 0.0], [0.5, 0.0]]))
+    assert hidden.grad.float().tolist() == [[0.0, 0.0]]

@@ -28,6 +28,7 @@ from olmo_dynamics.checkpoints.http.prefix_cache import PrefixCache
 from olmo_dynamics.checkpoints.http.ranges import CONNECTIONS, Request, plan_requests, request_bytes
 from olmo_dynamics.checkpoints.http.rate_limit import RateLimit
 from olmo_dynamics.checkpoints.http.retry import RetryPolicy, TransientError, UnreachableError
+from olmo_dynamics.checkpoints.http.rooms import Rooms
 from olmo_dynamics.checkpoints.tensors import Span
 from olmo_dynamics.errors import CheckpointError, NetworkError, UnknownRevisionError
 
@@ -49,13 +50,14 @@ class CommitFiles:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """A limit on bytes per second, and connections, shared by the checkpoints of a source."""
+    """A limit on bytes per second, connections, and memory for bytes, shared by the checkpoints of a source."""
 
     rate_limit: RateLimit = field(default_factory=RateLimit)
     connections: Connections = field(default_factory=Connections)
+    rooms: Rooms = field(default_factory=Rooms)
 
     def __reduce__(self) -> tuple[type[Shared], tuple[()]]:
-        """Pickled without connections and without a limit: each process has its own."""
+        """Pickled without any of them: each process has its own."""
         return Shared, ()
 
 
@@ -92,9 +94,10 @@ class RangeReader:
             CheckpointError: as `fetch`.
         """
         found, targets = [], []
-        for span in spans:
+        rooms = self._shared.rooms.take([span.stop - span.start for span in spans])
+        for span, room in zip(spans, rooms, strict=True):
             kept = self._prefixes.find(span)
-            raw = kept if len(kept) == span.stop - span.start else np.empty(span.stop - span.start, np.uint8)
+            raw = kept if len(kept) == len(room) else room
             if raw is not kept:
                 raw[: len(kept)] = kept
                 targets.append((span._replace(start=span.start + len(kept)), raw[len(kept) :]))

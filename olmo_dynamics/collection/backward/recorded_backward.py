@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from olmo_dynamics.collection.recorded_pass import observation, pass_context
+from olmo_dynamics.collection.recorded_pass import Masks, observation, pass_context
 from olmo_dynamics.model import Compute, ModelConfig, Prepared, SiteValues, Stage, expected_shapes
 from olmo_dynamics.model.backward import BackwardPass, GradientObserver, TensorGradient, stages_back
 from olmo_dynamics.model.stream import HEAD
@@ -40,7 +40,7 @@ class RecordedBackward:
         compute: Compute | None = None,
     ) -> None:
         self._recorders = RecorderSet(recorders, pass_context(config, probe, None), groups, {Reads.GRADIENTS})
-        self._mask = probe.mask.copy()
+        self._masks = Masks(probe.mask.copy())
         scored = torch.zeros(probe.token_ids.shape, dtype=torch.bool)
         scored[:, :-1] = torch.tensor(probe.mask[:, :-1] & probe.mask[:, 1:])
         there = expected_shapes(config)
@@ -83,4 +83,4 @@ class RecordedBackward:
         )
 
     def _observe_site(self, seen: SiteValues) -> None:
-        self._recorders.observe(observation(seen, self._mask, Reads.GRADIENTS))
+        self._recorders.observe(observation(seen, self._masks, Reads.GRADIENTS))

@@ -20,8 +20,9 @@ from typing import Any
 from olmo_dynamics.checkpoints import Source
 from olmo_dynamics.checkpoints.source_needs import local_folder
 from olmo_dynamics.collection.engines.cluster_nodes import ClusterNode, Seen, WorkerSize, check_seen, counting, looking
-from olmo_dynamics.collection.engines.interruption import Interruption, handlers, restore
+from olmo_dynamics.collection.engines.interruption import Interruption
 from olmo_dynamics.collection.engines.outcome import Outcome
+from olmo_dynamics.collection.engines.ray_connection import connect, show_token
 from olmo_dynamics.collection.engines.remote_work import RemoteWork
 from olmo_dynamics.collection.engines.silenced_threads import silenced_threads
 from olmo_dynamics.collection.limits import Limits
@@ -50,6 +51,7 @@ def load_ray() -> Any:
     Raises:
         OptionError: it is not installed.
     """
+    show_token()
     try:
         import ray
     except ImportError:
@@ -85,28 +87,13 @@ def connected(address: str | None) -> Iterator[Any]:
     ray = load_ray()
     is_ours = not ray.is_initialized()
     if is_ours:
-        _connect(ray, address)
+        connect(ray, address)
     try:
         with silenced_threads("ray_"):  # which print what befalls nodes, at length
             yield ray
     finally:
         if is_ours:
             ray.shutdown()
-
-
-def _connect(ray: Any, address: str | None) -> None:
-    before = handlers()  # Ray sets its own
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        place = f" at {address}" if address else ""
-        raise EngineError(
-            f"a Ray cluster of the same Ray and Python version must answer{place} ({reason}); start one with `ray start --head`, "
-            "or leave --address out"
-        ) from None
-    finally:
-        restore(before)
 
 
 def _check_nodes(ray: Any, nodes: Sequence[ClusterNode], source: Source) -> None:

@@ -1,6 +1,6 @@
 """Losses along the line between two revisions as a table, and the barrier that each line crosses.
 
->>> curve = od.interpolate("cache/demo/run", "step100-tokens102400", "step900-tokens921600")  # doctest: +SKIP
+>>> curve = od.interpolate("cache/demo/run", "step94-tokens96256", "step400-tokens409600")  # doctest: +SKIP
 >>> barriers(curve)  # doctest: +SKIP
 
 Definitions: Frankle et al. 2020, arXiv:1912.05671 (the barrier); Entezari et al. 2022, arXiv:2110.06296 (over the chord).

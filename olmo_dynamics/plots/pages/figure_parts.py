@@ -17,7 +17,7 @@ from typing import Any
 from olmo_dynamics.plots.captions import Caption
 from olmo_dynamics.plots.pages.formula_markup import typeset
 from olmo_dynamics.plots.pages.shared_columns import Columns, harmless
-from olmo_dynamics.plots.theme import AXES, WORDS, AnyChart
+from olmo_dynamics.plots.theme import AXES, WORDS
 
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 _MANY_PANELS = 4  # more of them take the whole width of a page
@@ -42,9 +42,8 @@ class Words:
         )
 
 
-def figure(number: str, title: str, chart: AnyChart, caption: Caption, columns: Columns) -> str:
+def figure(number: str, title: str, spec: dict[str, Any], caption: Caption, columns: Columns) -> str:
     """One figure: its heading names it, so the chart's own title is left out; its formulas stand below it, typeset."""
-    spec = chart.to_dict(validate=False)  # its parts were checked when they were made
     words = Words.of(spec)
     said = f'\n<p class="said">{html.escape(words.said)}</p>' if words.said else ""
     return f"""<article class="{shape(spec)}" id="section-{number}" aria-labelledby="heading-{number}">

@@ -1,7 +1,7 @@
 """The loss along the line between the weights of two revisions, with the chord and the barrier.
 
 >>> import olmo_dynamics as od
->>> curve = od.interpolate("cache/demo/run", "step100-tokens102400", "step900-tokens921600")  # doctest: +SKIP
+>>> curve = od.interpolate("cache/demo/run", "step94-tokens96256", "step400-tokens409600")  # doctest: +SKIP
 >>> od.plots.interpolation(curve)  # doctest: +SKIP
 """
 

@@ -6,27 +6,21 @@
     (1.0, array([3., 0.]))
 
 bfloat16 has 65,536 codes, so the count of each determines every statistic, exactly and in any order. Wider floats are summed.
-Both offer room for counts, and `moments`, for a pass over tokens to fill; arrays of length 0 are not filled.
 """
 
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
-from jaxtyping import Float, Int64, UInt, UInt16, UInt32
+from jaxtyping import Float, Int64, UInt, UInt16
 
-from olmo_dynamics.recorders.kernels.elements import CODES, Tally, count_codes, tally
-from olmo_dynamics.recorders.kernels.jit import jit
+from olmo_dynamics.recorders.kernels.elements import CODES, SIGN, Tally, count_codes
+from olmo_dynamics.recorders.kernels.jit import float32_of, jit
 from olmo_dynamics.recorders.kernels.magnitude_histogram import Magnitudes
 from olmo_dynamics.recorders.kernels.moments import empty_moments, merge_moments
-from olmo_dynamics.recorders.kernels.token_codes import values_of
 
 _RUN = 128  # codes of one octave (one power of two)
-_FEW = 4096  # numbers that are listed as they are: fewer than the codes that may occur
 _MOST = 1 << 17  # numbers and codes that are listed before a table is made
 
 _tables = threading.local()
@@ -37,11 +31,11 @@ class CodeCounts:
     """Counts of the codes of some bfloat16 numbers: lists of them, and a table once `counts` is read or much is listed."""
 
     def __init__(self) -> None:
-        self.moments: Float[np.ndarray, " 0"] = np.zeros(0)
         self._table: Int64[np.ndarray, " codes"] | None = None
         self._numbers: list[UInt16[np.ndarray, " n"]] = []  # few, as they are
         self._tallies: list[Tally] = []
         self._listed = 0
+        self._known: Float[np.ndarray, " 6"] | None = None  # the moments and the median of what is listed
 
     @property
     def counts(self) -> Int64[np.ndarray, " codes"]:
@@ -55,39 +49,13 @@ class CodeCounts:
         self._numbers, self._tallies, self._listed = [], [], 0
         return self._table
 
-    @contextmanager
-    def filling(
-        self, codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"]
-    ) -> Iterator[UInt32[np.ndarray, " codes"]]:
-        """Room for the counts of these rows, which a pass over the tokens fills; none if they are few."""
-        size = len(rows) * codes.shape[1]
-        if size <= _FEW:
-            yield np.zeros(0, np.uint32)
-            self._numbers.append(codes[rows].reshape(-1))
-            self._list(size)
-            return
-        table = vars(_tables).pop("table", None)  # one of this thread, and lost if the pass breaks off
-        table = np.zeros(CODES, np.uint32) if table is None else table
-        yield table
-        found = Tally(*tally(table))
-        table[found.codes] = 0
-        _tables.table = table
-        self._tallies.append(found)
+    def take(self, found: Tally) -> None:
+        """Add codes with their counts, or as they are."""
+        if len(found.counts):
+            self._tallies.append(found)
+        else:
+            self._numbers.append(found.codes)
         self._list(len(found.codes))
-
-    def room_for(
-        self, codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"]
-    ) -> UInt[np.ndarray, "rows width"] | None:
-        """None: codes are counted, and no magnitudes are kept."""
-        return None
-
-    def add(
-        self,
-        codes: UInt[np.ndarray, "tokens width"],
-        rows: Int64[np.ndarray, " n"],
-        magnitudes: UInt[np.ndarray, "kept width"] | None,
-    ) -> None:
-        """Do nothing: `filling` has taken them."""
 
     def merge(self, other: CodeCounts) -> None:
         """Add the numbers that `other` counted."""
@@ -98,33 +66,32 @@ class CodeCounts:
         self._list(other._listed)
 
     def _list(self, more: int) -> None:
+        self._known = None
         self._listed += more
         if self._listed > _MOST:
             _ = self.counts
 
     def central_moments(self) -> Float[np.ndarray, " 5"]:
         """Count, mean, and sums of the second to fourth powers of deviations from the mean, in float64."""
-        table = self.counts
-        present = np.flatnonzero(table)
-        values, weights = values_of(present.astype(np.uint16)), table[present].astype(np.float64)
-        count = weights.sum()
-        if count == 0:
-            return np.zeros(5)
-        with np.errstate(invalid="ignore"):  # NaN and infinities are measured, not warned of
-            mean = (values * weights).sum() / count
-            deviations = values - mean if len(values) > 1 else np.zeros(1)
-            squares = deviations * deviations
-            powers = [squares @ weights, (squares * deviations) @ weights, (squares * squares) @ weights]
-        return np.array([count, mean, *powers])
+        return self._described()[:5]
 
     def median(self) -> float:
         """The median magnitude, the mean of the two middle ones if their number is even; NaN of no numbers."""
-        table = self.counts
-        ends = np.cumsum(table[: CODES // 2] + table[CODES // 2 :])
-        if ends[-1] == 0:
-            return math.nan
-        middle = np.searchsorted(ends, [(ends[-1] - 1) // 2, ends[-1] // 2], side="right")
-        return float(values_of(middle.astype(np.uint16)).mean())
+        return float(self._described()[5])
+
+    def _described(self) -> Float[np.ndarray, " 6"]:
+        """The moments and the median, by way of a table that this thread keeps if nothing is in one of its own."""
+        if self._table is not None:
+            return describe_counts(self.counts, np.int64(SIGN - 1))
+        if self._known is not None:
+            return self._known
+        table = vars(_tables).pop("table", None)
+        table = np.zeros(CODES, np.int64) if table is None else table
+        codes = np.concatenate([*self._numbers, *(each.codes for each in self._tallies), np.zeros(0, np.uint16)])
+        counts = np.concatenate([np.zeros(0, np.int64), *(each.counts for each in self._tallies)])
+        self._known = _describe_listed(codes, counts, table)
+        _tables.table = table
+        return self._known
 
 
 class FloatSums:
@@ -133,13 +100,6 @@ class FloatSums:
     def __init__(self) -> None:
         self.moments: Float[np.ndarray, " 5"] = empty_moments()
         self._magnitudes = Magnitudes()
-
-    @contextmanager
-    def filling(
-        self, codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"]
-    ) -> Iterator[UInt32[np.ndarray, " 0"]]:
-        """No room: codes of wider floats are not counted."""
-        yield np.zeros(0, np.uint32)
 
     def room_for(
         self, codes: UInt[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"]
@@ -192,3 +152,81 @@ def _add_tally(
 ) -> None:
     for i in range(len(codes)):
         table[codes[i]] += counts[i]
+
+
+@jit
+def _describe_listed(
+    codes: UInt16[np.ndarray, " n"], counts: Int64[np.ndarray, " m"], table: Int64[np.ndarray, " codes"]
+) -> Float[np.ndarray, " 6"]:
+    """Moments and median of codes, of which the last have counts; the table is one of zeros, as before."""
+    alone, largest = len(codes) - len(counts), np.int64(0)
+    for i in range(len(codes)):
+        table[codes[i]] += counts[i - alone] if i >= alone else 1
+        largest = max(largest, np.int64(codes[i] & np.uint16(0x7FFF)))
+    found = describe_counts(table, largest)
+    for code in codes:
+        table[code] = 0
+    return found
+
+
+@jit
+def _value(code: int) -> np.float64:
+    return np.float64(float32_of(np.uint32(code) << np.uint32(16)))
+
+
+@jit
+def _powers(table: Int64[np.ndarray, " codes"], largest: np.int64, mean: float) -> tuple[float, float, float]:
+    """The sums of the second to fourth powers of deviations from the mean."""
+    second = third = fourth = 0.0
+    for first in (0, SIGN):
+        for start in range(first, first + largest + 1, _RUN):
+            if not _any(table[start : start + _RUN]):
+                continue
+            for code in range(start, start + _RUN):
+                if table[code] > 0:
+                    deviation, count = _value(code) - mean, np.float64(table[code])
+                    square = deviation * deviation
+                    second += square * count
+                    third += square * deviation * count
+                    fourth += square * square * count
+    return second, third, fourth
+
+
+@jit
+def describe_counts(table: Int64[np.ndarray, " codes"], largest: np.int64) -> Float[np.ndarray, " 6"]:
+    """Count, mean and central moments of the numbers that a table counts, and their median magnitude.
+
+    No magnitude of theirs lies beyond `largest`.
+    """
+    found = np.zeros(6)
+    count, total, distinct = np.int64(0), 0.0, 0
+    for start in range(0, largest + 1, _RUN):
+        for first in (start, SIGN + start):
+            if not _any(table[first : first + _RUN]):
+                continue
+            for code in range(first, first + _RUN):
+                if table[code] > 0:
+                    count += table[code]
+                    total += _value(code) * np.float64(table[code])
+                    distinct += 1
+    if count == 0:
+        found[5] = np.nan
+        return found
+    found[0], found[1] = count, total / count
+    if distinct > 1:
+        found[2], found[3], found[4] = _powers(table, largest, found[1])
+    found[5] = _median(table, count)
+    return found
+
+
+@jit
+def _median(table: Int64[np.ndarray, " codes"], count: np.int64) -> float:
+    """The mean of the two middle magnitudes."""
+    seen, lower = np.int64(0), -1
+    for magnitude in range(SIGN):
+        seen += table[magnitude] + table[SIGN + magnitude]
+        if lower < 0 and seen > (count - 1) // 2:
+            lower = magnitude
+        if seen > count // 2:
+            return (_value(lower) + _value(magnitude)) / 2
+    return np.nan

@@ -1,12 +1,11 @@
 """Loops over a tensor's elements, and the sums and counts that they fill.
 
-Sums are taken in float64, in blocks that stay in the nearest cache. While float32 is summed, the upper halves of its elements
-(which are bfloat16 codes) are counted, so that order statistics can be found later. Squares are summed by row and by column
-on the way.
+Sums are taken in float64, in blocks that stay in the nearest cache. Meanwhile the upper 16 bits of the elements (of float32,
+bfloat16 codes) are counted, so that order statistics can be found later. Squares are summed by row and by column on the way.
 
     >>> totals, axes = Totals.zeros(), Axes.of((1, 2), means=False)
-    >>> values = np.array([[3.0, -4.0]], np.float32)
-    >>> codes, counts = pass_over_floats(values, values.view(np.uint16)[:, 1::2], totals, axes)
+    >>> values = np.array([[3.0, -4.0]])
+    >>> codes, counts = pass_over_floats(values, values.view(np.uint16)[:, 3::4], totals, axes)
     >>> axes.row_squares, axes.column_squares
     (array([25.]), array([ 9., 16.]))
 """
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Int8, Int64, UInt16, UInt32
+from jaxtyping import Float, Int, Int64, UInt16, UInt32
 
 from olmo_dynamics.recorders.kernels.jit import jit, prefetch
 from olmo_dynamics.recorders.kernels.moments import add_centred, merge_moments
@@ -161,7 +160,8 @@ def add_squares(values: Float[np.ndarray, " n"], column_squares: Float[np.ndarra
 
 
 @jit
-def _add_values(values: Float[np.ndarray, " n"], column_sums: Float[np.ndarray, " n"]) -> None:
+def add_values(values: Float[np.ndarray, " n"], column_sums: Float[np.ndarray, " n"]) -> None:
+    """Add each value to its column's sum."""
     for i in range(len(values)):
         column_sums[i] += np.float64(values[i])
 
@@ -172,11 +172,12 @@ def add_to_axes(values: Float[np.ndarray, " n"], row: int, start: int, axes: Axe
     stop = start + len(values)
     axes.row_squares[row] += add_squares(values, axes.column_squares[start:stop])
     if len(axes.column_sums) > 0:
-        _add_values(values, axes.column_sums[start:stop])
+        add_values(values, axes.column_sums[start:stop])
 
 
 @jit
-def _add_counts(values: Float[np.ndarray, " n"], counts: Int64[np.ndarray, " 3"]) -> None:
+def add_counts(values: Float[np.ndarray, " n"], counts: Int64[np.ndarray, " 3"]) -> None:
+    """Count zeros, NaN and infinities."""
     zeros = nans = infinities = np.int64(0)
     for i in range(len(values)):
         value = values[i]
@@ -223,56 +224,38 @@ def _count_upper(
 
 
 @jit
+def add_piece(
+    values: Float[np.ndarray, "rows columns"], upper: UInt16[np.ndarray, "rows columns"], row: int, start: int,
+    histogram: UInt32[np.ndarray, " codes"], totals: Totals, axes: Axes,
+) -> None:  # fmt: skip
+    """Count and sum up to `BLOCK` elements of one row, from column `start` on."""
+    block = values[row, start : start + BLOCK]
+    near_zero = histogram[0] + histogram[SIGN]
+    _count_upper(block, upper[row, start : start + BLOCK], histogram)
+    by_column = axes.column_squares[start : start + BLOCK]
+    total, magnitude, square = _sum_block(block, by_column)
+    add_centred(totals.moments, block, total / len(block))
+    totals.sums[ABS] += magnitude
+    totals.sums[SQUARE] += square
+    if histogram[0] + histogram[SIGN] != near_zero or not np.isfinite(square):
+        add_counts(block, totals.counts)
+    if len(by_column) > 0:
+        axes.row_squares[row] += square
+    if len(axes.column_sums) > 0:
+        add_values(block, axes.column_sums[start : start + BLOCK])
+
+
+@jit
 def pass_over_floats(
     values: Float[np.ndarray, "rows columns"], upper: UInt16[np.ndarray, "rows columns"], totals: Totals, axes: Axes
 ) -> tuple[UInt16[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-    """Sum a float32 or float64 matrix in float64, and return the tally of the upper 16 bits of its elements.
+    """Sum a float64 matrix, and return the tally of the upper 16 bits of its elements.
 
     Zeros and numbers that are not finite are counted only in blocks that have some, as tally and sum of squares show.
     """
     rows, columns = values.shape
     histogram = np.zeros(CODES, np.uint32)
-    near_zero = np.uint32(0)
     for row in range(rows):
         for start in range(0, columns, BLOCK):
-            block = values[row, start : start + BLOCK]
-            _count_upper(block, upper[row, start : start + BLOCK], histogram)
-            by_column = axes.column_squares[start : start + BLOCK]
-            total, magnitude, square = _sum_block(block, by_column)
-            add_centred(totals.moments, block, total / len(block))
-            totals.sums[ABS] += magnitude
-            totals.sums[SQUARE] += square
-            if histogram[0] + histogram[SIGN] != near_zero or not np.isfinite(square):
-                _add_counts(block, totals.counts)
-                near_zero = histogram[0] + histogram[SIGN]
-            if len(by_column) > 0:
-                axes.row_squares[row] += square
-            if len(axes.column_sums) > 0:
-                _add_values(block, axes.column_sums[start : start + BLOCK])
+            add_piece(values, upper, row, start, histogram, totals, axes)
     return tally(histogram)
-
-
-@jit
-def count_lower_halves(
-    halves: UInt16[np.ndarray, "n 2"], slots: Int8[np.ndarray, " codes"], histograms: UInt32[np.ndarray, "slots codes"]
-) -> None:
-    """Count the lower 16 bits of the float32 elements whose upper 16 bits have a slot (-1: no slot)."""
-    whole = len(halves) - len(halves) % _LINE
-    for start in range(0, whole, _LINE):
-        prefetch(halves, 2 * start + _AHEAD)
-        some = np.int8(-1)
-        for i in range(start, start + _LINE):
-            some = max(some, slots[halves[i, 1]])
-        if some >= 0:  # as in few lines of memory
-            _count_where_slots(halves[start : start + _LINE], slots, histograms)
-    _count_where_slots(halves[whole:], slots, histograms)
-
-
-@jit
-def _count_where_slots(
-    halves: UInt16[np.ndarray, "n 2"], slots: Int8[np.ndarray, " codes"], histograms: UInt32[np.ndarray, "slots codes"]
-) -> None:
-    for i in range(len(halves)):
-        slot = slots[halves[i, 1]]
-        if slot >= 0:
-            histograms[slot, halves[i, 0]] += 1

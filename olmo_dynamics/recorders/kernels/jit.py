@@ -37,7 +37,7 @@ _numba_settings: Any = numba.config
 def _cache_folder() -> Path:
     """A folder for compiled code, named after a hash of the sources: numba does not notice a change in a callee's file."""
     digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(source.read_bytes())
     return cache_dir() / "numba" / digest.hexdigest()[:16]
 
@@ -57,6 +57,11 @@ _CACHED = _can_be_written(_FOLDER)
 def is_compiled() -> bool:
     """True if the cache folder holds compiled code of these sources, so that it is loaded and not compiled again."""
     return any(_FOLDER.rglob("*.nbc"))
+
+
+def is_kept() -> bool:
+    """True if the cache folder can be written, so that another process finds what this one compiles."""
+    return _CACHED
 
 
 def jit(loop: Loop) -> Loop:
@@ -89,6 +94,17 @@ def _float32_of(_: Any, bits: Any) -> tuple[Any, Callable[..., Any]]:
 
 float32_of: Callable[[np.uint32], np.float32] = cast(Any, intrinsic(_float32_of))
 """Inside a compiled loop: the float32 with these 32 bits, in a register (a view of an array would go by memory)."""
+
+
+def _bits_of(_: Any, number: Any) -> tuple[Any, Callable[..., Any]]:
+    def bitcast(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.uint32(types.float32), bitcast
+
+
+bits_of: Callable[[np.float32], np.uint32] = cast(Any, intrinsic(_bits_of))
+"""Inside a compiled loop: the 32 bits of a float32, in a register."""
 
 
 def _prefetch(_: Any, array: Any, place: Any) -> tuple[Any, Callable[..., Any]]:

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Int64, UInt, UInt32
 
 from olmo_dynamics.recorders.kernels.jit import jit
-from olmo_dynamics.recorders.kernels.listed_magnitudes import ListedMagnitudes
+from olmo_dynamics.recorders.kernels.listed_magnitudes import ListedMagnitudes, room_for
 from olmo_dynamics.recorders.kernels.token_codes import values_of
 
 _DROPPED_BITS = 9
@@ -108,7 +108,7 @@ class Magnitudes:
     ) -> UInt32[np.ndarray, "rows width"] | None:
         """Room for the magnitudes of these rows, to be filled and given to `add`; None if they are counted instead."""
         few = codes.itemsize == 4 and len(rows) * codes.shape[1] <= _FEW
-        return np.empty((len(rows), codes.shape[1]), np.uint32) if few else None
+        return room_for(len(rows) * codes.shape[1]).reshape(len(rows), -1) if few else None
 
     def add(
         self,
@@ -118,14 +118,16 @@ class Magnitudes:
     ) -> None:
         """Add the numbers of these rows, given as the bits of float32 or (rounded to float32) float64.
 
-        `magnitudes` are those of float32 without their signs, if they are at hand; they must not change any more.
+        `magnitudes` are those of float32 without their signs in the room that was given for them; they must not change any more.
         """
         bits = codes if codes.itemsize == 4 else values_of(codes).astype(np.float32).view(np.uint32)
         self._exact = self._exact and not _used(bits, rows) & _DROPPED
         if len(rows) * bits.shape[1] > _FEW:
             self._count(bits, rows)
         else:
-            self._list((bits[rows] & _UNSIGNED if magnitudes is None else magnitudes).reshape(-1))
+            listed = bits[rows] & _UNSIGNED if magnitudes is None else magnitudes
+            self._listed.add(listed.reshape(-1), lent=magnitudes is not None)
+            self._keep_few(_FEW)
 
     def merge(self, other: Magnitudes) -> None:
         """Add the numbers that `other` counted."""
@@ -166,19 +168,14 @@ class Magnitudes:
         representative = min((magnitude & ~_DROPPED) + half, _INFINITY)
         return float(np.array([representative], np.uint32).view(np.float32)[0])
 
-    def _list(self, magnitudes: UInt32[np.ndarray, " n"]) -> None:
-        """Keep these numbers without a table."""
-        self._listed.add(magnitudes)
-        self._keep_few(_FEW)
-
     def _keep_few(self, most: int) -> None:
         """Count what is listed in the table, if there is one or much is listed."""
         if self._listed.count and (len(self._counts) or self._listed.count > most):
             self._tabulate()
 
     def _tabulate(self) -> None:
-        parts, self._listed = self._listed.numbers, ListedMagnitudes()
-        for numbers in parts:
+        listed, self._listed = self._listed, ListedMagnitudes()
+        for numbers in listed.numbers:  # whose memory is theirs while the list is held
             self._count(numbers.reshape(1, -1), np.zeros(1, np.int64))
 
     def _count(self, bits: UInt32[np.ndarray, "tokens width"], rows: Int64[np.ndarray, " n"]) -> None:

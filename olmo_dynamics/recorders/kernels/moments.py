@@ -33,7 +33,8 @@ def merge_moments(moments: Float[np.ndarray, " 5"], other: Float[np.ndarray, 5])
     if n_b == 0.0:
         return
     if n_a == 0.0:
-        moments[:] = other
+        for i in range(5):  # assigning slices would compile numba's text of an error, which takes seconds
+            moments[i] = other[i]
         return
     n = n_a + n_b
     delta = other[1] - moments[1]

@@ -1,7 +1,7 @@
 """Order statistics and quantiles, exactly, without sorting a large tensor.
 
 The 16-bit histogram of a tensor says in which bucket an order statistic lies. For 16-bit elements the bucket is the value;
-for float32 a second pass counts the lower halves within the few buckets concerned. Small tensors are simply sorted.
+for float32 a second pass gathers the lower halves within the few buckets concerned. Small tensors are simply sorted.
 
     >>> quantiles([0.5], 4, lambda ranks: np.array([1.0, 2.0, 3.0, 4.0])[ranks])
     array([2.5])
@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64, Integer, UInt16, UInt32
+from jaxtyping import Float, Float32, Int64, Integer, UInt16
 
-from olmo_dynamics.recorders.kernels.elements import CODES, SIGN, Tally, count_lower_halves
+from olmo_dynamics.recorders.kernels.elements import CODES, SIGN, Tally
+from olmo_dynamics.recorders.kernels.float32.second_pass import Room, gather
 
 Order = Callable[[np.ndarray], np.ndarray]
 """A function from int64 ranks to float64 values."""
@@ -26,7 +27,7 @@ Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 """A function that applies another to each item and gives the results in order: `map`, or that of a pool of threads."""
 
 _BYTE = 256  # values that a byte can take
-_LOWER_PASSES = 4  # tables of lower halves that may exist at a time
+_SHARES = 4  # of the second pass, each of which may have tables of its own
 
 
 def neighbours(levels: Sequence[float], count: int) -> Int64[np.ndarray, "levels 2"]:
@@ -55,11 +56,10 @@ def quantiles_of(levels: Sequence[float], values: Float[np.ndarray, " n"]) -> Fl
     return quantiles(levels, len(ascending), lambda ranks: ascending[ranks])
 
 
-def _locate(counts: Int64[np.ndarray, " buckets"], ranks: Int64[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
-    """The bucket that holds each rank, and the rank within it."""
-    ends = np.cumsum(counts)
+def _locate(ends: Int64[np.ndarray, " buckets"], ranks: Int64[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
+    """The bucket that holds each rank, and the rank within it, from the rank at which each bucket ends."""
     buckets = np.searchsorted(ends, ranks, side="right")
-    return buckets, ranks - (ends[buckets] - counts[buckets])
+    return buckets, ranks - np.where(buckets > 0, ends[buckets - 1], 0)
 
 
 def order_of_counted(values: Float[np.ndarray, " n"], counts: Int64[np.ndarray, " n"]) -> Order:
@@ -77,69 +77,89 @@ def order_by_sorting(values: Float[np.ndarray, " n"]) -> Order:
 class Halves:
     """Order statistics of large float32 arrays, from the counts of their upper halves and one more pass.
 
-    The ranks to be asked for are given first, so that one pass serves them all; `run` may share it among threads.
-    Memory: 512 KiB for each of the (at most about thirty) buckets concerned, and half of that for each thread of up to four.
+    The ranks to be asked for are given first, so that one pass serves them all; `run` may share it among threads. Of each of the
+    (at most about thirty) buckets concerned, up to `listed_at_most` elements are listed, of 2 bytes each, and more are counted
+    in tables: of 256 KiB, for each thread of up to four.
     """
 
     def __init__(
-        self, upper: Tally, *, ranks: Int64[np.ndarray, " a"], magnitude_ranks: Int64[np.ndarray, " b"]
+        self,
+        upper: Tally,
+        *,
+        ranks: Int64[np.ndarray, " a"],
+        magnitude_ranks: Int64[np.ndarray, " b"],
+        listed_at_most: int = 0,
     ) -> None:
         self._codes, self._counts = upper.codes.astype(np.int64), upper.counts
         histogram = np.zeros(CODES, np.int64)
         histogram[upper.codes] = upper.counts
-        self._magnitude_counts = histogram[:SIGN] + histogram[SIGN:]
-        codes = self._codes[_locate(self._counts, ranks)[0]]
-        magnitudes = _locate(self._magnitude_counts, magnitude_ranks)[0]
+        folded = histogram[:SIGN] + histogram[SIGN:]
+        self._magnitudes = np.flatnonzero(folded)
+        self._ends, self._magnitude_ends = np.cumsum(self._counts), np.cumsum(folded[self._magnitudes])
+        codes = self._codes[_locate(self._ends, ranks)[0]]
+        magnitudes = self._magnitudes[_locate(self._magnitude_ends, magnitude_ranks)[0]]
         buckets = np.unique(np.concatenate([codes, magnitudes, magnitudes + SIGN]))
-        self.slots = np.full(CODES, -1, np.int8)  # a small table, so that it stays in the nearest cache
-        self.slots[buckets] = np.arange(len(buckets))
-        self._lower: list[Integer[np.ndarray, "buckets codes"]] = []
+        few = folded[buckets % SIGN] <= listed_at_most  # the same for both signs
+        self._listed, tabled = buckets[few], buckets[~few]
+        self.slots = np.full(CODES, -1, np.int8)
+        self.slots[tabled] = np.arange(len(tabled))
+        self._tables: list[Integer[np.ndarray, "buckets codes"]] = []
+        self._lists: list[dict[int, UInt16[np.ndarray, " n"]]] = []
 
-    def count(self, arrays: Sequence[UInt16[np.ndarray, "_ 2"]], run: Run) -> None:
-        """Make the second pass, over the elements' lower and upper halves."""
-        shares = [arrays[start::_LOWER_PASSES] for start in range(min(_LOWER_PASSES, len(arrays)))]
-        for lower in run(self._count_share, shares):
-            self.add(lower)
+    def gather(self, blocks: Sequence[tuple[Float32[np.ndarray, "_ _"], Tally]], run: Run) -> None:
+        """Make the second pass, over blocks of the elements and what the first pass counted of each."""
+        shares = [blocks[start::_SHARES] for start in range(min(_SHARES, len(blocks)))]
+        for room in run(self._gather_share, shares):
+            self.add(room.tables)
+            lists = np.split(room.lower, room.ends)[:-1]  # each ends where the next begins
+            self._lists.append(dict(zip(self._listed.tolist(), lists, strict=True)))
 
-    def add(self, lower: Integer[np.ndarray, "buckets codes"]) -> None:
+    def add(self, tables: Integer[np.ndarray, "buckets codes"]) -> None:
         """Add counts of lower halves, made elsewhere for the upper halves that have one of the `slots` (-1: no slot)."""
-        self._lower.append(lower)
+        self._tables.append(tables)
 
-    def _count_share(self, arrays: Sequence[UInt16[np.ndarray, "_ 2"]]) -> UInt32[np.ndarray, "buckets codes"]:
-        lower = np.zeros((self.slots.max() + 1, CODES), np.uint32)
-        for halves in arrays:
-            count_lower_halves(halves, self.slots, lower)
-        return lower
+    def _gather_share(self, blocks: Sequence[tuple[Float32[np.ndarray, "_ _"], Tally]]) -> Room:
+        slots = np.zeros(CODES, np.uint8)  # a small table, so that it stays in the nearest cache
+        slots[self._listed] = np.arange(1, len(self._listed) + 1)
+        tabled = self.slots >= 0
+        slots[tabled] = self.slots[tabled] + len(self._listed) + 1
+        histogram = np.zeros(CODES, np.int64)
+        for _, tally in blocks:
+            histogram[tally.codes] += tally.counts
+        room = Room.of(histogram[self._listed], tables=int(tabled.sum()))
+        for values, _ in blocks:
+            gather(values, slots, room)
+        return room
 
     def order(self, ranks: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """The values at these ranks."""
-        places, within = _locate(self._counts, ranks)
-        codes = self._codes[places].tolist()
-        return np.array([self._value(code, rank) for code, rank in zip(codes, within.tolist(), strict=True)])
+        places, within = _locate(self._ends, ranks)
+        codes = self._codes[places]
+        # among negative numbers, larger bits make a smaller one
+        upwards = np.where(codes < SIGN, within, self._counts[places] - 1 - within)
+        return self._values([[code] for code in codes.tolist()], upwards)
 
     def order_of_magnitudes(self, ranks: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """The magnitudes at these ranks."""
-        codes, within = _locate(self._magnitude_counts, ranks)
-        return np.array(
-            [self._magnitude(code, rank) for code, rank in zip(codes.tolist(), within.tolist(), strict=True)]
-        )
+        places, within = _locate(self._magnitude_ends, ranks)
+        codes = self._magnitudes[places].tolist()
+        return self._values([[code, code + SIGN] for code in codes], within)
 
-    def _value(self, code: int, rank: int) -> float:
-        if code < SIGN:
-            return _join(code, self._lower_half([code], rank))
-        count = sum(int(lower[self.slots[code]].sum(dtype=np.int64)) for lower in self._lower)
-        return _join(code, self._lower_half([code], count - 1 - rank))  # larger bits, smaller number
-
-    def _magnitude(self, code: int, rank: int) -> float:
-        return _join(code, self._lower_half([code, code + SIGN], rank))
+    def _values(self, uppers: Sequence[Sequence[int]], ranks: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """The numbers at some ranks, by their bits, among those with some upper halves."""
+        return np.array([_join(codes[0], self._lower_half(codes, rank))
+                         for codes, rank in zip(uppers, ranks.tolist(), strict=True)])  # fmt: skip
 
     def _lower_half(self, uppers: Sequence[int], rank: int) -> int:
-        """The lower half of a rank among the numbers with these upper halves, found by its upper byte and then the lower."""
-        tables = [lower[self.slots[upper]].reshape(_BYTE, _BYTE) for lower in self._lower for upper in uppers]
+        """The lower half of a rank among the numbers with these upper halves, found in lists, or in tables by its upper byte."""
+        if uppers[0] in self._listed:
+            listed = np.concatenate([lists[upper] for lists in self._lists for upper in uppers])
+            return int(np.partition(listed, rank)[rank])
+        tables = [each[self.slots[upper]].reshape(_BYTE, _BYTE) for each in self._tables for upper in uppers]
         by_byte = np.asarray(np.sum([table.sum(1, dtype=np.int64) for table in tables], axis=0))
-        [upper], [within] = _locate(by_byte, np.array([rank]))
+        [upper], [within] = _locate(np.cumsum(by_byte), np.array([rank]))
         by_lower = np.asarray(np.sum([table[upper] for table in tables], axis=0, dtype=np.int64))
-        [lower], _ = _locate(by_lower, np.array([within]))
+        [lower], _ = _locate(np.cumsum(by_lower), np.array([within]))
         return int(upper) * _BYTE + int(lower)
 
 

@@ -39,6 +39,7 @@ from olmo_dynamics.recorders.kernels.elements import (
     Totals,
     pass_over_floats,
 )
+from olmo_dynamics.recorders.kernels.float32.first_pass import pass_over_float32
 from olmo_dynamics.recorders.kernels.half_precision import NO_TABLE, STRIP, fold, pass_over_codes, weigh
 from olmo_dynamics.recorders.kernels.order_statistics import (
     Halves,
@@ -56,6 +57,7 @@ MAGNITUDE_LEVELS = (0.5, 0.999)
 _BLOCK_BYTES = 16 << 20  # 16 MiB
 _MULTIPLE = 4  # rows: a block has a multiple of so many, so that those of 16 bits are whole words
 _SORTED_AT_MOST = 1 << 19  # elements: below, a sorted copy (2 MiB of float32) is quicker than a second pass
+_LISTED_AT_MOST = 1 << 19  # elements with one upper half, but for the sign: a table of counts is then smaller
 _ALL_CODES = np.arange(CODES, dtype=np.uint16)
 with np.errstate(invalid="ignore"):  # converting a signalling NaN counts as an invalid operation
     _TABLES = {
@@ -117,14 +119,14 @@ class BlockStats:
     """Statistics of one block of rows, or of several that follow one another.
 
     The tally of 16-bit floats determines their totals, which are found at the end. That of longer floats is of their upper
-    16 bits, and `values` are the elements themselves, not copied, for the second pass.
+    16 bits, and `blocks` are the elements themselves, not copied, with the tally of each block, for the second pass.
     """
 
     dtype: str
     totals: Totals
     tally: Tally
     axes: Axes
-    values: tuple[np.ndarray, ...] = ()
+    blocks: tuple[tuple[np.ndarray, Tally], ...] = ()
 
     def merge(self, *later: BlockStats) -> BlockStats:
         """This block and later ones, in order, as one."""
@@ -134,7 +136,7 @@ class BlockStats:
             Totals.merge([part.totals for part in parts]),
             Tally.merge([part.tally for part in parts]),
             Axes.merge([part.axes for part in parts]),
-            tuple(values for part in parts for values in part.values),
+            tuple(block for part in parts for block in part.blocks),
         )
 
 
@@ -213,21 +215,18 @@ def _stats_of_codes(block: np.ndarray, dtype: str, shape: tuple[int, int], axes:
 def _stats_of_floats(block: np.ndarray, dtype: str, shape: tuple[int, int], axes: Axes) -> BlockStats:
     values = block.view(np.float32 if dtype == "F32" else np.float64).reshape(shape)
     totals = Totals.zeros()
-    found = pass_over_floats(values, _halves(values)[:, -1].reshape(shape), totals, axes)
-    return BlockStats(dtype, totals, Tally(*found), axes, (values,))
-
-
-def _halves(values: np.ndarray) -> np.ndarray:
-    return values.reshape(-1).view(np.uint16).reshape(values.size, values.itemsize // 2)
+    upper = values.reshape(-1).view(np.uint16)[values.itemsize // 2 - 1 :: values.itemsize // 2].reshape(shape)
+    found = Tally(*(pass_over_float32 if dtype == "F32" else pass_over_floats)(values, upper, totals, axes))
+    return BlockStats(dtype, totals, found, axes, ((values, found),))
 
 
 def _orders_of_floats(whole: BlockStats, run: Run) -> tuple[Order, Order]:
-    count = sum(values.size for values in whole.values)
+    count = sum(values.size for values, _ in whole.blocks)
     if is_sorted(whole.dtype, count):
-        flat = np.concatenate([values.reshape(-1) for values in whole.values])
+        flat = np.concatenate([values.reshape(-1) for values, _ in whole.blocks])
         return order_by_sorting(flat), order_by_sorting(np.abs(flat))
-    exact = halves(whole.tally, count)
-    exact.count([_halves(values) for values in whole.values], run)
+    exact = halves(whole.tally, count, listed_at_most=_LISTED_AT_MOST)
+    exact.gather(whole.blocks, run)
     return exact.order, exact.order_of_magnitudes
 
 
@@ -236,12 +235,13 @@ def is_sorted(dtype: str, count: int) -> bool:
     return dtype == "F64" or count <= _SORTED_AT_MOST
 
 
-def halves(upper: Tally, count: int) -> Halves:
-    """The order statistics that `TensorStats` needs of `count` float32 elements, before their lower halves are counted."""
+def halves(upper: Tally, count: int, *, listed_at_most: int = 0) -> Halves:
+    """The order statistics that `TensorStats` needs of `count` float32 elements, before their second pass."""
     return Halves(
         upper,
         ranks=np.concatenate([np.array([0, count - 1]), neighbours(QUANTILES, count).ravel()]),
         magnitude_ranks=neighbours(MAGNITUDE_LEVELS, count).ravel(),
+        listed_at_most=listed_at_most,
     )
 
 

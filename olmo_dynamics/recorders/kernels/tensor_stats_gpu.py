@@ -61,7 +61,7 @@ def tensor_stats_on_device(x: Shaped[Tensor, "*shape"], info: TensorInfo, *, col
         return complete([BlockStats(info.dtype, Totals.zeros(), tally, axes)])
     totals = Totals.merge([_totals(rows.double()) for rows in _blocks(matrix)])
     if is_sorted(info.dtype, info.size):
-        return complete([BlockStats(info.dtype, totals, tally, axes, (matrix.cpu().numpy(),))])
+        return complete([BlockStats(info.dtype, totals, tally, axes, ((matrix.cpu().numpy(), tally),))])
     exact = halves(tally, info.size)
     _count_lower_halves(matrix, exact)
     with np.errstate(invalid="ignore"):

@@ -16,7 +16,21 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt
 from torch import Tensor
 
-_WIDTHS = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
+_CODES = {torch.bfloat16: torch.uint16, torch.float32: torch.uint32, torch.float64: torch.uint64}
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """The rows of real tokens at the first position of their sequence, and those of the others, in order."""
+
+    first: Int64[np.ndarray, " first"]
+    rest: Int64[np.ndarray, " rest"]
+
+    @classmethod
+    def of(cls, mask: Bool[np.ndarray, "batch positions"], first_position: int = 0) -> TokenRows:
+        """The rows where `mask` is true; `first_position` is the place in its sequence of the first one given."""
+        first = mask & (first_position + np.arange(mask.shape[1]) == 0)
+        return cls(np.flatnonzero(first), np.flatnonzero(mask & ~first))
 
 
 @dataclass(frozen=True)
@@ -35,10 +49,12 @@ class TokenCodes:
 
 def codes_of(x: Float[Tensor, "*axes"]) -> UInt[np.ndarray, "*axes"]:
     """The bits of a bfloat16, float32 or float64 tensor (others become float32), copied only if they must be."""
-    if x.dtype not in _WIDTHS:
+    if x.dtype not in _CODES:
         x = x.float()
-    signed: np.ndarray = x.detach().contiguous().cpu().view(_WIDTHS[x.dtype]).numpy()
-    return signed.view(f"u{signed.itemsize}")
+    if x.requires_grad:
+        x = x.detach()
+    codes: np.ndarray = x.contiguous().cpu().view(_CODES[x.dtype]).numpy()
+    return codes
 
 
 def values_of(codes: UInt[np.ndarray, "*axes"]) -> Float[np.ndarray, "*axes"]:
@@ -51,9 +67,11 @@ def values_of(codes: UInt[np.ndarray, "*axes"]) -> Float[np.ndarray, "*axes"]:
 
 
 def token_codes(
-    x: Float[Tensor, "batch positions width"], mask: Bool[np.ndarray, "batch positions"], first_position: int = 0
+    x: Float[Tensor, "batch positions width"],
+    mask: Bool[np.ndarray, "batch positions"],
+    first_position: int = 0,
+    rows: TokenRows | None = None,
 ) -> TokenCodes:
-    """The tokens where `mask` is true; `first_position` is the place in its sequence of the first one given."""
-    first = mask & (first_position + np.arange(x.shape[1]) == 0)
-    codes = codes_of(x).reshape(-1, x.shape[-1])
-    return TokenCodes(codes, np.flatnonzero(first), np.flatnonzero(mask & ~first))
+    """The tokens where `mask` is true (`rows`, if known); `first_position` is the place in its sequence of the first one."""
+    known = rows or TokenRows.of(mask, first_position)
+    return TokenCodes(codes_of(x).reshape(-1, x.shape[-1]), known.first, known.rest)

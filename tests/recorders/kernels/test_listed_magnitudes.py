@@ -39,13 +39,24 @@ def test_numbers_are_not_read_twice_for_one_interval(monkeypatch):
     monkeypatch.setattr(listed_magnitudes, "_FEW", 0)
     found = listed(np.arange(20_000, dtype=np.uint32))
     found.order([9_999, 10_000])
-    looked, gather = [], listed_magnitudes._gather
+    looked, gather = [], listed_magnitudes.pack_within
 
     def gathered(numbers, *rest):
         looked.append(len(numbers))
         return gather(numbers, *rest)
 
-    monkeypatch.setattr(listed_magnitudes, "_gather", gathered)
+    monkeypatch.setattr(listed_magnitudes, "pack_within", gathered)
     found.add(np.full(3, 10_000, np.uint32))
     assert found.order([10_000]).tolist() == [10_000]
     assert looked == [3]
+
+
+def test_memory_serves_another_list_once_no_list_holds_it():
+    numbers = listed_magnitudes.room_for(12_345)
+    one, other = ListedMagnitudes(), ListedMagnitudes()
+    one.add(numbers, lent=True)
+    other.merge(one)
+    del one
+    assert listed_magnitudes.room_for(12_345) is not numbers
+    del other
+    assert listed_magnitudes.room_for(12_345) is numbers

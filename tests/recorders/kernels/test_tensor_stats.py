@@ -148,3 +148,46 @@ def test_some_bytes_are_missing():
         match=r"^model\.layers\.0\.self_attn\.q_proj\.weight must be 16 bytes \(got 12\); fetch the checkpoint again$",
     ):
         block_stats(np.zeros(12, np.uint8), info, slice(0, 2))
+
+
+LIKE = {
+    "all equal": lambda rng, n: np.full(n, -0.37),
+    "two values": lambda rng, n: rng.choice([0.5, -2.0], n),
+    "one upper half": lambda rng, n: 1 + rng.integers(0, 1 << 16, n) * 2.0**-23,
+    "mostly zeros of both signs": lambda rng, n: np.where(
+        rng.random(n) < 0.9, rng.choice([0.0, -0.0], n), rng.normal(size=n)
+    ),
+    "subnormal": lambda rng, n: rng.integers(-9, 10, n) * 2.0**-149,
+    "blocks of different scales": lambda rng, n: rng.normal(size=n) * 10.0 ** np.sort(rng.integers(-9, 9, n)),
+    "far from zero": lambda rng, n: 1e4 + rng.normal(size=n),
+    "Gaussian": lambda rng, n: rng.normal(0, 0.02, n),
+}
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from(sorted(LIKE)),
+    st.integers(1, 40),
+    st.integers(1, 70),
+    st.sampled_from([0, 3, 1 << 19]),
+    st.integers(0, 99),
+)
+def test_float32_is_numpys_whatever_the_distribution(kind, rows, columns, listed, seed):
+    values = LIKE[kind](np.random.default_rng(seed), rows * columns)
+    raw, info, x = encode(values.reshape(rows, columns), "F32")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stats_module, "_BLOCK_BYTES", 512)
+        patch.setattr(stats_module, "_SORTED_AT_MOST", 0)
+        patch.setattr(stats_module, "_LISTED_AT_MOST", listed)
+        found = tensor_stats(raw, info)
+    np.testing.assert_array_equal(found.quantiles, np.quantile(x, QUANTILES))
+    np.testing.assert_array_equal(found.magnitude_quantiles, np.quantile(np.abs(x), stats_module.MAGNITUDE_LEVELS))
+    assert (found.smallest, found.largest, found.zero_count) == (x.min(), x.max(), np.count_nonzero(x == 0))
+    deviations = x - x.mean()
+    sums = [x.size, x.mean(), *(np.sum(deviations**power) for power in (2, 3, 4))]
+    scale = np.abs(x).max()
+    for power, (mine, theirs) in enumerate(zip(found.moments, sums, strict=True)):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-13 * x.size * scale ** max(power, 1))
+    np.testing.assert_allclose([found.abs_sum, found.square_sum], [np.abs(x).sum(), np.sum(x**2)], rtol=1e-12)
+    np.testing.assert_allclose(found.axes.row_squares, np.sum(x**2, axis=1), rtol=1e-12)
+    np.testing.assert_allclose(found.axes.column_squares, np.sum(x**2, axis=0), rtol=1e-12)

@@ -1,0 +1,1 @@
+"""Loops that work on sixteen 32-bit numbers at once."""

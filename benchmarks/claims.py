@@ -36,7 +36,7 @@ class Claim:
 
 def print_claims(claims: Sequence[Claim]) -> None:
     """Print one line per claim."""
-    print(f"\n{'what':<62} {'measured':>13}  {'target':<18} ")
+    print(f"\n{'what':<84} {'measured':>13}  {'target':<18} ")
     for claim in claims:
         what, value, target, verdict = claim.row()
-        print(f"{what:<62} {value:>13}  {target:<18} {verdict}")
+        print(f"{what:<84} {value:>13}  {target:<18} {verdict}")

@@ -22,13 +22,13 @@ import httpx2
 import numpy as np
 from huggingface_hub.utils import get_session
 
+from olmo_dynamics.buffer_pool import BufferPool
 from olmo_dynamics.checkpoints.http.connections import Connections, PendingReads, is_reached_directly
 from olmo_dynamics.checkpoints.http.hub_api import Repo, require_success, translate_errors
 from olmo_dynamics.checkpoints.http.prefix_cache import PrefixCache
 from olmo_dynamics.checkpoints.http.ranges import CONNECTIONS, Request, plan_requests, request_bytes
 from olmo_dynamics.checkpoints.http.rate_limit import RateLimit
 from olmo_dynamics.checkpoints.http.retry import RetryPolicy, TransientError, UnreachableError
-from olmo_dynamics.checkpoints.http.rooms import Rooms
 from olmo_dynamics.checkpoints.tensors import Span
 from olmo_dynamics.errors import CheckpointError, NetworkError, UnknownRevisionError
 
@@ -48,13 +48,18 @@ class CommitFiles:
     hashes: Mapping[str, str] = field(default_factory=dict)
 
 
+def _buffers() -> BufferPool:
+    """Memory for bytes, of which up to 256 MiB wait for the next use."""
+    return BufferPool(least_bytes=4 << 20, idle_bytes=256 << 20)
+
+
 @dataclass(frozen=True, slots=True)
 class Shared:
     """A limit on bytes per second, connections, and memory for bytes, shared by the checkpoints of a source."""
 
     rate_limit: RateLimit = field(default_factory=RateLimit)
     connections: Connections = field(default_factory=Connections)
-    rooms: Rooms = field(default_factory=Rooms)
+    buffers: BufferPool = field(default_factory=_buffers)
 
     def __reduce__(self) -> tuple[type[Shared], tuple[()]]:
         """Pickled without any of them: each process has its own."""
@@ -94,10 +99,10 @@ class RangeReader:
             CheckpointError: as `fetch`.
         """
         found, targets = [], []
-        rooms = self._shared.rooms.take([span.stop - span.start for span in spans])
-        for span, room in zip(spans, rooms, strict=True):
+        buffers = self._shared.buffers.take([span.stop - span.start for span in spans])
+        for span, buffer in zip(spans, buffers, strict=True):
             kept = self._prefixes.find(span)
-            raw = kept if len(kept) == len(room) else room
+            raw = kept if len(kept) == len(buffer) else buffer
             if raw is not kept:
                 raw[: len(kept)] = kept
                 targets.append((span._replace(start=span.start + len(kept)), raw[len(kept) :]))

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import UInt32
 
+from olmo_dynamics.buffer_pool import BufferPool
 from olmo_dynamics.recorders.kernels.packed.sixteen import SPARE, pack_within
 
 _FEW = 1 << 13  # numbers that are selected from as they are
@@ -26,68 +27,38 @@ _SAMPLE = 1 << 13  # numbers, about, that tell the interval
 _BESIDE = 0.025  # of all ranks, on each side of the rank: more than four standard deviations of the sample's error
 _LAST = (1 << 32) - 1
 
-_rooms = threading.local()
-"""Room of each thread for the numbers within an interval, since fresh memory costs more than finding them."""
+_scratch = threading.local()
+"""Memory of each thread for the numbers within an interval, since fresh memory costs more than finding them."""
 
 
-_KEPT = 128 << 20  # bytes of lists that are kept for others
-
-
-class _Memory:
-    """Memory of lists that were let go of, for those of the next layer: fresh pages cost more than writing to them."""
-
-    def __init__(self) -> None:
-        self._free: dict[int, list[UInt32[np.ndarray, " n"]]] = {}  # by length
-        self._bytes = 0
-        self._lock = threading.RLock()  # a list may end while another is given its memory
-
-    def take(self, length: int) -> UInt32[np.ndarray, " n"]:
-        """Room for so many numbers."""
-        with self._lock:
-            if free := self._free.get(length):
-                self._bytes -= 4 * length
-                return free.pop()
-        return np.empty(length, np.uint32)
-
-    def give(self, numbers: UInt32[np.ndarray, " n"]) -> None:
-        """Take back the memory of numbers that nobody reads any more."""
-        with self._lock:
-            if self._bytes + numbers.nbytes <= _KEPT:
-                self._free.setdefault(len(numbers), []).append(numbers)
-                self._bytes += numbers.nbytes
-
-
-_memory = _Memory()
+_pool = BufferPool(least_bytes=1 << 16, idle_bytes=128 << 20)
+"""Memory of lists that were let go of, for those of the next layer."""
 
 
 def room_for(length: int) -> UInt32[np.ndarray, " n"]:
-    """Room for some numbers that are to be listed."""
-    return _memory.take(length)
+    """Room for some numbers that are to be listed; others are given it once no list holds it."""
+    return _pool.take([4 * length])[0].view(np.uint32)
 
 
 class _Part:
-    """Some numbers, and those of them that lie in the last interval; the last list that holds them gives back their memory."""
+    """Some numbers, and those of them that lie in the last interval."""
 
-    def __init__(self, numbers: UInt32[np.ndarray, " n"], *, lent: bool) -> None:
-        self.numbers, self._lent = numbers, lent
+    def __init__(self, numbers: UInt32[np.ndarray, " n"]) -> None:
+        self.numbers = numbers
         self.interval: tuple[int, int] | None = None
         self.below = 0
         self.within = numbers[:0]
-
-    def __del__(self) -> None:
-        if self._lent:
-            _memory.give(self.numbers)
 
     def look_in(self, interval: tuple[int, int]) -> None:
         """Find the numbers within an interval, unless they are known."""
         if interval == self.interval:
             return
-        room = vars(_rooms).get("room")
-        if room is None or len(room) < len(self.numbers) + SPARE:
-            room = _rooms.room = np.empty(len(self.numbers) + SPARE, np.uint32)
+        packed = vars(_scratch).get("packed")
+        if packed is None or len(packed) < len(self.numbers) + SPARE:
+            packed = _scratch.packed = np.empty(len(self.numbers) + SPARE, np.uint32)
         low, high = interval
-        self.below, found = pack_within(self.numbers, np.uint32(low), np.uint32(high), room)
-        self.within, self.interval = room[:found].copy(), interval
+        self.below, found = pack_within(self.numbers, np.uint32(low), np.uint32(high), packed)
+        self.within, self.interval = packed[:found].copy(), interval
 
 
 class ListedMagnitudes:
@@ -102,9 +73,9 @@ class ListedMagnitudes:
         """The numbers, part by part."""
         return [part.numbers for part in self._parts]
 
-    def add(self, numbers: UInt32[np.ndarray, " n"], *, lent: bool = False) -> None:
-        """Add numbers, which must not change any more; memory lent by `room_for` is given to others once no list holds it."""
-        self._parts.append(_Part(numbers, lent=lent))
+    def add(self, numbers: UInt32[np.ndarray, " n"]) -> None:
+        """Add numbers, which must not change any more."""
+        self._parts.append(_Part(numbers))
         self.count += len(numbers)
 
     def merge(self, other: ListedMagnitudes) -> None:

@@ -126,7 +126,7 @@ class Magnitudes:
             self._count(bits, rows)
         else:
             listed = bits[rows] & _UNSIGNED if magnitudes is None else magnitudes
-            self._listed.add(listed.reshape(-1), lent=magnitudes is not None)
+            self._listed.add(listed.reshape(-1))
             self._keep_few(_FEW)
 
     def merge(self, other: Magnitudes) -> None:

@@ -52,11 +52,12 @@ def test_numbers_are_not_read_twice_for_one_interval(monkeypatch):
 
 
 def test_memory_serves_another_list_once_no_list_holds_it():
-    numbers = listed_magnitudes.room_for(12_345)
-    one, other = ListedMagnitudes(), ListedMagnitudes()
-    one.add(numbers, lent=True)
+    numbers = listed_magnitudes.room_for(20_000)
+    at, one, other = numbers.ctypes.data, ListedMagnitudes(), ListedMagnitudes()
+    one.add(numbers)
     other.merge(one)
-    del one
-    assert listed_magnitudes.room_for(12_345) is not numbers
+    del one, numbers
+    apart = listed_magnitudes.room_for(20_000)
+    assert apart.ctypes.data != at
     del other
-    assert listed_magnitudes.room_for(12_345) is numbers
+    assert listed_magnitudes.room_for(20_000).ctypes.data == at

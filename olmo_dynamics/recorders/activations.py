@@ -175,7 +175,7 @@ class _Gathered:
             add_float_tokens(codes, rows, magnitudes, sums, tokens)
             self._elements.add(codes, rows, magnitudes)
             return
-        totals = TokenTotals(np.zeros(0, np.uint32), self._elements.moments, self._feature_squares, self._maxima)
+        totals = TokenTotals(self._elements.moments, self._feature_squares, self._maxima)
         add_tokens(codes, rows, totals, tokens, magnitudes)
         self._elements.add(codes, rows, magnitudes)
         self._add_tokens(tokens.squares[rows], tokens.absolutes[rows], values_of(tokens.magnitudes[rows]))

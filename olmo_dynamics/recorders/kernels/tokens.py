@@ -16,9 +16,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int64, UInt, UInt32
+from jaxtyping import Float, Int64, UInt
 
-from olmo_dynamics.recorders.kernels.elements import BLOCK, CODES, count_codes, widen
+from olmo_dynamics.recorders.kernels.elements import BLOCK, widen
 from olmo_dynamics.recorders.kernels.jit import jit
 from olmo_dynamics.recorders.kernels.moments import add_block
 from olmo_dynamics.recorders.kernels.token_codes import TokenCodes
@@ -28,9 +28,8 @@ LARGEST, LOWER_MEDIAN, UPPER_MEDIAN = 0, 1, 2
 
 
 class TokenTotals(NamedTuple):
-    """Sums over tokens; maxima are magnitudes. Codes of bfloat16 are counted (if there is room), wider floats are summed."""
+    """Sums over tokens; maxima are magnitudes. Moments are those of floats wider than bfloat16."""
 
-    counts: UInt32[np.ndarray, " codes"]
     moments: Float[np.ndarray, " 5"]
     feature_squares: Float[np.ndarray, " width"]
     feature_maxima: UInt[np.ndarray, " width"]
@@ -39,7 +38,6 @@ class TokenTotals(NamedTuple):
     def zeros(cls, width: int, codes: np.dtype) -> TokenTotals:
         """The sums of no tokens."""
         return cls(
-            np.zeros(CODES if codes.itemsize == 2 else 0, np.uint32),
             np.zeros(5),
             np.zeros(width),
             np.zeros(width, codes),
@@ -218,8 +216,6 @@ def pass_over_tokens(
         tokens.magnitudes[row, UPPER_MEDIAN] = upper
         if codes.itemsize == 2:
             widen(token, bits)
-            if len(totals.counts) > 0:
-                count_codes(token, totals.counts)
         values = values_of_rows[0 if codes.itemsize == 2 else row]
         tokens.squares[row], tokens.absolutes[row] = _sum_squares_and_absolutes(values, totals.feature_squares)
         if codes.itemsize == 2:
@@ -248,6 +244,5 @@ def stats_of_tokens(observed: TokenCodes) -> TokenStats:
     codes = observed.codes
     tokens = TokenStats.zeros(len(codes), codes.dtype)
     rows = np.sort(np.concatenate([observed.first, observed.rest]))
-    totals = TokenTotals.zeros(observed.width, codes.dtype)._replace(counts=np.zeros(0, np.uint32))
-    add_tokens(codes, rows, totals, tokens)
+    add_tokens(codes, rows, TokenTotals.zeros(observed.width, codes.dtype), tokens)
     return tokens
